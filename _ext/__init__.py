@@ -1,0 +1,1 @@
+"""Compiled code only: the tensor codec, the step executor and the kernels."""

@@ -1,0 +1,32 @@
+"""Tensor runtime: TensorFlow graphs, tasks and commands served from one process.
+
+Importing this package starts nothing; the public names are loaded on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runtime.client.session import Session
+    from runtime.graph.builder import Graph
+    from runtime.server import Server
+
+__version__ = "0.1.0"
+__all__ = ["Graph", "Server", "Session", "__version__"]
+
+_HOMES = {"Graph": "runtime.graph.builder", "Server": "runtime.server", "Session": "runtime.client.session"}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'runtime' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
