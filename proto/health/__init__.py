@@ -1,0 +1,23 @@
+"""Messages of the gRPC health service.
+
+Every message and enum of the modules in this package, made on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from runtime.proto import _pool
+
+if TYPE_CHECKING:
+    from runtime.proto.health.health_pb2 import *
+
+
+def __getattr__(name: str) -> Any:
+    value = _pool.lookup(__name__, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_pool.names(__name__)})
