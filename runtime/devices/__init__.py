@@ -1,0 +1,1 @@
+"""Devices, and the resources that live on them."""

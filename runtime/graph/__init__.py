@@ -1,0 +1,1 @@
+"""What a graph is: parse, build, prune, place, functions, gradients."""

@@ -1,0 +1,1 @@
+"""The master: sessions over a graph, their steps, partial runs and callables."""

@@ -1,0 +1,1 @@
+"""From a graph and a step's signature to a program, and running it."""

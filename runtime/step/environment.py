@@ -1,0 +1,120 @@
+"""What a kernel is bound to: its device, its session's state, and the functions it may call."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from runtime.devices.device import Device
+from runtime.devices.resources import ResourceManager
+
+if TYPE_CHECKING:
+    from runtime._ext.executor import StepContext
+    from runtime.step.files import FileAccess
+
+__all__ = ["CompiledFunction", "KernelEnv", "SessionState"]
+
+_T = TypeVar("_T")
+
+
+class SessionState:
+    """State of one session on one device that its kernels share between steps and signatures.
+
+    Stateful kernels are made once per session and node name, so a random op goes on where it stopped and a private
+    queue is the same queue in every step.
+
+    Attributes
+    ----------
+    resources : ResourceManager
+        The device's, or one of its own when the session is isolated.
+    files : FileAccess
+        Which paths graph ops may touch.
+    """
+
+    def __init__(self, device: Device, files: FileAccess, resources: ResourceManager | None = None) -> None:
+        self.device = device
+        self.files = files
+        self.resources = device.resources if resources is None else resources
+        self._kernels: dict[tuple[str, str], Any] = {}
+        self._lock = threading.Lock()
+        self._private_names = itertools.count(1)
+        self._private_resources: list[tuple[str, str, str]] = []
+
+    def kernel_state(self, node_name: str, op: str, create: Callable[[], _T]) -> _T:
+        """Return the private state of a stateful kernel, made by `create` on first use in the session."""
+        key = (node_name, op)
+        with self._lock:
+            if key in self._kernels:
+                return self._kernels[key]  # type: ignore[no-any-return]
+        made = create()
+        with self._lock:
+            return self._kernels.setdefault(key, made)  # type: ignore[no-any-return]
+
+    def private_name(self, node_name: str) -> str:
+        """Return a fresh name ``_N_node`` for a resource that belongs to this session alone."""
+        return f"_{next(self._private_names)}_{node_name}"
+
+    def own(self, container: str, kind: str, name: str) -> None:
+        """Note a private resource, to be deleted when the session ends."""
+        with self._lock:
+            self._private_resources.append((container, kind, name))
+
+    def close(self) -> None:
+        """Drop the kernels' state, private resources, and everything if the session is isolated."""
+        with self._lock:
+            private, self._private_resources = self._private_resources, []
+            self._kernels.clear()
+        for entry in private:
+            self.resources.delete(*entry)
+        if self.resources is not self.device.resources:
+            self.resources.clear_all()
+
+
+class CompiledFunction(Protocol):
+    """A library function compiled for a device and session.
+
+    Attributes
+    ----------
+    is_asynchronous : bool
+        Whether something in it may wait; then only `start` may be used.
+    """
+
+    is_asynchronous: bool
+    input_types: Sequence[int]
+    output_types: Sequence[int]
+
+    def run(self, step: StepContext, args: Sequence[Any]) -> list[Any]:
+        """Run to the end in the calling thread and return the outputs."""
+
+    def start(self, step: StepContext, args: Sequence[Any],
+              done: Callable[[list[Any] | None, BaseException | None], None]) -> None:
+        """Run, and call `done` once with the outputs or the error, perhaps from another thread."""
+
+
+@dataclass(slots=True)
+class KernelEnv:
+    """Handed to every bind function.
+
+    Attributes
+    ----------
+    compile_function : callable
+        ``compile_function(name_or_NameAttrList)`` returns a `CompiledFunction`; only for ops with func attrs.
+    path : str
+        Names of the function calls around this node, each followed by ``/``; empty in the graph itself.
+    constants : dict
+        Input index to array, for inputs that are known when the step is compiled.
+    """
+
+    device: Device
+    session: SessionState
+    compile_function: Callable[[Any], CompiledFunction]
+    path: str = ""
+    constants: dict[int, Any] = field(default_factory=dict)
+
+    @property
+    def xp(self) -> Any:
+        """Return the array namespace of the device."""
+        return self.device.xp
