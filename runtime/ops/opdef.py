@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
@@ -193,7 +193,7 @@ def _lines() -> dict[str, tuple[bool, str]]:
     return table
 
 
-@lru_cache(maxsize=None)  # bounded by the number of op types in the file
+@cache  # bounded by the number of op types in the file
 def _parsed(name: str) -> OpDef | None:
     entry = _lines().get(name)
     return None if entry is None else _parse_line(name, *entry)

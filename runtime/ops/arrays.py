@@ -1,0 +1,3 @@
+"""Making, joining, cutting and reshaping arrays."""
+
+from __future__ import annotations

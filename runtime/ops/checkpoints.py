@@ -1,0 +1,3 @@
+"""Saving and restoring checkpoints."""
+
+from __future__ import annotations

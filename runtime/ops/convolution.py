@@ -1,0 +1,3 @@
+"""Convolution and pooling, forward and backward."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Element-wise arithmetic, comparison, logic and rounding."""
+
+from __future__ import annotations

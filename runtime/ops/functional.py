@@ -1,0 +1,3 @@
+"""Ops that call library functions: PartitionedCall, If, While, Case."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Gather, scatter, strided slices and where."""
+
+from __future__ import annotations

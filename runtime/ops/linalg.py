@@ -1,0 +1,3 @@
+"""Matrix products and einsum."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Constants, placeholders, identities, assertions and printing."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Queues, with blocking, closing and cancelling."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Reductions, scans, arg-extrema and top-k."""
+
+from __future__ import annotations

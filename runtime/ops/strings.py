@@ -1,0 +1,3 @@
+"""String ops."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Summaries as serialised protocol messages."""
+
+from __future__ import annotations

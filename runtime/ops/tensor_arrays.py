@@ -1,0 +1,3 @@
+"""Tensor arrays and stacks, as frame-based loops accumulate them."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""TensorList values, as functional loops accumulate them."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Reference variables and resource variables."""
+
+from __future__ import annotations
