@@ -1,0 +1,444 @@
+# ruff: noqa: RUF009 - setting() only wraps dataclasses.field
+"""One settings object: command line over environment over file over default, and where each value came from.
+
+A setting is a field of :class:`Settings`; its metadata says how text becomes a value, which values are allowed and
+what it is for. The command line (``--listen``), the environment (``TENSOR_RUNTIME_LISTEN``) and the file
+(``listen = "..."``) all follow from that one line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import InvalidArgument
+
+ENVIRONMENT_PREFIX = "TENSOR_RUNTIME_"
+ALL_SERVICES = ("graph", "task", "command", "fleet", "stream")
+DEFAULT_LISTEN = "127.0.0.1:2222"
+_SIZE_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+class ConfigError(InvalidArgument):
+    """A setting that cannot be used.
+
+    Attributes
+    ----------
+    key : str
+        Name of the setting.
+    value : object
+        What was given.
+    origin : str
+        Where it was given: a flag, an environment variable, a file, or the program.
+    expected : str
+        What would be right.
+    """
+
+    def __init__(self, key: str, value: object, origin: str, expected: str) -> None:
+        super().__init__(f"setting {key}: {value!r} (from {origin}) is not valid: {expected}")
+        self.args = (key, value, origin, expected)
+        self.key = key
+        self.value = value
+        self.origin = origin
+        self.expected = expected
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("expected a text that is not empty")
+    return value
+
+
+def _optional_text(value: object) -> str | None:
+    return None if value is None or value == "" else _text(value)
+
+
+def _listen(value: object) -> str:
+    address = _text(value)
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:").removeprefix("//")
+        # sockaddr_un holds 108 bytes with the closing zero.
+        if not path or len(os.fsencode(path)) > 107:
+            raise ValueError("expected unix:PATH with a path of 1 to 107 bytes")
+        return f"unix:{path}"
+    host, separator, port = address.rpartition(":")
+    bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
+    if not separator or bare_ipv6 or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("expected HOST:PORT with a port from 0 to 65535 ([HOST]:PORT for IPv6), or unix:PATH")
+    return address
+
+
+def _path(value: object) -> Path:
+    if isinstance(value, Path):
+        return value.expanduser()
+    return Path(_text(value)).expanduser()
+
+
+def _optional_path(value: object) -> Path | None:
+    return None if value is None or value == "" else _path(value)
+
+
+def _services(value: object) -> tuple[str, ...]:
+    expected = f"expected a list of {', '.join(ALL_SERVICES)}, or all"
+    if isinstance(value, str):
+        names = [name.strip() for name in value.split(",") if name.strip()]
+    elif isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
+        names = list(value)
+    else:
+        raise ValueError(expected)
+    if names == ["all"]:
+        return ALL_SERVICES
+    for name in names:
+        if name not in ALL_SERVICES:
+            raise ValueError(f"{expected}{_suggestion(name, ALL_SERVICES)}")
+    if not names:
+        raise ValueError(expected)
+    return tuple(name for name in ALL_SERVICES if name in names)
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in ("1", "true", "yes", "on"):
+            return True
+        if word in ("0", "false", "no", "off", ""):
+            return False
+    raise ValueError("expected true or false")
+
+
+def _integer(low: int, high: int) -> Callable[[object], int]:
+    expected = f"expected a whole number from {low} to {high}"
+
+    def parse(value: object) -> int:
+        if isinstance(value, str):
+            try:
+                value = int(value.strip())
+            except ValueError:
+                raise ValueError(expected) from None
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(expected)
+        return value
+
+    return parse
+
+
+def _seconds(low: float, high: float) -> Callable[[object], float]:
+    expected = f"expected seconds from {low:g} to {high:g}"
+
+    def parse(value: object) -> float:
+        try:
+            seconds = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise ValueError(expected) from None
+        if isinstance(value, bool) or not low <= seconds <= high:
+            raise ValueError(expected)
+        return seconds
+
+    return parse
+
+
+def parse_size(value: object) -> int:
+    """Return a number of bytes from an int or a text such as ``512MiB``, ``4g`` or ``1000000``.
+
+    Raises
+    ------
+    ValueError
+        If it is not a positive size.
+    """
+    expected = "expected a positive number of bytes, such as 1073741824, 512MiB or 4GiB"
+    if isinstance(value, str):
+        word = value.strip().lower()
+        digits = word.rstrip("bikmgt ")
+        unit = word[len(digits) :].strip().removesuffix("b").removesuffix("i")
+        if unit not in _SIZE_UNITS:
+            raise ValueError(expected)
+        try:
+            number = float(digits) if "." in digits else int(digits)
+        except ValueError:
+            raise ValueError(expected) from None
+        value = int(number * _SIZE_UNITS[unit])
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 63:
+        raise ValueError(expected)
+    return value
+
+
+def _choice(*allowed: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or value.lower() not in allowed:
+            hint = _suggestion(value, allowed) if isinstance(value, str) else ""
+            raise ValueError(f"expected one of {', '.join(allowed)}{hint}")
+        return value.lower()
+
+    return parse
+
+
+def _suggestion(name: str, known: tuple[str, ...]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def user_data_dir() -> Path:
+    """Return the folder in which this user's server keeps its data when nothing else is said."""
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "tensor-runtime"
+
+
+def default_config_file() -> Path:
+    """Return the file that is read when no other is named and it exists."""
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "tensor-runtime" / "config.toml"
+
+
+def half_of_memory() -> int:
+    """Return half of the memory this process may use, in bytes: the machine's, or its control group's if less."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        total = 4 << 30
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(name).read_text()))
+        except (OSError, ValueError):  # absent, or the word "max"
+            continue
+    return total // 2
+
+
+def setting(
+    parse: Callable[[object], Any],
+    default: Any = MISSING,
+    *,
+    help: str,
+    factory: Callable[[], Any] | None = None,
+    metavar: str | None = None,
+    flag: str | None = None,
+) -> Any:
+    """Declare a field of :class:`Settings`.
+
+    Parameters
+    ----------
+    parse : callable
+        Takes a text, or a value from the file or the program; returns the setting's value or raises ValueError
+        with a sentence that says what is expected.
+    default, factory
+        The default, or what makes it.
+    help : str
+        One sentence for ``--help`` and ``config show``.
+    metavar, flag : str, optional
+        What ``--help`` calls the value; the flag, where it is not the field's name with dashes.
+    """
+    metadata = {"parse": parse, "help": help, "metavar": metavar, "flag": flag}
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything a server can be told. Values are checked and in their final form; see :func:`load`."""
+
+    listen: str = setting(
+        _listen, DEFAULT_LISTEN, metavar="HOST:PORT", help="address to serve on: HOST:PORT (port 0: any) or unix:PATH"
+    )
+    data_dir: Path = setting(_path, factory=user_data_dir, metavar="DIR", help="folder for durable state")
+    services: tuple[str, ...] = setting(
+        _services, ALL_SERVICES, metavar="LIST", help="planes to serve, separated by commas, or all"
+    )
+    cluster: str | None = setting(
+        _optional_text, None, metavar="FILE_OR_JSON", help="the cluster's jobs and tasks, as JSON or a file with it"
+    )
+    job_name: str = setting(_text, "local", metavar="NAME", flag="--job", help="job of this task in the cluster")
+    task_index: int = setting(
+        _integer(0, (1 << 31) - 1), 0, metavar="N", flag="--task", help="index of this task in its job"
+    )
+    tls_cert: Path | None = setting(_optional_path, None, metavar="FILE", help="PEM certificate chain of the server")
+    tls_key: Path | None = setting(_optional_path, None, metavar="FILE", help="PEM private key of the server")
+    tls_client_ca: Path | None = setting(
+        _optional_path, None, metavar="FILE", help="PEM certificates of the CA that clients must be signed by"
+    )
+    token_file: Path | None = setting(
+        _optional_path, None, metavar="FILE", help="file of accepted bearer tokens, one a line"
+    )
+    insecure: bool = setting(
+        _flag, False, help="serve beyond this machine without TLS or token: anyone who can connect can run code"
+    )
+    grace_s: float = setting(
+        _seconds(0, 86400), 30.0, metavar="SECONDS", flag="--grace", help="time that open calls get to finish at a stop"
+    )
+    max_bytes_in_flight: int = setting(
+        parse_size,
+        factory=half_of_memory,
+        metavar="SIZE",
+        help="bytes of requests and answers held at once by the process (default: half of the memory)",
+    )
+    keepalive_s: float = setting(
+        _seconds(1, 86400), 60.0, metavar="SECONDS", help="silence after which a connection is asked if it still lives"
+    )
+    handshake_timeout_s: float = setting(
+        _seconds(0.1, 3600), 10.0, metavar="SECONDS", help="time a new connection gets to say that it speaks gRPC"
+    )
+    loop: str = setting(
+        _choice("auto", "uvloop", "asyncio"), "auto", metavar="NAME", help="event loop: auto, uvloop or asyncio"
+    )
+    malloc: str = setting(
+        _choice("tuned", "default"),
+        "default",
+        metavar="NAME",
+        help="tuned: keep freed memory for large messages; default: leave the allocator alone",
+    )
+    grpc_tuning: str = setting(
+        _choice("tested", "off"),
+        "off",
+        metavar="NAME",
+        help="tested: switch off gRPC experiments that cost latency, in grpcio versions where that was tested; or off",
+    )
+    log_level: str = setting(
+        _choice("debug", "info", "warning", "error"), "info", metavar="LEVEL", help="debug, info, warning or error"
+    )
+    log_format: str = setting(_choice("text", "json"), "text", metavar="NAME", help="log lines as text or json")
+
+
+# What differs for `tensor-runtime serve`, which owns its whole process, from a program that embeds a server.
+SERVE_DEFAULTS: dict[str, Any] = {"malloc": "tuned", "grpc_tuning": "tested"}
+DEFAULT_ORIGIN = "default"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings together with where each value came from (field name to text)."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+
+def setting_fields() -> tuple[Field[Any], ...]:
+    """Return the fields of :class:`Settings` in the order in which they are shown."""
+    return fields(Settings)
+
+
+def flag_of(entry: Field[Any]) -> str:
+    """Return the command line flag of a setting."""
+    return entry.metadata["flag"] or "--" + entry.name.replace("_", "-")
+
+
+def environment_name(entry: Field[Any]) -> str:
+    """Return the environment variable of a setting."""
+    return ENVIRONMENT_PREFIX + entry.name.upper()
+
+
+def load(
+    flags: Mapping[str, object] | None = None,
+    environment: Mapping[str, str] | None = None,
+    file: str | os.PathLike[str] | None = None,
+    *,
+    defaults: Mapping[str, object] | None = None,
+    flag_origin: str | None = None,
+) -> Loaded:
+    """Return the settings that flags, environment, file and defaults make together, strongest first.
+
+    Parameters
+    ----------
+    flags : mapping, optional
+        Field name to value; None means not given.
+    environment : mapping, optional
+        The environment; ``os.environ`` when left out. ``TENSOR_RUNTIME_CONFIG`` names the file.
+    file : path, optional
+        TOML file of settings by field name. Named, it must exist; the user's own default file may be absent.
+    defaults : mapping, optional
+        Field name to value, weaker than everything else but stronger than the defaults of the class.
+    flag_origin : str, optional
+        What to call the origin of ``flags`` in place of the flag's name.
+
+    Raises
+    ------
+    ConfigError
+        For a value that cannot be used; names the key, the value, the origin and what is allowed.
+    InvalidArgument
+        For an unknown key in ``flags``, ``defaults`` or the file (with the nearest known name), or a file that
+        cannot be read.
+    """
+    environment = os.environ if environment is None else environment
+    path, required = _config_path(file, environment)
+    table = _read_file(path, required)
+    known = {entry.name: entry for entry in setting_fields()}
+    for source, where in ((flags or {}, flag_origin or "the command line"), (defaults or {}, DEFAULT_ORIGIN)):
+        for key in source:
+            if key not in known:
+                raise InvalidArgument(f"{where}: no setting is called {key!r}{_suggestion(key, tuple(known))}")
+    for key in table:
+        if key not in known:
+            raise InvalidArgument(f"file {path}: no setting is called {key!r}{_suggestion(key, tuple(known))}")
+
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for name, entry in known.items():
+        variable = environment_name(entry)
+        candidates: tuple[tuple[object, str], ...] = (
+            ((flags or {}).get(name), flag_origin or flag_of(entry)),
+            (environment.get(variable), variable),
+            (table.get(name), str(path)),
+            ((defaults or {}).get(name), DEFAULT_ORIGIN),
+        )
+        for value, origin in candidates:
+            if value is not None:
+                try:
+                    values[name] = entry.metadata["parse"](value)
+                except ValueError as error:
+                    raise ConfigError(name, value, origin, str(error)) from None
+                origins[name] = origin
+                break
+        else:
+            origins[name] = DEFAULT_ORIGIN
+    return Loaded(Settings(**values), origins)
+
+
+def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]:
+    """Return a sentence for each ``TENSOR_RUNTIME_`` variable that looks like a mistyped setting.
+
+    Other variables with the prefix are left alone: tools and tests have some of their own.
+    """
+    environment = os.environ if environment is None else environment
+    known = {environment_name(entry) for entry in setting_fields()} | {ENVIRONMENT_PREFIX + "CONFIG"}
+    unknown = sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+    if not unknown:
+        return []
+    import difflib
+
+    sentences = []
+    for name in unknown:
+        near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.85)
+        if near:
+            sentences.append(f"environment variable {name} is no setting; did you mean {near[0]}?")
+    return sentences
+
+
+def _config_path(
+    file: str | os.PathLike[str] | None, environment: Mapping[str, str]
+) -> tuple[Path | None, bool]:
+    if file is not None:
+        return Path(file).expanduser(), True
+    named = environment.get(ENVIRONMENT_PREFIX + "CONFIG")
+    if named:
+        return Path(named).expanduser(), True
+    return default_config_file(), False
+
+
+def _read_file(path: Path | None, required: bool) -> dict[str, Any]:
+    if path is None or (not required and not path.exists()):
+        return {}
+    import tomllib
+
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"file {path}: the settings cannot be read: {error}") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidArgument(f"file {path}: not valid TOML: {error}") from error
