@@ -418,9 +418,7 @@ def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]
     return sentences
 
 
-def _config_path(
-    file: str | os.PathLike[str] | None, environment: Mapping[str, str]
-) -> tuple[Path | None, bool]:
+def _config_path(file: str | os.PathLike[str] | None, environment: Mapping[str, str]) -> tuple[Path | None, bool]:
     if file is not None:
         return Path(file).expanduser(), True
     named = environment.get(ENVIRONMENT_PREFIX + "CONFIG")
