@@ -1,0 +1,66 @@
+"""Steps over gRPC: this server beside TensorFlow's own, one TensorFlow client, one interleaved run.
+
+``python -m runtime.bench.bench_steps [--seconds S] [--cases A,B] [--json FILE]`` starts both servers in processes of their own
+and reports the time of a call as ours/TensorFlow's: below one is faster. The 10th percentile is the figure to believe on a
+shared machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from runtime.bench.peers import BenchServers, peer_python
+from runtime.bench.report import environment, print_table, write_json
+
+CLIENT = Path(__file__).parent / "clients" / "steps_tf.py"
+CASES = ("constant", "small", "callable", "chain[1]", "chain[100]", "chain[1000]", "wide[1000]", "while[1000]",
+         "large[1MB]", "large[16MB]", "large[64MB]", "mlp-adam[128]", "small-8-threads")
+
+
+def run(cases: list[str], seconds: float) -> list[dict[str, Any]]:
+    """Return one row per case: the servers' times and the ratio of their 10th percentiles and medians."""
+    rows: list[dict[str, Any]] = []
+    with BenchServers() as servers:
+        spec = {"targets": servers.targets, "cases": cases, "seconds": seconds}
+        client = subprocess.Popen([peer_python(), str(CLIENT), json.dumps(spec)], stdout=subprocess.PIPE, text=True)
+        assert client.stdout is not None
+        for line in client.stdout:
+            if not line.startswith("{"):
+                continue
+            row = json.loads(line)
+            ours, peer = row["servers"]["ours"], row["servers"]["tensorflow"]
+            row["ratio_p10"] = ours["p10_us"] / peer["p10_us"]
+            row["ratio_median"] = ours["median_us"] / peer["median_us"]
+            rows.append(row)
+            print(f"  {row['case']:<18} {row['ratio_p10']:.2f}", file=sys.stderr, flush=True)
+        if client.wait() != 0:
+            raise SystemExit(f"the client ended with status {client.returncode} after {len(rows)} of {len(cases)} cases")
+    return rows
+
+
+def main() -> None:
+    """Run the benchmark from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="measured time per case and server")
+    parser.add_argument("--cases", default=",".join(CASES), help="comma-separated, out of: " + ", ".join(CASES))
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    options = parser.parse_args()
+    rows = run(options.cases.split(","), options.seconds)
+    print_table(
+        "steps, TensorFlow client; times in us",
+        ["case", "ours p10", "TensorFlow p10", "ratio p10", "ours median", "TensorFlow median", "ratio median"],
+        [[row["case"], row["servers"]["ours"]["p10_us"], row["servers"]["tensorflow"]["p10_us"], row["ratio_p10"],
+          row["servers"]["ours"]["median_us"], row["servers"]["tensorflow"]["median_us"], row["ratio_median"]]
+         for row in rows],
+    )
+    if options.json:
+        write_json(options.json, {"benchmark": "steps", "environment": environment(), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

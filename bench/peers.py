@@ -1,0 +1,102 @@
+"""The servers that are measured against each other, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+__all__ = ["BenchServers", "peer_python", "start_ours", "start_peer"]
+
+ROOT = Path(__file__).resolve().parent.parent
+START_TIMEOUT_S = 120.0
+
+
+def peer_python() -> str:
+    """Return the interpreter that has TensorFlow: TENSOR_RUNTIME_PEER_PYTHON, or the one ``make bench`` sets up.
+
+    Raises
+    ------
+    SystemExit
+        If there is none.
+    """
+    path = os.environ.get("TENSOR_RUNTIME_PEER_PYTHON") or str(ROOT / ".venv" / "peer" / "bin" / "python")
+    if not Path(path).exists():
+        raise SystemExit(f"no interpreter with TensorFlow at {path}; run `make bench`, or set "
+                         "TENSOR_RUNTIME_PEER_PYTHON")
+    return path
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _await_ready(process: subprocess.Popen[str], what: str) -> str:
+    assert process.stdout is not None
+    deadline = time.monotonic() + START_TIMEOUT_S
+    for line in process.stdout:
+        if line.startswith("ready "):
+            return line.split()[1]
+        if time.monotonic() > deadline:
+            break
+    process.kill()
+    raise SystemExit(f"{what} did not get ready within {START_TIMEOUT_S:.0f} s (status {process.wait()})")
+
+
+def start_ours(*flags: str) -> tuple[subprocess.Popen[str], str]:
+    """Start ``tensor-runtime serve`` on a free port; return the process and its target."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runtime.cli", "serve", "--listen", "127.0.0.1:0", *flags],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return process, _await_ready(process, "tensor-runtime serve")
+
+
+def start_peer() -> tuple[subprocess.Popen[str], str]:
+    """Start TensorFlow's server, one task of job ``local``; return the process and its target."""
+    process = subprocess.Popen(
+        [peer_python(), str(ROOT / "bench" / "clients" / "server_tf.py"), str(free_port())],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return process, _await_ready(process, "TensorFlow's server")
+
+
+class BenchServers:
+    """Both servers, started on entry and killed on exit.
+
+    Attributes
+    ----------
+    targets : dict
+        ``ours`` and ``tensorflow`` to their ``grpc://`` targets.
+    """
+
+    def __init__(self) -> None:
+        self.targets: dict[str, str] = {}
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            self.processes["ours"], self.targets["ours"] = start_ours()
+            self.processes["tensorflow"], self.targets["tensorflow"] = start_peer()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        for process in self.processes.values():
+            process.kill()
+        for process in self.processes.values():
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
