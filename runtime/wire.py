@@ -123,10 +123,12 @@ SERVICES: dict[str, dict[str, MethodType]]
 """Full service name to method name to :class:`MethodType`, of every service in the pool; made on first use."""
 
 
-def __getattr__(name: str) -> Any:
-    value = _services() if name == "SERVICES" else getattr(tensorflow, name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # so that a type checker reports a name that does not exist
+
+    def __getattr__(name: str) -> Any:
+        value = _services() if name == "SERVICES" else getattr(tensorflow, name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from runtime.proto.taskqueue.taskqueue_pb2 import *
 
 
-def __getattr__(name: str) -> Any:
-    value = _pool.lookup(__name__, name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # so that a type checker reports a name that does not exist
+
+    def __getattr__(name: str) -> Any:
+        value = _pool.lookup(__name__, name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
