@@ -1,0 +1,68 @@
+# Each target sets up what it needs in .venv and nothing else. PYTHON makes the environment: 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+EDITABLE := $(PIP) --no-build-isolation --editable
+# The sanitizers' libraries must come first in the process, and Python's own allocator would hide overruns.
+SANITIZER_LIBS = $(shell $(CC) -print-file-name=libasan.so):$(shell $(CC) -print-file-name=libubsan.so)
+SANITIZED := build/sanitize
+SANITIZE_TESTS ?= tests/ext
+
+.DEFAULT_GOAL := help
+.PHONY: help run test bench lint build sanitize clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+run: $(VENV)/.run ## train the digit classifier on a server of its own, without TensorFlow
+	$(BIN)/python examples/digits.py
+
+test: build $(VENV)/.test ## run every test; installs the peers, in an environment of their own, on first use
+	$(BIN)/python -m tests.peers
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: build $(VENV)/.test ## measure beside TensorFlow's server; writes bench/results
+	$(BIN)/python -m tests.peers
+	$(BIN)/python -m runtime.bench $(BENCH_ARGS)
+
+lint: build $(VENV)/.lint ## ruff, mypy and the stubs of the extensions
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest runtime._ext --allowlist tests/house/stubtest.allow --ignore-unused-allowlist
+
+build: $(VENV)/.build ## compile the messages and the extensions in place
+	$(BIN)/python setup.py --quiet build_ext --inplace
+
+sanitize: $(VENV)/.build $(VENV)/.test ## run the tests of the extensions under the address and undefined-behaviour sanitizers
+	TENSOR_RUNTIME_SANITIZE=1 $(BIN)/python setup.py --quiet build --build-lib $(SANITIZED)/lib --build-temp $(SANITIZED)/temp
+	PYTHONPATH=$(SANITIZED)/lib:. PYTHONMALLOC=malloc LD_PRELOAD=$(SANITIZER_LIBS) \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	$(BIN)/python -P -m pytest -p no:cacheprovider --timeout 600 $(SANITIZE_TESTS)
+
+clean: ## remove what the other targets made, the environment included
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f runtime/_ext runtime/proto runtime/bench proto/descriptors.binpb
+	find _ext proto bench runtime tests examples -name '*.so' -delete -o -name '*_pb2.pyi' -delete -o -name '*.pyc' -delete
+
+$(VENV)/.made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# What builds the package, once in the environment rather than in a new one for each build.
+$(VENV)/.build: $(VENV)/.made pyproject.toml
+	$(PIP) $$($(BIN)/python -c 'import tomllib; print(*(repr(r) for r in tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))' | tr -d "'" | sed -E 's/([<>])/\1/g')
+	touch $@
+
+$(VENV)/.run: $(VENV)/.build setup.py pyproject.toml
+	$(EDITABLE) '.[examples]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.build setup.py pyproject.toml
+	$(EDITABLE) '.[test]'
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.build setup.py pyproject.toml
+	$(EDITABLE) '.[lint]'
+	touch $@
