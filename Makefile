@@ -52,7 +52,7 @@ $(VENV)/.made:
 
 # What builds the package, once in the environment rather than in a new one for each build.
 $(VENV)/.build: $(VENV)/.made pyproject.toml
-	$(PIP) $$($(BIN)/python -c 'import tomllib; print(*(repr(r) for r in tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))' | tr -d "'" | sed -E 's/([<>])/\1/g')
+	$(PIP) $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])')
 	touch $@
 
 $(VENV)/.run: $(VENV)/.build setup.py pyproject.toml
@@ -60,7 +60,7 @@ $(VENV)/.run: $(VENV)/.build setup.py pyproject.toml
 	touch $@
 
 $(VENV)/.test: $(VENV)/.build setup.py pyproject.toml
-	$(EDITABLE) '.[test]'
+	$(EDITABLE) '.[test,examples]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.build setup.py pyproject.toml
