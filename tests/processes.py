@@ -72,14 +72,18 @@ def read_ready(process: subprocess.Popen[str], log_path: Path, timeout_s: float)
     assert process.stdout is not None
     deadline = time.monotonic() + timeout_s
     text = ""
+
+    def wrote(output: str) -> str:
+        return f"it wrote {output!r} and\n{log_path.read_text(errors='replace')}"
+
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while (found := READY.search(text)) is None:
-            left = deadline - time.monotonic()
-            chunk = os.read(process.stdout.fileno(), 4096).decode() if left > 0 and selector.select(left) else ""
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                raise AssertionError(f"the server was not ready within {timeout_s} s; {wrote(text)}")
+            chunk = os.read(process.stdout.fileno(), 4096).decode()
             if not chunk:
-                why = "ended" if left > 0 and process.poll() is not None else f"was not ready within {timeout_s} s"
-                raise AssertionError(f"the server {why}; it wrote {text!r} and\n{log_path.read_text(errors='replace')}")
+                raise AssertionError(f"the server ended before it was ready; {wrote(text)}")
             text += chunk
     return found["target"]
 
