@@ -7,6 +7,8 @@ Environment
 -----------
 TENSOR_RUNTIME_SANITIZE
     ``1`` builds the extensions with the address and undefined-behaviour sanitizers.
+TENSOR_RUNTIME_FAST_BUILD
+    ``1`` compiles without optimisation: for a build whose speed does not matter, as when packaging is tested.
 TENSOR_RUNTIME_JOBS
     How many extensions are built at once; the number of processors when not set.
 """
@@ -30,14 +32,20 @@ LINKED = ("_ext", "proto", "bench")
 DESCRIPTORS = ROOT / "proto" / "descriptors.binpb"
 PACKAGE_DATA = ("py.typed", "*.pyi", "*.pxd", "*.proto", "*.binpb", "*.txt")
 
-SANITIZE = os.environ.get("TENSOR_RUNTIME_SANITIZE", "0") not in ("", "0")
+
+def asked(name: str) -> bool:
+    return os.environ.get(name, "0") not in ("", "0")
+
+
 JOBS = int(os.environ.get("TENSOR_RUNTIME_JOBS", "0")) or len(os.sched_getaffinity(0))
 
 # No -march: the baseline must run on every x86-64, the hot kernels choose their level when they are loaded.
 # -ffp-contract=off makes those levels agree bit for bit.
 COMPILE_ARGS = ["-O3", "-g0", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden"]
 LINK_ARGS = ["-Wl,-s"]
-if SANITIZE:
+if asked("TENSOR_RUNTIME_FAST_BUILD"):
+    COMPILE_ARGS[0] = "-O0"
+if asked("TENSOR_RUNTIME_SANITIZE"):
     CHECKS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
     COMPILE_ARGS = ["-O1", "-g", "-ffp-contract=off", "-fvisibility=hidden", *CHECKS]
     LINK_ARGS = ["-fsanitize=address,undefined"]
