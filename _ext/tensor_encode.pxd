@@ -1,0 +1,13 @@
+from cpython.ref cimport PyObject
+from libc.stdint cimport int64_t, uint8_t
+
+cdef struct TensorLayout:
+    PyObject* array         # borrowed: the caller's array, or one made for the purpose and held in ``made``
+    int datatype
+    int64_t shape_bytes     # payload of tensor_shape; -1 where the field is left out
+    int64_t content_bytes
+    int64_t total_bytes     # of the whole TensorProto
+
+cdef int plan_tensor(object array, int datatype, bint omit_scalar_shape, list made, TensorLayout* layout) except -1
+cdef uint8_t* write_tensor(uint8_t* p, const TensorLayout* layout) except NULL
+cdef object new_message(int64_t size, uint8_t** at)
