@@ -6,7 +6,8 @@ dtype, tensor_shape, tensor_content: TensorFlow reads tensors of that form witho
 """
 
 cimport numpy as cnp
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
@@ -30,10 +31,6 @@ cdef extern from "numpy/arrayobject.h":
     void* ARRAY_TYPE "(&PyArray_Type)"
 
 cdef extern from "Python.h":
-    # Borrowed references: a count up and down for every element would cost more than its copy.
-    bint is_bytes "PyBytes_CheckExact"(PyObject* item) noexcept
-    Py_ssize_t bytes_size "PyBytes_GET_SIZE"(PyObject* item) noexcept
-    const char* bytes_data "PyBytes_AS_STRING"(PyObject* item) noexcept
     void incref "Py_INCREF"(void* ref) noexcept
 
 cdef enum:
@@ -71,36 +68,39 @@ cdef bytes _as_bytes(object item, int datatype, Py_ssize_t index):
                           f"its elements are {wanted}")
 
 
-cdef cnp.ndarray _as_bytes_array(cnp.ndarray array, int datatype):
-    """Return a C order array of objects, every one of type bytes."""
-    cdef cnp.ndarray result = np.array(array, dtype=object, order="C", copy=True, subok=False)
-    flat = result.reshape(-1)
-    for index, item in enumerate(flat):
-        flat[index] = _as_bytes(item, datatype, index)
-    return result
+cdef list _elements(cnp.ndarray array, int datatype):
+    """Return the elements in C order, every one of type bytes."""
+    cdef PyObject** items
+    cdef list elements
+    cdef Py_ssize_t n, i
+    if cnp.PyArray_TYPE(array) == cnp.NPY_OBJECT and is_c_contiguous(array):
+        n = cnp.PyArray_SIZE(array)
+        items = <PyObject**>cnp.PyArray_DATA(array)
+        elements = PyList_New(n)
+        for i in range(n):
+            # numpy reads an element that was never set as None.
+            item = None if items[i] == NULL else <object>items[i]
+            incref(<void*>item)
+            PyList_SET_ITEM(elements, i, item)
+    else:
+        elements = array.ravel().tolist()
+        n = len(elements)
+    for i in range(n):
+        if not PyBytes_CheckExact(elements[i]):
+            elements[i] = _as_bytes(elements[i], datatype, i)
+    return elements
 
 
 cdef int _plan_strings(object array, int datatype, list made, TensorLayout* layout) except -1:
-    cdef cnp.ndarray strings = array
-    cdef PyObject** items
-    cdef int64_t n = cnp.PyArray_SIZE(strings)
+    cdef list elements = _elements(array, datatype)
     cdef int64_t total = 0
-    cdef int64_t i
-    cdef bint plain = cnp.PyArray_TYPE(strings) == cnp.NPY_OBJECT and is_c_contiguous(strings)
-    if plain:
-        items = <PyObject**>cnp.PyArray_DATA(strings)
-        for i in range(n):
-            if items[i] == NULL or not is_bytes(items[i]):
-                plain = False
-                break
-    if not plain:
-        strings = _as_bytes_array(strings, datatype)
-        made.append(strings)
-        items = <PyObject**>cnp.PyArray_DATA(strings)
-    for i in range(n):
-        total += bytes_size(items[i])
-        total += varint_size(<uint64_t>bytes_size(items[i]))
-    layout.array = <PyObject*>strings
+    cdef Py_ssize_t size
+    cdef bytes item
+    for item in elements:
+        size = PyBytes_GET_SIZE(item)
+        total += size + varint_size(<uint64_t>size)
+    made.append(elements)
+    layout.strings = <PyObject*>elements
     layout.content_bytes = total
     return 0
 
@@ -108,8 +108,7 @@ cdef int _plan_strings(object array, int datatype, list made, TensorLayout* layo
 cdef int plan_tensor(object array, int datatype, bint omit_scalar_shape, list made, TensorLayout* layout) except -1:
     """Check ``array`` and lay out its TensorProto.
 
-    ``datatype`` 0 stands for the array's own. ``made`` takes whatever has to outlive ``write_tensor``. Between the two
-    calls no Python code may run that could change the elements of an array of objects.
+    ``datatype`` 0 stands for the array's own. ``made`` takes what has to live until ``write_tensor``; so must the array.
     """
     cdef int ndim, i
     cdef int64_t shape_bytes = 0
@@ -122,15 +121,17 @@ cdef int plan_tensor(object array, int datatype, bint omit_scalar_shape, list ma
     layout.datatype = check_array_type(array, datatype)
     info = datatype_info(layout.datatype)
     layout.array = <PyObject*>array
-    ndim = cnp.PyArray_NDIM(<cnp.ndarray>array)
+    layout.strings = NULL
+    layout.ndim = ndim = cnp.PyArray_NDIM(<cnp.ndarray>array)
+    layout.content_bytes = info.itemsize
     for i in range(ndim):
         size = cnp.PyArray_DIM(<cnp.ndarray>array, i)
+        layout.dims[i] = size
+        layout.content_bytes *= size
         shape_bytes += 2 if size == 0 else 3 + varint_size(<uint64_t>size)
     layout.shape_bytes = -1 if ndim == 0 and omit_scalar_shape else shape_bytes
     if info.typed_kind == TYPED_STRING:
         _plan_strings(array, layout.datatype, made, layout)
-    else:
-        layout.content_bytes = cnp.PyArray_SIZE(<cnp.ndarray>array) * info.itemsize
     layout.total_bytes = 2
     if layout.shape_bytes >= 0:
         layout.total_bytes += field_size(layout.shape_bytes)
@@ -139,16 +140,14 @@ cdef int plan_tensor(object array, int datatype, bint omit_scalar_shape, list ma
     return 0
 
 
-cdef void _write_strings(uint8_t* p, const TensorLayout* layout) noexcept:
-    cdef PyObject** items = <PyObject**>cnp.PyArray_DATA(<cnp.ndarray>layout.array)
-    cdef int64_t n = cnp.PyArray_SIZE(<cnp.ndarray>layout.array)
-    cdef int64_t i
+cdef void _write_strings(uint8_t* p, list elements) noexcept:
+    cdef bytes item
     cdef Py_ssize_t size
-    for i in range(n):
-        p = put_varint(p, <uint64_t>bytes_size(items[i]))
-    for i in range(n):
-        size = bytes_size(items[i])
-        memcpy(p, bytes_data(items[i]), size)
+    for item in elements:
+        p = put_varint(p, <uint64_t>PyBytes_GET_SIZE(item))
+    for item in elements:
+        size = PyBytes_GET_SIZE(item)
+        memcpy(p, PyBytes_AS_STRING(item), size)
         p += size
 
 
@@ -160,6 +159,8 @@ cdef int _write_numbers(uint8_t* p, const TensorLayout* layout) except -1:
     cdef const void* data
     cdef int flags
     if is_c_contiguous(array) and is_native(array):
+        if cnp.PyArray_SIZE(array) * info.itemsize != n:
+            raise InvalidArgument(f"an array of dtype {array.dtype} was resized while it was being encoded")
         data = cnp.PyArray_DATA(array)
         if n >= NOGIL_BYTES:
             with nogil:
@@ -172,7 +173,7 @@ cdef int _write_numbers(uint8_t* p, const TensorLayout* layout) except -1:
     if (<size_t>p) % <size_t>(<cnp.dtype>info.descr).alignment == 0:
         flags |= cnp.NPY_ARRAY_ALIGNED
     incref(info.descr)
-    target = new_array(ARRAY_TYPE, info.descr, cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), NULL, p, flags, NULL)
+    target = new_array(ARRAY_TYPE, info.descr, layout.ndim, <cnp.npy_intp*>layout.dims, NULL, p, flags, NULL)
     copy_into(target, array)
     return 0
 
@@ -188,8 +189,8 @@ cdef uint8_t* write_tensor(uint8_t* p, const TensorLayout* layout) except NULL:
     if layout.shape_bytes >= 0:
         p[0] = 0x12
         p = put_varint(p + 1, <uint64_t>layout.shape_bytes)
-        for i in range(cnp.PyArray_NDIM(<cnp.ndarray>layout.array)):
-            size = cnp.PyArray_DIM(<cnp.ndarray>layout.array, i)
+        for i in range(layout.ndim):
+            size = layout.dims[i]
             p[0] = 0x12
             if size == 0:
                 p[1] = 0
@@ -202,8 +203,8 @@ cdef uint8_t* write_tensor(uint8_t* p, const TensorLayout* layout) except NULL:
     if layout.content_bytes:
         p[0] = 0x22
         p = put_varint(p + 1, <uint64_t>layout.content_bytes)
-        if datatype_info(layout.datatype).typed_kind == TYPED_STRING:
-            _write_strings(p, layout)
+        if layout.strings != NULL:
+            _write_strings(p, <list>layout.strings)
         else:
             _write_numbers(p, layout)
         p += layout.content_bytes
