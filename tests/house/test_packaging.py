@@ -151,7 +151,8 @@ def test_editable_install_uses_the_checkout(built: Built, tmp_path: Path) -> Non
     (site / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
     options = ["--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--force-reinstall"]
     run(python, "-m", "pip", "install", *options, "-e", built.tree, cwd=tmp_path)
-    script = "import runtime, runtime._ext.errors as e, runtime.bench as b; print(runtime.__file__, e.__file__, b.__file__)"
+    imports = "import runtime, runtime._ext.errors as e, runtime.bench as b"
+    script = f"{imports}; print(runtime.__file__, e.__file__, b.__file__)"
     found = run(python, "-c", script, cwd=tmp_path).split()
     assert all(Path(name).resolve().is_relative_to(built.tree.resolve()) for name in found), found
     assert (tmp_path / "venv" / "bin" / "tensor-runtime").exists()
