@@ -48,6 +48,7 @@ FAMILIES = (
     "runtime.ops.arrays",
     "runtime.ops.indexing",
     "runtime.ops.elementwise",
+    "runtime.ops.unary",
     "runtime.ops.reductions",
     "runtime.ops.linalg",
     "runtime.ops.nn",
