@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,6 @@ def _text(value: object) -> str:
     return value
 
 
-def _optional_text(value: object) -> str | None:
-    return None if value is None or value == "" else _text(value)
-
-
 def _listen(value: object) -> str:
     address = _text(value)
     if address.startswith("unix:"):
@@ -69,6 +65,16 @@ def _listen(value: object) -> str:
     if not separator or bare_ipv6 or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError("expected HOST:PORT with a port from 0 to 65535 ([HOST]:PORT for IPv6), or unix:PATH")
     return address
+
+
+def _cluster(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, (str, Mapping)):
+        raise ValueError("expected the cluster's jobs as JSON, a file of JSON, or a table")
+    from runtime.cluster import Cluster
+
+    return Cluster.parse(value).to_json()
 
 
 def _path(value: object) -> Path:
@@ -251,7 +257,7 @@ class Settings:
         _services, ALL_SERVICES, metavar="LIST", help="planes to serve, separated by commas, or all"
     )
     cluster: str | None = setting(
-        _optional_text, None, metavar="FILE_OR_JSON", help="the cluster's jobs and tasks, as JSON or a file with it"
+        _cluster, None, metavar="FILE_OR_JSON", help="the cluster's jobs and tasks, as JSON or a file with it"
     )
     job_name: str = setting(_text, "local", metavar="NAME", flag="--job", help="job of this task in the cluster")
     task_index: int = setting(
@@ -339,6 +345,7 @@ def load(
     *,
     defaults: Mapping[str, object] | None = None,
     flag_origin: str | None = None,
+    user_file: bool = True,
 ) -> Loaded:
     """Return the settings that flags, environment, file and defaults make together, strongest first.
 
@@ -354,6 +361,8 @@ def load(
         Field name to value, weaker than everything else but stronger than the defaults of the class.
     flag_origin : str, optional
         What to call the origin of ``flags`` in place of the flag's name.
+    user_file : bool
+        Whether to read the user's default file when no other is named.
 
     Raises
     ------
@@ -364,7 +373,7 @@ def load(
         cannot be read.
     """
     environment = os.environ if environment is None else environment
-    path, required = _config_path(file, environment)
+    path, required = _config_path(file, environment, user_file)
     table = _read_file(path, required)
     known = {entry.name: entry for entry in setting_fields()}
     for source, where in ((flags or {}, flag_origin or "the command line"), (defaults or {}, DEFAULT_ORIGIN)):
@@ -395,7 +404,21 @@ def load(
                 break
         else:
             origins[name] = DEFAULT_ORIGIN
-    return Loaded(Settings(**values), origins)
+    settings = Settings(**values)
+    if settings.cluster is not None:
+        settings = _join_cluster(settings, origins)
+    return Loaded(settings, origins)
+
+
+def _join_cluster(settings: Settings, origins: dict[str, str]) -> Settings:
+    """Check that the cluster has this task, and listen on its address there unless another one was asked for."""
+    from runtime.cluster import Cluster
+
+    address = Cluster.parse(settings.cluster or "").address(settings.job_name, settings.task_index)
+    if origins["listen"] != DEFAULT_ORIGIN:
+        return settings
+    origins["listen"] = f"cluster, /job:{settings.job_name}/task:{settings.task_index}"
+    return replace(settings, listen=_listen(address))
 
 
 def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]:
@@ -418,13 +441,15 @@ def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]
     return sentences
 
 
-def _config_path(file: str | os.PathLike[str] | None, environment: Mapping[str, str]) -> tuple[Path | None, bool]:
+def _config_path(
+    file: str | os.PathLike[str] | None, environment: Mapping[str, str], user_file: bool
+) -> tuple[Path | None, bool]:
     if file is not None:
         return Path(file).expanduser(), True
     named = environment.get(ENVIRONMENT_PREFIX + "CONFIG")
     if named:
         return Path(named).expanduser(), True
-    return default_config_file(), False
+    return (default_config_file() if user_file else None), False
 
 
 def _read_file(path: Path | None, required: bool) -> dict[str, Any]:
