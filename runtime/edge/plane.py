@@ -56,13 +56,16 @@ class Plane(Protocol):
         ...
 
     async def stop(self, grace: float) -> None:
-        """End outstanding work and free everything; called once.
+        """End what still goes on and free everything; called once, after the last call has ended or was cancelled.
+
+        A plane whose calls may wait for long (a log stream, a receive) can have a method ``drain()`` as well. It is
+        called without arguments when the server begins to stop, while open calls still have their grace, and
+        should let those end that wait for something which will not come any more.
 
         Parameters
         ----------
         grace : float
-            Seconds that work in progress may still take. No new call arrives any more; calls still open are
-            cancelled after this returns or the grace is over, whichever comes first.
+            Seconds left for work in progress; afterwards the server goes on without the plane.
         """
         ...
 

@@ -1,0 +1,181 @@
+"""Who may call: addresses that only this machine reaches, TLS, and bearer tokens.
+
+Whoever can call the graph or command plane can run code as this process. So a listener that others can reach must
+prove who is calling, or its owner must say in so many words that this is not wanted.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import socket
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.errors import FailedPrecondition, InvalidArgument
+
+if TYPE_CHECKING:
+    import grpc
+
+    from runtime.config import Settings
+
+# Shorter tokens fall to guessing; 16 characters of base64 are 96 bits.
+MIN_TOKEN_CHARS = 16
+
+
+def split_address(listen: str) -> tuple[str, int]:
+    """Return host (without brackets) and port of ``HOST:PORT``."""
+    host, _, port = listen.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def is_local(listen: str) -> bool:
+    """Return whether only processes on this machine can reach an address.
+
+    A host name counts as local when everything it resolves to is a loopback address; one that does not resolve
+    does not.
+    """
+    if listen.startswith("unix:"):
+        return True
+    host, port = split_address(listen)
+    if not host:
+        return False
+    try:
+        return _is_loopback(host)
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return bool(found) and all(_is_loopback(str(entry[4][0])) for entry in found)
+
+
+def _is_loopback(address: str) -> bool:
+    parsed = ipaddress.ip_address(address)
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return bool((mapped or parsed).is_loopback)
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuse a listener that strangers could use.
+
+    Raises
+    ------
+    FailedPrecondition
+        If others can reach the address and there is neither TLS nor a token nor ``insecure``.
+    InvalidArgument
+        If TLS is only half configured.
+    """
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        given, missing = ("tls_cert", "tls_key") if settings.tls_key is None else ("tls_key", "tls_cert")
+        raise InvalidArgument(f"setting {given} is given without {missing}; TLS needs both")
+    if settings.tls_client_ca is not None and settings.tls_cert is None:
+        raise InvalidArgument("setting tls_client_ca is given without tls_cert and tls_key; it needs both")
+    if settings.tls_cert is not None or settings.token_file is not None or settings.insecure:
+        return
+    if not is_local(settings.listen):
+        raise FailedPrecondition(
+            f"refusing to listen on {settings.listen}: other machines can reach this address, and whoever calls can "
+            "run code here. Give it TLS (--tls-cert and --tls-key, made by `tensor-runtime cert`) or a token "
+            "(--token-file), listen on 127.0.0.1 or unix:PATH, or say --insecure to serve without protection"
+        )
+
+
+class Tokens:
+    """The bearer tokens that a server accepts.
+
+    Parameters
+    ----------
+    tokens : iterable of str
+        At least one, each of at least 16 printable ASCII characters without spaces.
+
+    Raises
+    ------
+    InvalidArgument
+        If there is none, or one is too short or has other characters. The text never holds a token.
+    """
+
+    def __init__(self, tokens: Iterable[str], origin: str = "the program") -> None:
+        self._tokens: list[bytes] = []
+        for number, token in enumerate(tokens, 1):
+            if len(token) < MIN_TOKEN_CHARS or not token.isascii() or not token.isprintable() or " " in token:
+                raise InvalidArgument(
+                    f"token {number} of {origin} is not valid: expected at least {MIN_TOKEN_CHARS} printable ASCII "
+                    f"characters without spaces, not {len(token)} characters"
+                )
+            self._tokens.append(token.encode("ascii"))
+        if not self._tokens:
+            raise InvalidArgument(f"{origin} holds no token; expected one a line")
+
+    @classmethod
+    def read(cls, path: Path) -> Tokens:
+        """Return the tokens in a file: one a line; empty lines and lines that begin with ``#`` are skipped.
+
+        Raises
+        ------
+        InvalidArgument
+            If the file cannot be read or holds no valid token.
+        """
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidArgument(f"setting token_file: {path} cannot be read: {error}") from error
+        lines = (line.strip() for line in text.splitlines())
+        return cls((line for line in lines if line and not line.startswith("#")), f"token_file {path}")
+
+    def authorize(self, metadata: Iterable[Any]) -> str | None:
+        """Return None if a call's metadata carries an accepted token, else the reason for refusing it.
+
+        Every accepted token is compared, each in constant time, so the time taken tells nothing about them.
+        """
+        value = next((value for key, value in metadata if key == "authorization"), None)
+        if value is None:
+            return "this server asks for a token: send metadata 'authorization: Bearer TOKEN'"
+        raw = value.encode("utf-8", "replace") if isinstance(value, str) else bytes(value)
+        scheme, _, token = raw.partition(b" ")
+        if scheme.lower() != b"bearer":
+            return "metadata 'authorization' has not the form 'Bearer TOKEN'"
+        accepted = False
+        for known in self._tokens:
+            accepted |= hmac.compare_digest(known, token.strip())
+        return None if accepted else "the token is not one that this server accepts"
+
+
+def readable_by_others(path: Path) -> bool:
+    """Return whether users other than the owner may read a file."""
+    return bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
+
+
+def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    """Return the TLS credentials that the settings ask for, or None for a listener in clear text.
+
+    With ``tls_client_ca`` every client must show a certificate signed by one of its authorities.
+
+    Raises
+    ------
+    InvalidArgument
+        If a file cannot be read or is not PEM of the right kind.
+    """
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    import grpc
+
+    chain = _read_pem("tls_cert", settings.tls_cert, b"CERTIFICATE-----")
+    key = _read_pem("tls_key", settings.tls_key, b"PRIVATE KEY-----")
+    roots = None
+    if settings.tls_client_ca is not None:
+        roots = _read_pem("tls_client_ca", settings.tls_client_ca, b"CERTIFICATE-----")
+    return grpc.ssl_server_credentials([(key, chain)], roots, require_client_auth=roots is not None)
+
+
+def _read_pem(name: str, path: Path, mark: bytes) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidArgument(f"setting {name}: {path} cannot be read: {error}") from error
+    if mark not in data:
+        raise InvalidArgument(f"setting {name}: {path} is not a PEM file with a {mark.decode().strip('-').lower()}")
+    return data
