@@ -1,0 +1,73 @@
+"""The command ``tensor-runtime``: a table of subcommands, each a module that is imported when it is called for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+# Subcommand to (module, what it does). The module has `add_arguments(parser)` and `run(options) -> int`, the exit
+# status, and imports what it needs inside these, so that --help stays quick.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("runtime.cli.serve", "serve until SIGTERM or SIGINT"),
+    "config": ("runtime.cli.config", "show the settings and where each comes from"),
+    "cert": ("runtime.cli.cert", "make a certificate authority and certificates signed by it"),
+    "version": ("runtime.cli.version", "print the version"),
+}
+PROGRAM = "tensor-runtime"
+# The usual statuses: 1 for what went wrong, 2 for what was asked wrongly.
+FAILED = 1
+MISUSED = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        What follows the program's name; ``sys.argv[1:]`` when left out.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["--version"]:
+        words[0] = "version"
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if words else MISUSED
+    name, rest = words[0], words[1:]
+    if name not in COMMANDS:
+        print(f"{PROGRAM}: no command is called {name!r}{_suggestion(name)}\n\n{usage()}", file=sys.stderr)
+        return MISUSED
+    module_name, help_text = COMMANDS[name]
+    module = importlib.import_module(module_name)
+    parser = argparse.ArgumentParser(prog=f"{PROGRAM} {name}", description=f"{help_text[0].upper()}{help_text[1:]}.")
+    module.add_arguments(parser)
+    options = parser.parse_args(rest)
+
+    from runtime.errors import Error, InvalidArgument
+
+    try:
+        return int(module.run(options))
+    except InvalidArgument as error:
+        print(f"{PROGRAM} {name}: {error}", file=sys.stderr)
+        return MISUSED
+    except Error as error:
+        print(f"{PROGRAM} {name}: {error}", file=sys.stderr)
+        return FAILED
+
+
+def usage() -> str:
+    """Return the text of ``tensor-runtime --help``."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {help_text}" for name, (_, help_text) in COMMANDS.items()]
+    return "\n".join(
+        [f"usage: {PROGRAM} COMMAND [OPTIONS]", "", "commands:", *lines, "", f"{PROGRAM} COMMAND --help tells more."]
+    )
+
+
+def _suggestion(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, list(COMMANDS), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,130 @@
+"""``tensor-runtime serve``: the server as a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runtime.config import Settings
+    from runtime.edge.listener import Listener
+
+# Free memory goes back to the system after this long without a call; sooner, the next large message would pay for
+# fresh pages again.
+IDLE_TRIM_S = 30.0
+# A flood of one and the same log line becomes one in this many seconds.
+LOG_PERIOD_S = 1.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments: every setting is one."""
+    from runtime.cli.settings_flags import add_setting_flags
+
+    add_setting_flags(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until a signal ends it; return the exit status."""
+    from runtime import log, process_tuning
+    from runtime.cli.settings_flags import load_settings
+    from runtime.config import unknown_variables
+
+    settings = load_settings(options).settings
+    # Both before anything starts a thread or imports grpc.
+    malloc_tuned = settings.malloc == "tuned" and process_tuning.tune_malloc()
+    if settings.grpc_tuning == "tested":
+        process_tuning.tune_grpc()
+    log.configure(settings.log_level, settings.log_format)
+    import logging
+
+    logger = logging.getLogger(__name__)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(log.RateLimit(LOG_PERIOD_S))
+    for sentence in unknown_variables():
+        logger.warning(sentence)
+
+    from runtime.edge import loops
+
+    loop = loops.new_loop(settings.loop)
+    try:
+        loops.run(loop, _serve(settings, trim=malloc_tuned))
+    finally:
+        # Not closed: gRPC may know the loop until the very end of the process, which is now.
+        logging.shutdown()
+    return 0
+
+
+async def _serve(settings: Settings, *, trim: bool) -> None:
+    import signal
+
+    from runtime.edge.listener import Listener
+
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    signals = _Signals(stopped)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.arrived, number)
+    listener = Listener(settings)
+    await listener.start()
+    announce(listener.target)
+    trimmer = asyncio.ensure_future(_trim_when_idle(listener)) if trim else None
+    try:
+        await stopped.wait()
+        stop = asyncio.ensure_future(listener.stop(settings.grace_s))
+        again = asyncio.ensure_future(signals.again.wait())
+        await asyncio.wait((stop, again), return_when=asyncio.FIRST_COMPLETED)
+        if not stop.done():
+            await listener.stop(0.0)
+        again.cancel()
+        await stop
+    finally:
+        if trimmer is not None:
+            trimmer.cancel()
+
+
+def announce(target: str) -> None:
+    """Print the ready line; a reader that has gone away is no reason not to serve."""
+    try:
+        print(f"ready {target}", flush=True)
+    except BrokenPipeError:
+        # Python would try to flush the rest at exit and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Signals:
+    """The first signal asks for a graceful stop, a second one for a stop at once."""
+
+    def __init__(self, stopped: asyncio.Event) -> None:
+        self._stopped = stopped
+        self.again = asyncio.Event()
+
+    def arrived(self, number: int) -> None:
+        import logging
+        import signal
+
+        logger = logging.getLogger(__name__)
+        name = signal.Signals(number).name
+        if self._stopped.is_set():
+            logger.warning("stopping at once", extra={"signal": name})
+            self.again.set()
+        else:
+            logger.info("draining", extra={"signal": name})
+            self._stopped.set()
+
+
+async def _trim_when_idle(listener: Listener) -> None:
+    """Give free memory back once the server has had nothing to do for a while."""
+    from runtime.process_tuning import trim_malloc
+
+    account = listener.account
+    trimmed = seen = account.num_calls
+    while True:
+        await asyncio.sleep(IDLE_TRIM_S)
+        calls = account.num_calls
+        if calls == seen and calls != trimmed and account.used == 0:
+            await asyncio.get_running_loop().run_in_executor(None, trim_malloc)
+            trimmed = calls
+        seen = calls
