@@ -54,6 +54,7 @@ FAMILIES = (
     "runtime.ops.nn",
     "runtime.ops.convolution",
     "runtime.ops.variables",
+    "runtime.ops.scatters",
     "runtime.ops.optimizers",
     "runtime.ops.random",
     "runtime.ops.segments",
