@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
+
 from runtime._ext.errors import Aborted, InvalidArgument
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import broadcast_shapes, format_shape, like_input
@@ -22,6 +24,7 @@ Run = Callable[..., Any]
 _SELU_SCALE = 1.0507009873554804934193349852946
 _SELU_SCALE_ALPHA = 1.7580993408473768599402175208123
 _MAX_SOFTMAX_RANK = 5
+_finfo: Callable[[Any], Any] = ml_dtypes.finfo
 
 
 def sum_in_float(xp: Any, array: Any, axis: Any) -> Any:
@@ -126,9 +129,7 @@ def _softplus(xp: Any, node: Node) -> Run:
 
 def _epsilon(dtype: Any) -> float:
     """Return the distance from 1 to the next number of a floating type."""
-    import ml_dtypes
-
-    return float(ml_dtypes.finfo(dtype).eps)
+    return float(_finfo(dtype).eps)
 
 
 def _softplus_grad(xp: Any, node: Node) -> Run:

@@ -51,7 +51,7 @@ def scatter_rows(target: Any, indices: Any, updates: Any, ufunc: Any, xp: Any) -
 
 
 def add_rows(target: Any, indices: Any, rows: Any, xp: Any) -> None:
-    """Add each of `rows` (k, ...) to the row of `target` (n, ...) that `indices` (k,) names; repeated indices add up."""
+    """Add each of `rows` (k, ...) to the row of `target` (n, ...) that `indices` (k,) names; repeats add up."""
     if rows.ndim == 1 or rows.size < 64:
         xp.add.at(target, indices, rows)
         return

@@ -164,7 +164,7 @@ def temporary_variable(node: Node, env: KernelEnv) -> Run:
 
     def run() -> Variable:
         variable = Variable(name, "", int(datatype), shape)
-        variable.value = xp.full(shape, b"", dtype=object) if dtype == object else xp.zeros(shape, dtype)
+        variable.value = xp.full(shape, b"", dtype=object) if dtype.kind == "O" else xp.zeros(shape, dtype)
         return variable
 
     return run
