@@ -54,20 +54,28 @@ class Router(grpc.GenericRpcHandler):
     ----------
     authorize : callable or None
         Takes the call's metadata and returns None, or the reason why the call is refused.
+
+    Attributes
+    ----------
+    handlers : dict
+        gRPC's handler object by path, ``/SERVICE/METHOD``.
+    unknown_method : str
+        What a call of any other path is told.
     """
 
     def __init__(self, authorize: Authorize | None) -> None:
-        self._handlers: dict[str, Rpc] = {}
+        self.handlers: dict[str, Rpc] = {}
+        self.unknown_method = "no such method here"
         self._authorize = authorize
+
+    @property
+    def checks(self) -> bool:
+        """Whether calls need a token."""
+        return self._authorize is not None
 
     def add(self, path: str, handler: Rpc) -> None:
         """Register the handler of one method by its path."""
-        self._handlers[path] = handler
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """Every registered path, ``/SERVICE/METHOD``."""
-        return tuple(self._handlers)
+        self.handlers[path] = handler
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Rpc | None:
         """Return the handler for a call, or None, which gRPC answers with UNIMPLEMENTED."""
@@ -75,7 +83,10 @@ class Router(grpc.GenericRpcHandler):
             reason = self._authorize(handler_call_details.invocation_metadata)
             if reason is not None:
                 return refusal(Unauthenticated(reason))
-        return self._handlers.get(handler_call_details.method)
+        return self.handlers.get(handler_call_details.method)
+
+    # The name under which gRPC's own resolver of methods has it.
+    resolve_handler = service
 
 
 def refusal(error: Error) -> Rpc:

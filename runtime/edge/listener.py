@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import grpc
-from grpc import aio
 
 from runtime import wire
 from runtime.config import Settings
 from runtime.edge import auth, plane
+from runtime.edge.acceptor import GrpcServer, make_server
 from runtime.edge.handlers import Router, refusal, wrap
 from runtime.edge.health import Health
 from runtime.edge.limits import Account
@@ -57,7 +57,7 @@ class Listener:
         self.settings = settings
         self.address = ""
         self.account = Account(settings.max_bytes_in_flight)
-        self._server: aio.Server | None = None
+        self._server: GrpcServer | None = None
         self._planes: dict[str, plane.Plane] = {}
         self._edge: tuple[Health, Reflection] | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -85,7 +85,7 @@ class Listener:
         credentials = auth.server_credentials(self.settings)
         self._warn(tokens is not None, credentials is not None)
         router = Router(tokens.authorize if tokens is not None else None)
-        server = aio.server(handlers=(router,), options=self._options())
+        server = make_server(router, self._options())
         try:
             self.address = _bind(server, self.settings.listen, credentials)
             await self._start_planes(router)
@@ -159,6 +159,7 @@ class Listener:
         reflection = Reflection(known)
         self._edge = (health, reflection)
         tables[EDGE] = {**health.services(), **reflection.services()}
+        router.unknown_method = f"no such method here; the services of this server: {', '.join(sorted(known))}"
         for service, methods in wire.SERVICES.items():
             owner = wire.PLANES.get(service, "stream")
             handlers = tables.get(owner, {}).get(service, {})
@@ -222,7 +223,7 @@ def _check_tables(tables: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None
                 )
 
 
-def _bind(server: aio.Server, listen: str, credentials: grpc.ServerCredentials | None) -> str:
+def _bind(server: GrpcServer, listen: str, credentials: grpc.ServerCredentials | None) -> str:
     """Open the port and return the real address."""
     if listen.startswith("unix:"):
         _clear_stale_socket(listen.removeprefix("unix:"))
