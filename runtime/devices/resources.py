@@ -54,7 +54,7 @@ class ResourceManager:
             found = entries.get((kind, name))
             if found is None:
                 found = entries[(kind, name)] = create()
-            return found  # type: ignore[no-any-return]
+            return found
 
     def lookup(self, container: str, kind: str, name: str) -> Any:
         """Return the resource.
