@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from runtime._ext.errors import InvalidArgument
+from runtime._ext.errors import Error, Internal, InvalidArgument
 from runtime.ops.shapes import broadcast_shapes, format_shape
 
 __all__ = ["broadcasting", "broadcasts", "incompatible", "with_nonzero_divisor"]
@@ -40,14 +40,18 @@ def broadcasting(function: Binary) -> Binary:
     return run
 
 
-def with_nonzero_divisor(function: Binary) -> Binary:
+def with_nonzero_divisor(function: Binary, op: str) -> Binary:
     """Return an integer division that refuses a zero divisor, unless the result has no elements anyway."""
+    # TensorFlow's kernels of the truncating ops do not foresee the error that they meet.
+    error: Error = InvalidArgument("Integer division by zero")
+    if op in ("TruncateDiv", "TruncateMod"):
+        error = Internal("Unexpected error in binary operator (only integer div and mod should have errors)")
 
     def run(x: Any, y: Any) -> Any:
         if not y.all():
             shape = broadcast_shapes(x.shape, y.shape)
             if shape is not None and 0 not in shape:
-                raise InvalidArgument("Integer division by zero")
+                raise type(error)(error.message)
         return function(x, y)
 
     return run

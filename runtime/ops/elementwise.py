@@ -124,7 +124,7 @@ def _mul_no_nan(node: Node, env: KernelEnv) -> Callable[..., Any]:
 def _floor_div(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
     if _is_integer(_kind(node)):
-        return broadcasting(with_nonzero_divisor(xp.floor_divide))
+        return broadcasting(with_nonzero_divisor(xp.floor_divide, node.op))
     # numpy's own floor_divide gives NaN for an infinite dividend, where the floor of the quotient is infinite.
     return broadcasting(lambda x, y: xp.floor(xp.true_divide(x, y)))
 
@@ -132,7 +132,7 @@ def _floor_div(node: Node, env: KernelEnv) -> Callable[..., Any]:
 @kernel("FloorMod", shape=broadcast)
 def _floor_mod(node: Node, env: KernelEnv) -> Callable[..., Any]:
     remainder = env.xp.remainder
-    return broadcasting(with_nonzero_divisor(remainder) if _is_integer(_kind(node)) else remainder)
+    return broadcasting(with_nonzero_divisor(remainder, node.op) if _is_integer(_kind(node)) else remainder)
 
 
 @kernel("TruncateDiv", "Div", shape=broadcast)
@@ -144,15 +144,16 @@ def _truncate_div(node: Node, env: KernelEnv) -> Callable[..., Any]:
             return broadcasting(xp.true_divide)
         return broadcasting(lambda x, y: xp.trunc(xp.true_divide(x, y)))
     if to_numpy(kind).kind == "u":
-        return broadcasting(with_nonzero_divisor(xp.floor_divide))
+        return broadcasting(with_nonzero_divisor(xp.floor_divide, node.op))
     # Without its remainder the dividend is a multiple of the divisor, and then floor is exact.
-    return broadcasting(with_nonzero_divisor(lambda x, y: xp.floor_divide(xp.subtract(x, xp.fmod(x, y)), y)))
+    return broadcasting(with_nonzero_divisor(lambda x, y: xp.floor_divide(xp.subtract(x, xp.fmod(x, y)), y),
+                                             node.op))
 
 
 @kernel("TruncateMod", "Mod", shape=broadcast)
 def _truncate_mod(node: Node, env: KernelEnv) -> Callable[..., Any]:
     fmod = env.xp.fmod
-    return broadcasting(with_nonzero_divisor(fmod) if _is_integer(_kind(node)) else fmod)
+    return broadcasting(with_nonzero_divisor(fmod, node.op) if _is_integer(_kind(node)) else fmod)
 
 
 @kernel("Pow", shape=broadcast)
@@ -204,7 +205,7 @@ def _clip_by_value(node: Node, env: KernelEnv) -> Callable[..., Any]:
                 raise InvalidArgument("clip_value_min and clip_value_max must be either of the same shape as input, or "
                                       f"a scalar. input shape: {format_shape(tensor.shape)}clip_value_min shape: "
                                       f"{format_shape(low.shape)}clip_value_max shape: {format_shape(high.shape)}")
-        return xp.minimum(xp.maximum(tensor, low), high)
+        return xp.maximum(xp.minimum(tensor, high), low)  # in this order: low wins where the bounds cross
 
     return run
 
