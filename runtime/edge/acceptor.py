@@ -13,6 +13,7 @@ back to the public server for all others.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -70,9 +71,12 @@ def make_server(router: Router, options: list[tuple[str, Any]]) -> GrpcServer:
 
 def supported() -> bool:
     """Return whether the installed grpcio is one for which :class:`RegisteredServer` was tested."""
-    from grpc._cython import cygrpc
-
+    cygrpc = _cygrpc()
     return grpc.__version__.startswith(TESTED_GRPC) and all(hasattr(cygrpc, name) for name in _PRIVATE_NAMES)
+
+
+def _cygrpc() -> Any:
+    return importlib.import_module("grpc._cython.cygrpc")
 
 
 class RegisteredServer:
@@ -126,8 +130,7 @@ _core: Any = None
 
 
 def _make_core_class() -> Any:
-    from grpc._cython import cygrpc
-
+    cygrpc = _cygrpc()
     base: Any = cygrpc.AioServer
     handle_unary = cygrpc._handle_unary_unary_rpc
     handle_any = cygrpc._handle_rpc

@@ -73,7 +73,8 @@ def run(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -> Non
                 task.cancel()
             if left:
                 loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            loop.run_until_complete(loop.shutdown_asyncgens())
+            # A turn for what the ended tasks have left to close.
+            loop.run_until_complete(asyncio.sleep(0))
         finally:
             asyncio.set_event_loop(None)
             executor.shutdown(wait=True, cancel_futures=True)
@@ -98,12 +99,13 @@ def give_back(kind: str, loop: asyncio.AbstractEventLoop, *, alone: bool) -> Non
         with _lock:
             _spare.setdefault(kind, []).append(loop)
         return
-    loop.close()
     with _lock:
-        free = [spare for loops in _spare.values() for spare in loops]
+        free = [loop, *(spare for loops in _spare.values() for spare in loops)]
         _spare.clear()
-    for spare in free:
-        spare.close()
+    for ended in free:
+        # Not earlier: a loop on which this ran warns of every async generator that it sees afterwards.
+        ended.run_until_complete(ended.shutdown_asyncgens())
+        ended.close()
 
 
 def _grpc_holds_loops() -> bool:
