@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 
-from runtime._ext.errors import Aborted, InvalidArgument
+from runtime._ext.errors import InvalidArgument
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import broadcast_shapes, format_shape, like_input
 
@@ -23,7 +23,6 @@ Run = Callable[..., Any]
 
 _SELU_SCALE = 1.0507009873554804934193349852946
 _SELU_SCALE_ALPHA = 1.7580993408473768599402175208123
-_MAX_SOFTMAX_RANK = 5
 _finfo: Callable[[Any], Any] = ml_dtypes.finfo
 
 
@@ -223,7 +222,7 @@ def softmax(node: Node, env: KernelEnv) -> Run:
 
     def run(logits: Any) -> Any:
         if not logits.ndim:
-            raise Aborted(f"Input dims must be <= {_MAX_SOFTMAX_RANK} and >=1")
+            raise InvalidArgument("logits must have >= 1 dimension, got []")
         if not logits.size:
             return xp.empty_like(logits)
         shifted, exponential, total = log_sum_shift(xp, _wide(xp, logits))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import struct
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
@@ -116,7 +117,7 @@ def _default(kind: str, text: str) -> Any:
         value = ast.literal_eval(text)
         return value.encode() if isinstance(value, str) else [item.encode() for item in value]
     if kind == "float":
-        return float(text)
+        return float(struct.unpack("<f", struct.pack("<f", float(text)))[0])  # as wide as on the wire
     if kind == "list(shape)":
         return [None if item == "?" else tuple(item) for item in ast.literal_eval(text.replace("?", "'?'"))]
     if kind == "tensor":

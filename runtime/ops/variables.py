@@ -111,7 +111,14 @@ def _lookup_or_create(node: Node, env: KernelEnv, kind: str) -> Variable:
     shape = node.attr("shape")
     if node.op == "Variable" and shape == ():  # the first version of the op cannot tell a scalar from an unknown shape
         shape = None
-    return resources.lookup_or_create(container, kind, name, lambda: Variable(name, container, int(datatype), shape))
+
+    def create() -> Variable:
+        variable = Variable(name, container, int(datatype), shape)
+        if kind == REF_VARIABLE and shape is not None and 0 in shape and None not in shape:
+            variable.value = env.xp.empty(shape, to_numpy(datatype))  # a buffer of no bytes is initialised
+        return variable
+
+    return resources.lookup_or_create(container, kind, name, create)
 
 
 def _declared_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
@@ -420,7 +427,7 @@ def resource_gather_nd(node: Node, env: KernelEnv) -> Run:
         if bad.any():
             place = np.unravel_index(int(xp.argmax(bad)), bad.shape)
             where = f"[{','.join(map(str, place))}]" if place else ""
-            found = ",".join(str(int(item)) for item in indices[place])
+            found = ", ".join(str(int(item)) for item in indices[place])
             raise InvalidArgument(f"indices{where} = [{found}] does not index into param shape "
                                   f"{format_shape(value.shape)}, node name: {node.name}")
         if depth == 0:
