@@ -49,8 +49,14 @@ class Graph:
         self._lock = threading.Lock()
 
     @classmethod
-    def from_proto(cls, graph_def: Any, library: FunctionLibrary | None = None, *, internal: bool = False,
-                   accept: Callable[[dict[str, Node]], None] | None = None) -> Graph:
+    def from_proto(
+        cls,
+        graph_def: Any,
+        library: FunctionLibrary | None = None,
+        *,
+        internal: bool = False,
+        accept: Callable[[dict[str, Node]], None] | None = None,
+    ) -> Graph:
         """Return the graph of a GraphDef message, which is kept and must not be changed afterwards.
 
         Parameters
@@ -104,11 +110,13 @@ class Graph:
                 if proto.name in self.nodes:
                     raise InvalidArgument(
                         f"GraphDef argument to Extend includes node '{proto.name}', which was created by a previous "
-                        "call to Create or Extend in this session.")
+                        "call to Create or Extend in this session."
+                    )
             mine = self.versions.producer
             if self.nodes and graph_def.node and graph_def.versions.producer != mine:
-                raise InvalidArgument(f"Can't extend GraphDef at version {mine} with graph at version "
-                                      f"{graph_def.versions.producer}")
+                raise InvalidArgument(
+                    f"Can't extend GraphDef at version {mine} with graph at version {graph_def.versions.producer}"
+                )
             check_versions(graph_def.versions)
             was_empty = not self.nodes
             added = self._add(graph_def, accept)
@@ -189,8 +197,10 @@ class _Builder:
                 if found is not None:
                     break
             else:
-                raise NotFound(f"Op type not registered '{op}' in binary running on this server. Make sure the Op and "
-                               "Kernel are registered in the binary running in this process.")
+                raise NotFound(
+                    f"Op type not registered '{op}' in binary running on this server. Make sure the Op and "
+                    "Kernel are registered in the binary running in this process."
+                )
         self._signatures[op] = found
         return found
 
@@ -214,7 +224,12 @@ class _Builder:
                     controls[source] = None
                     continue
                 name, colon, digits = text.rpartition(":")
-                if colon and digits.isascii() and digits.isdigit() and (digits == "0" or (digits[0] != "0" and len(digits) < 9)):
+                if (
+                    colon
+                    and digits.isascii()
+                    and digits.isdigit()
+                    and (digits == "0" or (digits[0] != "0" and len(digits) < 9))
+                ):
                     source = added.get(name) or existing.get(name)
                     slot = int(digits)
                 else:
@@ -256,8 +271,10 @@ class _Builder:
             if slot == names.CONTROL_SLOT:
                 controls[source] = None
             elif slot >= len(source.output_types):
-                raise InvalidArgument(f"Node '{node.name}': Connecting to invalid output {slot} of source node {name} "
-                                      f"which has {len(source.output_types)} outputs.")
+                raise InvalidArgument(
+                    f"Node '{node.name}': Connecting to invalid output {slot} of source node {name} "
+                    f"which has {len(source.output_types)} outputs."
+                )
             else:
                 node.inputs.append((source, slot))
         node.control_inputs.extend(controls)
@@ -267,17 +284,22 @@ class _Builder:
         expected = node.input_types
         for index, (source, slot) in enumerate(node.inputs):
             if index >= len(expected):
-                raise InvalidArgument(f"Input {index} of node {node.name} does not exist. Node only has {len(expected)} "
-                                      "inputs.")
+                raise InvalidArgument(
+                    f"Input {index} of node {node.name} does not exist. Node only has {len(expected)} inputs."
+                )
             kind = source.output_types[slot]
             if kind != expected[index] and kind != expected[index] + REF_OFFSET:
-                raise InvalidArgument(f"Input {index} of node {node.name} was passed {type_label(kind)} from "
-                                      f"{source.name}:{slot} incompatible with expected {type_label(expected[index])}.")
+                raise InvalidArgument(
+                    f"Input {index} of node {node.name} was passed {type_label(kind)} from "
+                    f"{source.name}:{slot} incompatible with expected {type_label(expected[index])}."
+                )
         if len(node.inputs) < len(expected):
             wanted = ", ".join(type_label(kind) for kind in expected)
             op_def = node.op_def or self._signatures[node.op].op_def
-            raise InvalidArgument(f"NodeDef expected inputs '{wanted}' do not match {len(node.inputs)} inputs "
-                                  f"specified; {describe(op_def)}; NodeDef: {{{{node {node.name}}}}}")
+            raise InvalidArgument(
+                f"NodeDef expected inputs '{wanted}' do not match {len(node.inputs)} inputs "
+                f"specified; {describe(op_def)}; NodeDef: {{{{node {node.name}}}}}"
+            )
 
     def _refuse_cycles(self) -> None:
         """Raise unless every cycle of the new nodes goes through an edge from NextIteration to Merge."""
@@ -308,4 +330,3 @@ class _Builder:
             shown = ", ".join(node.name for node in list(waiting)[:_MAX_SHOWN])
             more = ", ..." if len(waiting) > _MAX_SHOWN else ""
             raise InvalidArgument(f"{len(waiting)} nodes in a cycle: {shown}{more}")
-

@@ -46,15 +46,20 @@ def instantiate(function: Any, attrs: Mapping[str, Any], library: FunctionLibrar
     InvalidArgument
         If the body is no valid graph.
     """
+    name = function.signature.name
+    signature = library.signature(name)
+    if signature is None:
+        raise NotFound(f"Function {name} is not defined.")
     try:
-        return _Instantiation(function, attrs, library).body()
+        return _Instantiation(function, signature, attrs, library).body()
     except Error as error:
-        raise type(error)(f"In function {function.signature.name}: {error.message}") from error
+        raise type(error)(f"In function {name}: {error.message}") from error
 
 
 class _Instantiation:
-    def __init__(self, function: Any, attrs: Mapping[str, Any], library: FunctionLibrary) -> None:
+    def __init__(self, function: Any, signature: Signature, attrs: Mapping[str, Any], library: FunctionLibrary) -> None:
         self._function = function
+        self._signature = signature
         self._name = function.signature.name
         self._attrs = attrs
         self._library = library
@@ -65,12 +70,10 @@ class _Instantiation:
         self._control: dict[str, str] = {}
 
     def body(self) -> FunctionBody:
-        signature = self._library.signature(self._name)
+        signature = self._signature
         call = wire.NodeDef(name=self._name, op=self._name)
         for name, value in self._attrs.items():
             call.attr[name].CopyFrom(value)
-        if signature is None:
-            raise NotFound(f"Function {self._name} is not defined.")
         input_types, output_types = signature.types(call)
         arg_names = self._add_args(signature, call, input_types)
         filled = [self._fill(proto) for proto in self._function.node_def]
@@ -85,10 +88,19 @@ class _Instantiation:
             if name not in graph.nodes:
                 raise InvalidArgument(f"control output names the node '{name}', which is not in the body")
             controls.append(graph.nodes[name])
-        stateful = signature.op_def.is_stateful or any(node.is_stateful for node in graph.nodes.values()
-                                                       if node.op != "_Arg")
-        return FunctionBody(self._name, graph, [graph.nodes[name] for name in arg_names], outputs, controls,
-                            input_types, output_types, stateful)
+        stateful = signature.op_def.is_stateful or any(
+            node.is_stateful for node in graph.nodes.values() if node.op != "_Arg"
+        )
+        return FunctionBody(
+            self._name,
+            graph,
+            [graph.nodes[name] for name in arg_names],
+            outputs,
+            controls,
+            input_types,
+            output_types,
+            stateful,
+        )
 
     def _add_args(self, signature: Signature, call: Any, types: tuple[int, ...]) -> list[str]:
         arg_names: list[str] = []
@@ -96,14 +108,17 @@ class _Instantiation:
             count = _count(arg, call)
             made = []
             for index in range(count):
-                name = arg.name if count == 1 and arg.number_attr is None and arg.list_attr is None else (
-                    f"{arg.name}_{index}")
+                name = (
+                    arg.name
+                    if count == 1 and arg.number_attr is None and arg.list_attr is None
+                    else (f"{arg.name}_{index}")
+                )
                 while name in self._taken:
                     name = f"{name}_"
                 self._taken.add(name)
                 proto = self._graph.node.add(name=name, op="_Arg")
                 kind = types[len(arg_names)]
-                proto.attr["T"].type = base(kind)
+                proto.attr["T"].type = int(base(kind))  # type: ignore[assignment]
                 proto.attr["index"].i = len(arg_names)
                 if position in self._function.arg_attr:
                     for attr, value in self._function.arg_attr[position].attr.items():
@@ -130,8 +145,9 @@ class _Instantiation:
         if which == "placeholder":
             given = self._attrs.get(value.placeholder)
             if given is None:
-                raise NotFound(f"node {node}: the attr '{value.placeholder}' is neither given by the call nor has it a "
-                               "default")
+                raise NotFound(
+                    f"node {node}: the attr '{value.placeholder}' is neither given by the call nor has it a default"
+                )
             value.CopyFrom(given)
         elif which == "func":
             for name in value.func.attr:
@@ -144,8 +160,10 @@ class _Instantiation:
     def _add_outputs(self, proto: Any) -> None:
         signature = signature_of(proto.op) or self._library.signature(proto.op)
         if signature is None:
-            raise NotFound(f"Op type not registered '{proto.op}' in binary running on this server. Make sure the Op and "
-                           "Kernel are registered in the binary running in this process.")
+            raise NotFound(
+                f"Op type not registered '{proto.op}' in binary running on this server. Make sure the Op and "
+                "Kernel are registered in the binary running in this process."
+            )
         slot = 0
         for arg in signature.op_def.outputs:
             count = _count(arg, proto)
@@ -178,8 +196,7 @@ class _Instantiation:
         proto.ClearField("input")
         proto.input.extend(inputs)
 
-    def _outputs(self, signature: Signature, call: Any, graph: Graph,
-                 types: tuple[int, ...]) -> list[tuple[Node, int]]:
+    def _outputs(self, signature: Signature, call: Any, graph: Graph, types: tuple[int, ...]) -> list[tuple[Node, int]]:
         outputs: list[tuple[Node, int]] = []
         for arg in signature.op_def.outputs:
             text = self._function.ret.get(arg.name)
@@ -187,14 +204,17 @@ class _Instantiation:
                 raise InvalidArgument(f"Return value for output argument '{arg.name}' is missing.")
             endpoints = self._resolve(text)
             if len(endpoints) != _count(arg, call):
-                raise InvalidArgument(f"output argument '{arg.name}' stands for {_count(arg, call)} tensors, its return "
-                                      f"value {text} for {len(endpoints)}")
+                raise InvalidArgument(
+                    f"output argument '{arg.name}' stands for {_count(arg, call)} tensors, its return "
+                    f"value {text} for {len(endpoints)}"
+                )
             outputs.extend((graph.nodes[name], slot) for name, slot in endpoints)
         for (node, slot), expected in zip(outputs, types, strict=True):
             kind = node.output_types[slot]
             if kind not in (expected, expected + REF_OFFSET):
-                raise InvalidArgument(f"return value {node.name}:{slot} is {type_label(kind)}, the signature says "
-                                      f"{type_label(expected)}")
+                raise InvalidArgument(
+                    f"return value {node.name}:{slot} is {type_label(kind)}, the signature says {type_label(expected)}"
+                )
         return outputs
 
 

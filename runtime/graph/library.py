@@ -116,19 +116,23 @@ class FunctionLibrary:
             known = self._functions.get(name) or fresh.get(name)
             if known is None:
                 if opdef.lookup(name) is not None:
-                    raise InvalidArgument(f"Cannot add function '{name}' because an op with the same name already "
-                                          "exists.")
+                    raise InvalidArgument(
+                        f"Cannot add function '{name}' because an op with the same name already exists."
+                    )
                 fresh[name] = function
             elif known != function:
-                raise InvalidArgument(f"Cannot add function '{name}' because a different function with the same name "
-                                      "already exists.")
+                raise InvalidArgument(
+                    f"Cannot add function '{name}' because a different function with the same name already exists."
+                )
         seen: dict[str, str] = {}
         for entry in library.gradient:
             known_gradient = self._gradients.get(entry.function_name, seen.get(entry.function_name))
             if known_gradient not in (None, entry.gradient_func):
-                raise InvalidArgument(f"Cannot assign gradient function '{entry.gradient_func}' to "
-                                      f"'{entry.function_name}' because it already has gradient function "
-                                      f"'{known_gradient}'")
+                raise InvalidArgument(
+                    f"Cannot assign gradient function '{entry.gradient_func}' to "
+                    f"'{entry.function_name}' because it already has gradient function "
+                    f"'{known_gradient}'"
+                )
             seen[entry.function_name] = entry.gradient_func
         return list(fresh.values())
 
@@ -156,8 +160,9 @@ class FunctionLibrary:
         """Return what gives the types of a call of a function, or None when there is no such function."""
         found = self._signatures.get(name)
         if found is None and name in self._functions:
-            found = self._signatures.setdefault(name, Signature(
-                signature_op(self._functions[name].signature), is_registered=False))
+            found = self._signatures.setdefault(
+                name, Signature(signature_op(self._functions[name].signature), is_registered=False)
+            )
         return found
 
     def body(self, name: str, attrs: Mapping[str, Any] | None = None) -> FunctionBody:
@@ -209,8 +214,13 @@ def signature_op(signature: Any) -> OpDef:
         If an argument names an attr that is not declared, or has no type.
     """
     attrs = {attr.name: _attr_def(attr) for attr in signature.attr}
-    return OpDef(signature.name, tuple(_arg_defs(signature, signature.input_arg, attrs)),
-                 tuple(_arg_defs(signature, signature.output_arg, attrs)), attrs, signature.is_stateful)
+    return OpDef(
+        signature.name,
+        tuple(_arg_defs(signature, signature.input_arg, attrs)),
+        tuple(_arg_defs(signature, signature.output_arg, attrs)),
+        attrs,
+        signature.is_stateful,
+    )
 
 
 def _attr_def(attr: Any) -> AttrDef:
@@ -218,23 +228,32 @@ def _attr_def(attr: Any) -> AttrDef:
     allowed = None
     if attr.HasField("allowed_values"):
         allowed = frozenset(attr_value(attr.allowed_values, f"list({attr.type.removeprefix('list(').rstrip(')')})"))
-    return AttrDef(attr.name, attr.type, allowed, attr.minimum if attr.has_minimum else None,
-                   attr_value(attr.default_value, attr.type) if has_default else None, has_default)
+    return AttrDef(
+        attr.name,
+        attr.type,
+        allowed,
+        attr.minimum if attr.has_minimum else None,
+        attr_value(attr.default_value, attr.type) if has_default else None,
+        has_default,
+    )
 
 
 def _arg_defs(signature: Any, args: Iterable[Any], attrs: Mapping[str, AttrDef]) -> Iterable[ArgDef]:
     for arg in args:
         for name in (arg.type_attr, arg.number_attr, arg.type_list_attr):
             if name and name not in attrs:
-                raise InvalidArgument(f"Function {signature.name}: argument '{arg.name}' names the attr '{name}', which "
-                                      "the signature does not declare")
+                raise InvalidArgument(
+                    f"Function {signature.name}: argument '{arg.name}' names the attr '{name}', which "
+                    "the signature does not declare"
+                )
         if not arg.type and not arg.type_attr and not arg.type_list_attr:
             raise InvalidArgument(f"Function {signature.name}: argument '{arg.name}' has no type")
         try:
             dtype = DataType(arg.type) if arg.type else None
         except ValueError:
-            raise InvalidArgument(f"Function {signature.name}: argument '{arg.name}' has the type {arg.type}, which is "
-                                  "not known here") from None
-        yield ArgDef(arg.name, dtype, arg.type_attr or None, arg.number_attr or None, arg.type_list_attr or None,
-                     arg.is_ref)
-
+            raise InvalidArgument(
+                f"Function {signature.name}: argument '{arg.name}' has the type {arg.type}, which is not known here"
+            ) from None
+        yield ArgDef(
+            arg.name, dtype, arg.type_attr or None, arg.number_attr or None, arg.type_list_attr or None, arg.is_ref
+        )

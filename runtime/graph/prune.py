@@ -94,12 +94,16 @@ def _fetch(graph: Graph, text: str) -> Endpoint:
         raise NotFound(f"FetchOutputs node {text}: not found")
     count = len(node.output_types)
     if not count:
-        raise InvalidArgument(f"Tried to fetch data for '{text}', which produces no output.  To run to a node but not "
-                              f"fetch any data, pass '{text}' as an argument to the 'target_node_names' argument of the "
-                              "Session::Run API.")
+        raise InvalidArgument(
+            f"Tried to fetch data for '{text}', which produces no output.  To run to a node but not "
+            f"fetch any data, pass '{text}' as an argument to the 'target_node_names' argument of the "
+            "Session::Run API."
+        )
     if slot < 0:
-        raise InvalidArgument(f"Attempt to add output -1 of {name} not in range [0, {count}) to node with type _Send. "
-                              f"Node: {{{{node {name}}}}}")
+        raise InvalidArgument(
+            f"Attempt to add output -1 of {name} not in range [0, {count}) to node with type _Send. "
+            f"Node: {{{{node {name}}}}}"
+        )
     if slot >= count:
         raise InvalidArgument(f"FetchOutputs {text}: output index too large, must be < {count}")
     return text, node, slot, base(node.output_types[slot])

@@ -96,8 +96,11 @@ class Signature:
                 if found is not None:
                     return found
         values = {attr.name: self._read(proto, attr) for attr in self.keys}
-        key = values[self._single] if self._single is not None else tuple(
-            tuple(value) if isinstance(value, list) else value for value in values.values())
+        key = (
+            values[self._single]
+            if self._single is not None
+            else tuple(tuple(value) if isinstance(value, list) else value for value in values.values())
+        )
         found = self._known.get(key)
         if found is None:
             for attr in self.keys:
@@ -127,7 +130,8 @@ class Signature:
                 if count < 0 or count + len(types) > _MAX_ARITY:
                     raise InvalidArgument(
                         f"Value for attr '{arg.number_attr}' of {count} must be between 0 and {_MAX_ARITY}"
-                        f"\n\t; NodeDef: {{{{node {proto.name}}}}}; {describe(self.op_def)}")
+                        f"\n\t; NodeDef: {{{{node {proto.name}}}}}; {describe(self.op_def)}"
+                    )
                 kinds = [kind] * count
             if arg.is_ref:
                 kinds = [kind + REF_OFFSET if kind <= REF_OFFSET else kind for kind in kinds]
@@ -147,8 +151,16 @@ def signature_of(op: str) -> Signature | None:
     return None if opdef.lookup(op) is None else _registered_signature(op)
 
 
-_FIELD_OF_KIND = {"int": "i", "float": "f", "bool": "b", "string": "s", "type": "type", "shape": "shape",
-                  "tensor": "tensor", "func": "func"}
+_FIELD_OF_KIND = {
+    "int": "i",
+    "float": "f",
+    "bool": "b",
+    "string": "s",
+    "type": "type",
+    "shape": "shape",
+    "tensor": "tensor",
+    "func": "func",
+}
 
 
 def read_attr(proto: Any, op_def: OpDef, attr: AttrDef, value: Any) -> Any:
@@ -168,8 +180,9 @@ def read_attr(proto: Any, op_def: OpDef, attr: AttrDef, value: Any) -> Any:
             text = f"AttrValue had value with unexpected type 'placeholder' ({value.placeholder!r})"
         else:
             text = f"AttrValue had value with type '{which or 'none'}' when '{attr.kind}' expected"
-        raise InvalidArgument(f"{text}\n\t for attr '{attr.name}'\n\t; NodeDef: {{{{node {proto.name}}}}}; "
-                              f"{describe(op_def)}")
+        raise InvalidArgument(
+            f"{text}\n\t for attr '{attr.name}'\n\t; NodeDef: {{{{node {proto.name}}}}}; {describe(op_def)}"
+        )
     try:
         return attr_value(value, attr.kind)
     except ValueError:  # a DataType number from the future
@@ -177,8 +190,10 @@ def read_attr(proto: Any, op_def: OpDef, attr: AttrDef, value: Any) -> Any:
 
 
 def _invalid_type(proto: Any, op_def: OpDef, attr: AttrDef) -> InvalidArgument:
-    return InvalidArgument(f"AttrValue has invalid DataType\n\t for attr '{attr.name}'\n\t; NodeDef: "
-                           f"{{{{node {proto.name}}}}}; {describe(op_def)}")
+    return InvalidArgument(
+        f"AttrValue has invalid DataType\n\t for attr '{attr.name}'\n\t; NodeDef: "
+        f"{{{{node {proto.name}}}}}; {describe(op_def)}"
+    )
 
 
 def check_attr(proto: Any, op_def: OpDef, attr: AttrDef, value: Any) -> None:
@@ -195,22 +210,32 @@ def check_attr(proto: Any, op_def: OpDef, attr: AttrDef, value: Any) -> None:
             if kind == DataType.INVALID:
                 raise _invalid_type(proto, op_def, attr)
             if kind > REF_OFFSET:
-                raise InvalidArgument(f"AttrValue must not have reference type value of {type_label(kind)}\n\t for attr "
-                                      f"'{attr.name}'\n\t; NodeDef: {{{{node {proto.name}}}}}; {describe(op_def)}")
+                raise InvalidArgument(
+                    f"AttrValue must not have reference type value of {type_label(kind)}\n\t for attr "
+                    f"'{attr.name}'\n\t; NodeDef: {{{{node {proto.name}}}}}; {describe(op_def)}"
+                )
     if attr.allowed is not None:
         for item in value if is_list else (value,):
             if item not in attr.allowed and not _left_to_the_kernel(item):
-                text = (f'"{item.decode("utf-8", "replace")}"' if isinstance(item, bytes) else type_label(item))
-                choices = ", ".join(sorted(f'"{choice.decode()}"' if isinstance(choice, bytes) else type_label(choice)
-                                           for choice in attr.allowed))
-                raise InvalidArgument(f"Value for attr '{attr.name}' of {text} is not in the list of allowed values: "
-                                      f"{choices}\n\t; NodeDef: {{{{node {proto.name}}}}}; {describe(op_def)}")
+                text = f'"{item.decode("utf-8", "replace")}"' if isinstance(item, bytes) else type_label(item)
+                choices = ", ".join(
+                    sorted(
+                        f'"{choice.decode()}"' if isinstance(choice, bytes) else type_label(choice)
+                        for choice in attr.allowed
+                    )
+                )
+                raise InvalidArgument(
+                    f"Value for attr '{attr.name}' of {text} is not in the list of allowed values: "
+                    f"{choices}\n\t; NodeDef: {{{{node {proto.name}}}}}; {describe(op_def)}"
+                )
     if attr.minimum is not None:
         size = len(value) if is_list else value
         if isinstance(size, int) and size < attr.minimum:
             what = "Length" if is_list else "Value"
-            raise InvalidArgument(f"{what} for attr '{attr.name}' of {size} must be at least minimum {attr.minimum}"
-                                  f"\n\t; NodeDef: {{{{node {proto.name}}}}}; {describe(op_def)}")
+            raise InvalidArgument(
+                f"{what} for attr '{attr.name}' of {size} must be at least minimum {attr.minimum}"
+                f"\n\t; NodeDef: {{{{node {proto.name}}}}}; {describe(op_def)}"
+            )
 
 
 # opdefs.txt leaves these types out of its sets; whether an op takes them is the kernel's to say.
@@ -239,8 +264,9 @@ def check_node(node: Node) -> None:
         if value is not None:
             check_attr(node.proto, node.op_def, attr, read_attr(node.proto, node.op_def, attr, value))
         elif not attr.has_default:
-            raise InvalidArgument(f"NodeDef missing attr '{attr.name}' from {describe(node.op_def)}; NodeDef: "
-                                  f"{{{{node {node.name}}}}}")
+            raise InvalidArgument(
+                f"NodeDef missing attr '{attr.name}' from {describe(node.op_def)}; NodeDef: {{{{node {node.name}}}}}"
+            )
 
 
 def check_versions(versions: Any) -> None:
@@ -252,11 +278,17 @@ def check_versions(versions: Any) -> None:
         If its producer asked that consumers like this one leave the graph alone.
     """
     if versions.producer < _MIN_PRODUCER:
-        raise InvalidArgument(f"GraphDef producer version {versions.producer} below min producer {_MIN_PRODUCER} "
-                              "supported by TensorFlow 2.21.0.  Please regenerate your graph.")
+        raise InvalidArgument(
+            f"GraphDef producer version {versions.producer} below min producer {_MIN_PRODUCER} "
+            "supported by TensorFlow 2.21.0.  Please regenerate your graph."
+        )
     if versions.min_consumer > GRAPH_VERSION:
-        raise InvalidArgument(f"GraphDef min consumer version {versions.min_consumer} above current version "
-                              f"{GRAPH_VERSION} for TensorFlow 2.21.0.  Please upgrade TensorFlow.")
+        raise InvalidArgument(
+            f"GraphDef min consumer version {versions.min_consumer} above current version "
+            f"{GRAPH_VERSION} for TensorFlow 2.21.0.  Please upgrade TensorFlow."
+        )
     if GRAPH_VERSION in versions.bad_consumers:
-        raise InvalidArgument(f"GraphDef disallows consumer version {GRAPH_VERSION}.  Please upgrade TensorFlow: this "
-                              "version is likely buggy.")
+        raise InvalidArgument(
+            f"GraphDef disallows consumer version {GRAPH_VERSION}.  Please upgrade TensorFlow: this "
+            "version is likely buggy."
+        )

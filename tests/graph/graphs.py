@@ -95,8 +95,14 @@ def graph_def(*nodes: Any, functions: tuple[Any, ...] = (), producer: int = 2474
     return made
 
 
-def function_def(name: str, inputs: dict[str, Any], outputs: dict[str, tuple[Any, str]], nodes: list[Any],
-                 controls: dict[str, str] | None = None, attrs: dict[str, str] | None = None) -> Any:
+def function_def(
+    name: str,
+    inputs: dict[str, Any],
+    outputs: dict[str, tuple[Any, str]],
+    nodes: list[Any],
+    controls: dict[str, str] | None = None,
+    attrs: dict[str, str] | None = None,
+) -> Any:
     """Return a FunctionDef. Types are DataTypes, or names of type attrs given in `attrs` with their kinds."""
     made = wire.FunctionDef()
     made.signature.name = name

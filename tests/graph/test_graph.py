@@ -35,8 +35,11 @@ def test_data_and_control_edges_are_connected_in_any_order_of_nodes() -> None:
 
 def test_types_follow_attrs_numbers_and_lists() -> None:
     graph = build(
-        const("a", 1.0), const("axis", 0), node("s", "Split", "axis", "a", num_split=3, T=FLOAT),
-        node("n", "IdentityN", "a", "axis", T=[FLOAT, INT32]), node("c", "Cast", "s:2", SrcT=FLOAT, DstT=INT32),
+        const("a", 1.0),
+        const("axis", 0),
+        node("s", "Split", "axis", "a", num_split=3, T=FLOAT),
+        node("n", "IdentityN", "a", "axis", T=[FLOAT, INT32]),
+        node("c", "Cast", "s:2", SrcT=FLOAT, DstT=INT32),
     )
     assert graph.nodes["s"].output_types == (1, 1, 1)
     assert graph.nodes["n"].input_types == (1, 3)
@@ -44,8 +47,12 @@ def test_types_follow_attrs_numbers_and_lists() -> None:
 
 
 def test_references_carry_their_mark_and_feed_values() -> None:
-    graph = build(node("v", "VariableV2", dtype=FLOAT, shape=()), identity("read", "v"), const("one", 1.0),
-                  node("assign", "Assign", "v", "one", T=FLOAT))
+    graph = build(
+        node("v", "VariableV2", dtype=FLOAT, shape=()),
+        identity("read", "v"),
+        const("one", 1.0),
+        node("assign", "Assign", "v", "one", T=FLOAT),
+    )
     assert graph.nodes["v"].output_types == (101,)
     assert graph.nodes["assign"].input_types == (101, 1)
 
@@ -104,10 +111,12 @@ def test_a_value_is_no_reference() -> None:
 
 def test_the_number_of_inputs_must_agree() -> None:
     assert refused(const("a", 1.0), identity("b", "a", "a")) == (
-        "Input 1 of node b does not exist. Node only has 1 inputs.")
+        "Input 1 of node b does not exist. Node only has 1 inputs."
+    )
     assert refused(identity("b")) == (
         "NodeDef expected inputs 'float' do not match 0 inputs specified; "
-        "Op<name=Identity; signature=input:T -> output:T>; NodeDef: {{node b}}")
+        "Op<name=Identity; signature=input:T -> output:T>; NodeDef: {{node b}}"
+    )
 
 
 def test_cycles_are_refused_and_their_nodes_named() -> None:
@@ -119,8 +128,12 @@ def test_cycles_are_refused_and_their_nodes_named() -> None:
 
 
 def loop(back: str) -> list[object]:
-    return [placeholder("p"), node("e", "Enter", "p", T=FLOAT, frame_name=b"f"),
-            node("m", "Merge", "e", "n", N=2, T=FLOAT), node("n", back, "m", T=FLOAT)]
+    return [
+        placeholder("p"),
+        node("e", "Enter", "p", T=FLOAT, frame_name=b"f"),
+        node("m", "Merge", "e", "n", N=2, T=FLOAT),
+        node("n", back, "m", T=FLOAT),
+    ]
 
 
 def test_a_loop_closes_through_next_iteration_alone() -> None:
@@ -201,8 +214,10 @@ def test_extend_refuses_a_node_that_exists() -> None:
     graph = build(const("a", 1.0))
     with pytest.raises(InvalidArgument) as caught:
         graph.extend(graph_def(identity("b", "a"), const("a", 1.0)))
-    assert str(caught.value) == ("GraphDef argument to Extend includes node 'a', which was created by a previous call to "
-                                 "Create or Extend in this session.")
+    assert str(caught.value) == (
+        "GraphDef argument to Extend includes node 'a', which was created by a previous call to "
+        "Create or Extend in this session."
+    )
     assert list(graph.nodes) == ["a"]
 
 

@@ -15,11 +15,21 @@ from tests.graph.graphs import FLOAT, const, graph_def, identity, names_of, node
 
 @pytest.fixture(scope="module")
 def graph() -> Graph:
-    return Graph.from_proto(graph_def(
-        const("ca", 1.0), placeholder("x"), identity("y", "x"), placeholder("p2"), identity("z", "y", "^p2"),
-        node("nop", "NoOp"), node("v", "VariableV2", dtype=FLOAT, shape=()), node("n", "IdentityN", "x", "y", T=[FLOAT, FLOAT]),
-        identity("after", "n:1", "^ca"), placeholder("unneeded"), identity("last", "ca", "^n"),
-    ))
+    return Graph.from_proto(
+        graph_def(
+            const("ca", 1.0),
+            placeholder("x"),
+            identity("y", "x"),
+            placeholder("p2"),
+            identity("z", "y", "^p2"),
+            node("nop", "NoOp"),
+            node("v", "VariableV2", dtype=FLOAT, shape=()),
+            node("n", "IdentityN", "x", "y", T=[FLOAT, FLOAT]),
+            identity("after", "n:1", "^ca"),
+            placeholder("unneeded"),
+            identity("last", "ca", "^n"),
+        )
+    )
 
 
 CASES = [
@@ -39,12 +49,22 @@ CASES = [
     (["^ca"], ["y:0"], [], InvalidArgument, "FeedInputs: ^ca should have output index < 1"),
     ([], ["nonono:0"], ["no"], NotFound, "FetchOutputs node nonono:0: not found"),
     ([], ["^zz"], [], NotFound, "FetchOutputs node ^zz: not found"),
-    ([], ["nop:0"], [], InvalidArgument,
-     "Tried to fetch data for 'nop:0', which produces no output.  To run to a node but not fetch any data, pass 'nop:0' "
-     "as an argument to the 'target_node_names' argument of the Session::Run API."),
+    (
+        [],
+        ["nop:0"],
+        [],
+        InvalidArgument,
+        "Tried to fetch data for 'nop:0', which produces no output.  To run to a node but not fetch any data, pass "
+        "'nop:0' as an argument to the 'target_node_names' argument of the Session::Run API.",
+    ),
     ([], ["ca:1"], [], InvalidArgument, "FetchOutputs ca:1: output index too large, must be < 1"),
-    ([], ["^ca"], [], InvalidArgument,
-     "Attempt to add output -1 of ca not in range [0, 1) to node with type _Send. Node: {{node ca}}"),
+    (
+        [],
+        ["^ca"],
+        [],
+        InvalidArgument,
+        "Attempt to add output -1 of ca not in range [0, 1) to node with type _Send. Node: {{node ca}}",
+    ),
     ([], [], ["nope"], NotFound, "PruneForTargets: Some target nodes not found: nope "),
     ([], ["ca"], ["nope", "nope2:0", "ca:7"], NotFound, "PruneForTargets: Some target nodes not found: nope nope2:0 "),
 ]
@@ -106,9 +126,14 @@ def test_a_fed_target_still_runs(graph: Graph) -> None:
 def test_names_types_and_order_of_the_request_are_kept(graph: Graph) -> None:
     selection = select(graph, ["p2", "x:0"], ["v", "y:0", "y"], ["z", "z:0"])
     assert [(name, item.name, slot, kind) for name, item, slot, kind in selection.feeds] == [
-        ("p2", "p2", 0, DataType.FLOAT), ("x:0", "x", 0, DataType.FLOAT)]
+        ("p2", "p2", 0, DataType.FLOAT),
+        ("x:0", "x", 0, DataType.FLOAT),
+    ]
     assert [(name, item.name, kind) for name, item, _, kind in selection.fetches] == [
-        ("v", "v", DataType.FLOAT), ("y:0", "y", DataType.FLOAT), ("y", "y", DataType.FLOAT)]
+        ("v", "v", DataType.FLOAT),
+        ("y:0", "y", DataType.FLOAT),
+        ("y", "y", DataType.FLOAT),
+    ]
     assert names_of(selection.targets) == ["z"]
 
 
@@ -119,14 +144,23 @@ def test_a_fetch_of_a_fed_endpoint_under_another_name_needs_nothing(graph: Graph
 
 
 def test_loops_are_ordered_from_their_heads() -> None:
-    graph = Graph.from_proto(graph_def(
-        placeholder("p"), const("limit", 10.0), node("e", "Enter", "p", T=FLOAT, frame_name=b"f"),
-        node("el", "Enter", "limit", T=FLOAT, frame_name=b"f", is_constant=True),
-        node("m", "Merge", "e", "next", N=2, T=FLOAT), node("less", "Less", "m", "el", T=FLOAT),
-        node("c", "LoopCond", "less"), node("s", "Switch", "m", "c", T=FLOAT), node("exit", "Exit", "s", T=FLOAT),
-        identity("body", "s:1"), const("one", 1.0, "^body"), node("add", "Add", "body", "one", T=FLOAT),
-        node("next", "NextIteration", "add", T=FLOAT),
-    ))
+    graph = Graph.from_proto(
+        graph_def(
+            placeholder("p"),
+            const("limit", 10.0),
+            node("e", "Enter", "p", T=FLOAT, frame_name=b"f"),
+            node("el", "Enter", "limit", T=FLOAT, frame_name=b"f", is_constant=True),
+            node("m", "Merge", "e", "next", N=2, T=FLOAT),
+            node("less", "Less", "m", "el", T=FLOAT),
+            node("c", "LoopCond", "less"),
+            node("s", "Switch", "m", "c", T=FLOAT),
+            node("exit", "Exit", "s", T=FLOAT),
+            identity("body", "s:1"),
+            const("one", 1.0, "^body"),
+            node("add", "Add", "body", "one", T=FLOAT),
+            node("next", "NextIteration", "add", T=FLOAT),
+        )
+    )
     for fetch in ("exit", "body", "less", "next"):
         assert needed(graph, ["p"], [fetch]) >= {"e", "m", "next", "s", "body", "less"}
 
