@@ -1,3 +1,499 @@
-"""Gather, scatter, strided slices and where."""
+"""Gathering, scattering, selecting, padding and reversing."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from runtime._ext.errors import InvalidArgument
+from runtime.dtypes import DataType, base, to_numpy
+from runtime.ops.registry import Shape, kernel
+from runtime.ops.shapes import broadcast, format_shape, like_input
+
+if TYPE_CHECKING:
+    from runtime.graph.node import Node
+    from runtime.step.environment import KernelEnv
+
+__all__ = ["check_indices", "gather_nd", "zeros"]
+
+
+def zeros(xp: Any, shape: Sequence[int], datatype: int) -> Any:
+    """Return an array of zeros, or of empty strings."""
+    if base(datatype) is DataType.STRING:
+        return xp.full(shape, b"", object)
+    return xp.zeros(shape, to_numpy(datatype))
+
+
+def check_indices(xp: Any, indices: Any, limit: int) -> None:
+    """Check that every index lies in [0, limit).
+
+    Raises
+    ------
+    InvalidArgument
+        Naming the first index that does not.
+    """
+    if indices.size and (int(indices.min()) < 0 or int(indices.max()) >= limit):
+        bad = (indices < 0) | (indices >= limit)
+        first = xp.argwhere(bad)[0]
+        where = ",".join(str(int(item)) for item in first)
+        value = int(indices[tuple(int(item) for item in first)])
+        raise InvalidArgument(f"indices[{where}] = {value} is not in [0, {limit})")
+
+
+# --- gathering -------------------------------------------------------------------------------------------------------
+
+
+def _gather_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
+    params, indices = shapes
+    return [None if params is None or indices is None else (*indices, *params[1:])]
+
+
+@kernel("Gather", shape=_gather_shape)
+def _gather(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    xp = env.xp
+
+    def run(params: Any, indices: Any) -> Any:
+        if params.ndim < 1:
+            raise InvalidArgument("params must be at least 1 dimensional")
+        check_indices(xp, indices, params.shape[0])
+        return params[indices, ...] if indices.ndim == 0 else params[indices]
+
+    return run
+
+
+def _gather_v2_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
+    params, indices = shapes[0], shapes[1]
+    if params is None or indices is None:
+        return [None]
+    batch_dims = int(node.attr("batch_dims"))
+    batch_dims += len(indices) if batch_dims < 0 else 0
+    return [(None,) * (len(params) - 1 + len(indices) - batch_dims)]
+
+
+@kernel("GatherV2", shape=_gather_v2_shape, host=(2,))
+def _gather_v2(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    xp = env.xp
+    batch_attr = int(node.attr("batch_dims"))
+
+    def run(params: Any, indices: Any, axis_value: Any) -> Any:
+        if axis_value.ndim:
+            raise InvalidArgument("axis must be scalar")
+        rank = params.ndim
+        axis = int(axis_value)
+        batch_dims = batch_attr
+        least = batch_dims + 1 if batch_dims >= 0 else axis + 1 if axis >= 0 else -axis
+        if rank < max(least, 1):
+            raise InvalidArgument(f"params must have at least {max(least, 1)} dims")
+        if not -rank <= axis < rank:
+            raise InvalidArgument(f"axis must be in the range [{-rank}, {rank}), got {axis}")
+        if axis < 0:
+            axis += rank
+        if batch_dims:
+            if not -indices.ndim <= batch_dims <= indices.ndim:
+                raise InvalidArgument(f"Expected batch_dims in the range [{-indices.ndim}, {indices.ndim}], but got "
+                                      f"{batch_dims}")
+            if batch_dims < 0:
+                batch_dims += indices.ndim
+            if batch_dims >= rank:
+                raise InvalidArgument(f"batch_dims ({batch_dims}) must be less than rank(params) ({rank}).")
+            if axis < batch_dims:
+                raise InvalidArgument(f"batch_dims ({batch_dims}) must be less than or equal to axis ({axis}).")
+            for dim in range(batch_dims):
+                if params.shape[dim] != indices.shape[dim]:
+                    raise InvalidArgument(f"params.shape[{dim}]: {params.shape[dim]} should be equal to "
+                                          f"indices.shape[{dim}]: {indices.shape[dim]}")
+        check_indices(xp, indices, params.shape[axis])
+        if not batch_dims:
+            if axis == 0:
+                return params[indices, ...]
+            return params[(slice(None),) * axis + (indices, ...)]
+        return _batched_take(xp, params, indices, axis, batch_dims)
+
+    return run
+
+
+def _batched_take(xp: Any, params: Any, indices: Any, axis: int, batch_dims: int) -> Any:
+    """Gather along `axis`, the first `batch_dims` axes of both going together."""
+    batch = params.shape[:batch_dims]
+    between = params.shape[batch_dims:axis]
+    own = indices.shape[batch_dims:]
+    rank = batch_dims + len(between) + len(own)
+    positions: list[Any] = []
+    for dim, size in enumerate((*batch, *between)):
+        positions.append(xp.arange(size).reshape([size if other == dim else 1 for other in range(rank)]))
+    positions.append(indices.reshape(batch + (1,) * len(between) + own))
+    return params[(*positions, ...)]
+
+
+def gather_nd(xp: Any, params: Any, indices: Any, node_op: str = "GatherNd") -> Any:
+    """Return the slices of `params` that the last dimension of `indices` names.
+
+    Raises
+    ------
+    InvalidArgument
+        In TensorFlow's words, if shapes do not fit or an index is out of bounds.
+    """
+    if params.ndim < 1:
+        raise InvalidArgument("params must be at least a vector")
+    if indices.ndim < 1:
+        raise InvalidArgument("indices must be at least a vector")
+    depth = indices.shape[-1]
+    if depth > params.ndim:
+        raise InvalidArgument("index innermost dimension length must be <= params rank; saw: "
+                              f"{depth} vs. {params.ndim}")
+    batch = indices.shape[:-1]
+    if params.size == 0 and 0 not in batch and 0 in params.shape[:depth]:
+        raise InvalidArgument("Requested more than 0 entries, but params is empty.  Params shape: "
+                              f"{format_shape(params.shape)}")
+    bad = None
+    for axis in range(depth):
+        column = indices[..., axis]
+        wrong = (column < 0) | (column >= params.shape[axis])
+        bad = wrong if bad is None else bad | wrong
+    if bad is not None and bad.any():
+        first = tuple(int(item) for item in xp.argwhere(bad)[0])
+        where = ",".join(map(str, first))
+        found = ", ".join(str(int(item)) for item in indices[first])
+        raise InvalidArgument(f"indices[{where}] = [{found}] does not index into param shape "
+                              f"{format_shape(params.shape)}, node name: {{name}}")
+    if depth == 0:
+        return xp.broadcast_to(params, batch + params.shape)
+    return params[(*(indices[..., axis] for axis in range(depth)), ...)]
+
+
+def _gather_nd_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
+    params, indices = shapes
+    if params is None or not indices or indices[-1] is None:
+        return [None]
+    return [(*indices[:-1], *params[indices[-1]:])]
+
+
+@kernel("GatherNd", shape=_gather_nd_shape)
+def _gather_nd(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    xp = env.xp
+
+    def run(params: Any, indices: Any) -> Any:
+        return gather_nd(xp, params, indices)
+
+    return run
+
+
+# --- scattering ------------------------------------------------------------------------------------------------------
+
+
+@kernel("ScatterNd", host=(2,))
+def _scatter_nd(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    xp = env.xp
+    datatype = node.output_types[0]
+
+    def run(indices: Any, updates: Any, shape: Any) -> Any:
+        if shape.ndim != 1:
+            raise InvalidArgument("Shape must be a vector")
+        dims = tuple(int(dim) for dim in shape)
+        if indices.ndim < 1:
+            raise InvalidArgument(f"Indices shape must have rank at least one. Found:{format_shape(indices.shape)}")
+        if updates.ndim < 1:
+            raise InvalidArgument(f"Updates shape must have rank at least one. Found:{format_shape(updates.shape)}")
+        depth = indices.shape[-1]
+        batch = indices.shape[:-1]
+        if 0 in dims and (indices.size or updates.size):
+            raise InvalidArgument("Indices and updates specified for empty output shape")
+        if updates.shape[:len(batch)] != batch:
+            raise InvalidArgument(f"Dimensions [0,{len(batch)}) of indices[shape={format_shape(indices.shape)}] = "
+                                  f"{format_shape(batch)} must match dimensions [0,{len(batch)}) of "
+                                  f"updates[shape={format_shape(updates.shape)}] = "
+                                  f"{format_shape(updates.shape[:len(batch)])}")
+        if depth > len(dims) or updates.shape[len(batch):] != dims[depth:]:
+            raise InvalidArgument(f"Dimensions [{depth},{len(dims)}) of input[shape={format_shape(dims)}] = "
+                                  f"{format_shape(dims[depth:])} must match dimensions "
+                                  f"[{len(batch)},{updates.ndim}) of updates[shape="
+                                  f"{format_shape(updates.shape)}] = {format_shape(updates.shape[len(batch):])}")
+        result = zeros(xp, dims, datatype)
+        if not updates.size:
+            return result
+        columns = [indices[..., axis] for axis in range(depth)]
+        for axis, column in enumerate(columns):
+            wrong = (column < 0) | (column >= dims[axis])
+            if wrong.any():
+                first = tuple(int(item) for item in xp.argwhere(_any_wrong(columns, dims))[0])
+                found = ", ".join(str(int(item)) for item in indices[first])
+                raise InvalidArgument(f"indices[{','.join(map(str, first))}] = [{found}] does not index into shape "
+                                      f"{format_shape(dims)}")
+        if not depth:
+            result[...] = updates.reshape((-1, *dims)).sum(axis=0, dtype=result.dtype)
+        elif base(datatype) is DataType.STRING:
+            result[tuple(columns)] = updates
+        elif base(datatype) is DataType.BOOL:
+            xp.logical_or.at(result, tuple(columns), updates)
+        else:
+            xp.add.at(result, tuple(columns), updates)
+        return result
+
+    return run
+
+
+def _any_wrong(columns: Sequence[Any], dims: Sequence[int]) -> Any:
+    wrong = (columns[0] < 0) | (columns[0] >= dims[0])
+    for column, dim in zip(columns[1:], dims[1:]):
+        wrong = wrong | (column < 0) | (column >= dim)
+    return wrong
+
+
+def _one_hot_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
+    indices = shapes[0]
+    if indices is None:
+        return [None]
+    axis = int(node.attr("axis"))
+    axis = len(indices) if axis == -1 else axis
+    return [(*indices[:axis], None, *indices[axis:])]
+
+
+@kernel("OneHot", shape=_one_hot_shape, host=(1,))
+def _one_hot(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    xp = env.xp
+    attr = int(node.attr("axis"))
+
+    def run(indices: Any, depth_value: Any, on_value: Any, off_value: Any) -> Any:
+        if not -1 <= attr <= indices.ndim:
+            raise InvalidArgument(f"Expected axis to be -1 or between [0, {indices.ndim}).  But received: {attr}")
+        for value, name in ((depth_value, "depth"), (on_value, "on_value"), (off_value, "off_value")):
+            if value.ndim:
+                raise InvalidArgument(f"{name} must be a scalar, but got: {format_shape(value.shape)}")
+        depth = int(depth_value)
+        if depth < 0:
+            raise InvalidArgument(f"depth must be non-negative, got: {depth}")
+        axis = indices.ndim if attr == -1 else attr
+        steps = xp.arange(depth).reshape((depth, *(1,) * (indices.ndim - axis)))
+        hot = xp.expand_dims(indices, axis) == steps
+        result = xp.empty(hot.shape, on_value.dtype)
+        result[...] = off_value
+        result[hot] = on_value[()]
+        return result
+
+    return run
+
+
+# --- selecting -------------------------------------------------------------------------------------------------------
+
+
+@kernel("Where", shape=lambda node, shapes: [(None, None if shapes[0] is None else len(shapes[0]))])
+def _where(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    xp = env.xp
+
+    def run(condition: Any) -> Any:
+        return xp.argwhere(condition).astype(xp.int64, copy=False)
+
+    return run
+
+
+@kernel("Select", shape=like_input(1))
+def _select(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    xp = env.xp
+
+    def run(condition: Any, then: Any, otherwise: Any) -> Any:
+        if then.shape != otherwise.shape:
+            raise InvalidArgument("'then' and 'else' must have the same size.  but received: "
+                                  f"{format_shape(then.shape)} vs. {format_shape(otherwise.shape)}")
+        if condition.ndim == 0:
+            return then if condition else otherwise
+        if condition.shape != then.shape:
+            if condition.ndim != 1:
+                raise InvalidArgument("'cond' must be a vector, but saw shape: " f"{format_shape(condition.shape)}")
+            if then.ndim < 1:
+                raise InvalidArgument("'then' must be at least a vector, but saw shape: "
+                                      f"{format_shape(then.shape)}")
+            if condition.shape[0] != then.shape[0]:
+                raise InvalidArgument("Number of batches of 'then' must match size of 'cond', but saw: "
+                                      f"{then.shape[0]} vs. {condition.shape[0]}")
+            condition = condition.reshape((-1, *(1,) * (then.ndim - 1)))
+        return xp.where(condition, then, otherwise)
+
+    return run
+
+
+@kernel("SelectV2", shape=broadcast)
+def _select_v2(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    xp = env.xp
+
+    def run(condition: Any, then: Any, otherwise: Any) -> Any:
+        try:
+            return xp.where(condition, then, otherwise)
+        except ValueError:
+            raise InvalidArgument(
+                f"condition {format_shape(condition.shape)}, then {format_shape(then.shape)}, and else "
+                f"{format_shape(otherwise.shape)} must be broadcastable") from None
+
+    return run
+
+
+# --- padding ---------------------------------------------------------------------------------------------------------
+
+
+def _pad_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
+    return [None if shapes[0] is None else (None,) * len(shapes[0])]
+
+
+def _paddings(tensor: Any, paddings: Any) -> list[tuple[int, int]]:
+    if paddings.ndim != 2 or paddings.shape[1] != 2:
+        raise InvalidArgument(f"paddings must be a matrix with 2 columns: {format_shape(paddings.shape)}")
+    if paddings.shape[0] != tensor.ndim:
+        raise InvalidArgument("The first dimension of paddings must be the rank of inputs"
+                              f"{format_shape(paddings.shape)} {format_shape(tensor.shape)}")
+    pairs = [(int(before), int(after)) for before, after in paddings]
+    for before, after in pairs:
+        if before < 0 or after < 0:
+            raise InvalidArgument(f"Paddings must be non-negative: {before} {after}")
+    return pairs
+
+
+@kernel("Pad", "PadV2", shape=_pad_shape, host=(1,))
+def _pad(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    xp = env.xp
+    datatype = node.output_types[0]
+
+    def run(tensor: Any, paddings: Any, value: Any = None) -> Any:
+        pairs = _paddings(tensor, paddings)
+        if value is not None and value.ndim:
+            raise InvalidArgument(f"constant_values must be a scalar. Found: {format_shape(value.shape)}")
+        shape = [before + dim + after for (before, after), dim in zip(pairs, tensor.shape)]
+        if value is None:
+            result = zeros(xp, shape, datatype)
+        else:
+            result = xp.empty(shape, tensor.dtype)
+            result[...] = value
+        inside = tuple(slice(before, before + dim) for (before, _), dim in zip(pairs, tensor.shape))
+        result[(*inside, ...)] = tensor
+        return result
+
+    return run
+
+
+def _mirror_index(xp: Any, dim: int, before: int, after: int, skip: int) -> Any:
+    """Return for every position of a mirrored axis where it comes from."""
+    head = xp.arange(before - 1 + skip, skip - 1, -1)
+    tail = xp.arange(dim - 1 - skip, dim - 1 - skip - after, -1)
+    return xp.concatenate((head, xp.arange(dim), tail))
+
+
+@kernel("MirrorPad", shape=_pad_shape, host=(1,))
+def _mirror_pad(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    xp = env.xp
+    skip = 1 if node.attr("mode") == b"REFLECT" else 0
+
+    def run(tensor: Any, paddings: Any) -> Any:
+        if paddings.ndim != 2 or paddings.shape[1] != 2:
+            raise InvalidArgument(f"paddings must be a matrix with 2 columns: {format_shape(paddings.shape)}")
+        if paddings.shape[0] != tensor.ndim:
+            raise InvalidArgument("The first dimension of paddings must be the rank of inputs"
+                                  f"{format_shape(paddings.shape)}, {format_shape(tensor.shape)}")
+        result = tensor
+        for axis, pair in enumerate(paddings):
+            before, after = int(pair[0]), int(pair[1])
+            _check_mirror(axis, tensor.shape[axis], before, after, skip)
+            if before or after:
+                index = _mirror_index(xp, tensor.shape[axis], before, after, skip)
+                result = result[(slice(None),) * axis + (index, ...)]
+        return result
+
+    return run
+
+
+def _check_mirror(axis: int, dim: int, before: int, after: int, skip: int) -> None:
+    if before < 0 or after < 0:
+        raise InvalidArgument(f"paddings must be non-negative: {before} {after}")
+    if skip and (before >= dim or after >= dim):
+        raise InvalidArgument(f"paddings must be less than the dimension size: {before}, {after} not less than {dim}")
+    if not skip and (before > dim or after > dim):
+        raise InvalidArgument(f"paddings must be no greater than the dimension size: {before}, {after} greater than "
+                              f"{dim}")
+
+
+@kernel("MirrorPadGrad", shape=_pad_shape, host=(1,))
+def _mirror_pad_grad(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    xp = env.xp
+    skip = 1 if node.attr("mode") == b"REFLECT" else 0
+
+    def run(tensor: Any, paddings: Any) -> Any:
+        if paddings.ndim != 2 or paddings.shape[1] != 2 or paddings.shape[0] != tensor.ndim:
+            raise InvalidArgument("paddings must be a matrix with 2 columns and as many rows as the input has "
+                                  f"dimensions: {format_shape(paddings.shape)}, {format_shape(tensor.shape)}")
+        result = tensor
+        for axis, pair in enumerate(paddings):
+            before, after = int(pair[0]), int(pair[1])
+            dim = tensor.shape[axis] - before - after
+            _check_mirror(axis, dim, before, after, skip)
+            if not before and not after:
+                continue
+            lead = (slice(None),) * axis
+            inner = xp.array(result[(*lead, slice(before, before + dim))])
+            if before:
+                head = result[(*lead, slice(before - 1, None, -1) if before else slice(0, 0))]
+                inner[(*lead, slice(skip, skip + before))] += head
+            if after:
+                tail = result[(*lead, slice(before + dim, None))]
+                mirrored = tail[(*lead, slice(None, None, -1))]
+                inner[(*lead, slice(dim - skip - after, dim - skip))] += mirrored
+            result = inner
+        return result
+
+    return run
+
+
+# --- reversing -------------------------------------------------------------------------------------------------------
+
+
+@kernel("ReverseV2", shape=like_input(), host=(1,))
+def _reverse(node: Node, env: KernelEnv) -> Callable[..., Any]:
+
+    def run(tensor: Any, axes: Any) -> Any:
+        if tensor.ndim == 0:
+            return tensor
+        if axes.ndim != 1:
+            raise InvalidArgument(f"'dims' must be 1-dimension, not {axes.ndim}")
+        index: list[slice] = [slice(None)] * tensor.ndim
+        for position, axis in enumerate(axes.tolist()):
+            real = axis + tensor.ndim if axis < 0 else axis
+            if not 0 <= real < tensor.ndim:
+                raise InvalidArgument(f"'axis'[{position}] = {axis} is out of valid range [0, {tensor.ndim - 1}")
+            if index[real].step == -1:
+                raise InvalidArgument(f"axis {real} specified more than once.")
+            index[real] = slice(None, None, -1)
+        return tensor[tuple(index)]
+
+    return run
+
+
+@kernel("ReverseSequence", shape=like_input())
+def _reverse_sequence(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    xp = env.xp
+    seq_dim, batch_dim = int(node.attr("seq_dim")), int(node.attr("batch_dim"))
+
+    def run(tensor: Any, lengths: Any) -> Any:
+        rank = tensor.ndim
+        if lengths.ndim != 1:
+            raise InvalidArgument(f"seq_lens input must be 1-dim, not {lengths.ndim}")
+        if batch_dim == seq_dim:
+            raise InvalidArgument(f"batch_dim == seq_dim == {seq_dim}")
+        if not 0 <= seq_dim < rank:
+            raise InvalidArgument(f"seq_dim must be < input rank ( {seq_dim} vs. {rank})")
+        if not 0 <= batch_dim < rank:
+            raise InvalidArgument(f"batch_dim must be < input rank ( {batch_dim} vs. {rank})")
+        if lengths.shape[0] != tensor.shape[batch_dim]:
+            raise InvalidArgument(f"Length of seq_lens != input.dims({batch_dim}), ({lengths.shape[0]} vs. "
+                                  f"{tensor.shape[batch_dim]})")
+        size = tensor.shape[seq_dim]
+        for position, length in enumerate(lengths.tolist()):
+            if length < 0:
+                raise InvalidArgument(f"seq_lens({position}) < 0")
+            if length > size:
+                raise InvalidArgument(f"seq_lens({position}) > input.dims({seq_dim})")
+        steps = xp.arange(size)
+        source = xp.where(steps < lengths[:, None], lengths[:, None] - 1 - steps, steps)
+        shape = [1] * rank
+        shape[batch_dim], shape[seq_dim] = tensor.shape[batch_dim], size
+        source = source if batch_dim < seq_dim else source.T
+        return xp.take_along_axis(tensor, source.reshape(shape), seq_dim)
+
+    return run
+
+

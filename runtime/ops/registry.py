@@ -46,7 +46,9 @@ Bind = Callable[["Node", "KernelEnv"], Callable[..., Any]]
 FAMILIES = (
     "runtime.ops.plumbing",
     "runtime.ops.arrays",
+    "runtime.ops.slicing",
     "runtime.ops.indexing",
+    "runtime.ops.sequences",
     "runtime.ops.elementwise",
     "runtime.ops.unary",
     "runtime.ops.reductions",

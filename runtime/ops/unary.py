@@ -6,11 +6,11 @@ import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from runtime._ext.errors import InvalidArgument
 from runtime.dtypes import DataType, base, to_numpy
 from runtime.ops import special
-from runtime.ops.broadcasting import incompatible
 from runtime.ops.registry import elementwise, kernel
-from runtime.ops.shapes import broadcast, like_input
+from runtime.ops.shapes import broadcast, format_shape, like_input
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
@@ -110,8 +110,8 @@ _GRADIENTS: dict[str, Callable[[Any, Any, Any], Any]] = {
 def _gradient(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
     function = _GRADIENTS[node.op]
-    if base(node.input_types[0]) in _COMPLEX:
-        formula = function
+    if base(node.input_types[0]) in _COMPLEX and node.op not in ("TanhGrad", "SigmoidGrad"):
+        formula = function  # for those two the client conjugates
 
         def function(xp: Any, y: Any, dy: Any) -> Any:  # of the conjugate: gradients of holomorphic functions
             return formula(xp, xp.conjugate(y), dy)
@@ -120,7 +120,9 @@ def _gradient(node: Node, env: KernelEnv) -> Callable[..., Any]:
 
     def run(y: Any, dy: Any) -> Any:
         if y.shape != dy.shape:
-            raise incompatible(y.shape, dy.shape)
+            raise InvalidArgument("The two arguments to a cwise op must have same number of elements, got "
+                                  f"{y.size} and {dy.size}" if y.size != dy.size else
+                                  f"Incompatible shapes: {format_shape(y.shape)} vs. {format_shape(dy.shape)}")
         return compute(y, dy)
 
     return run

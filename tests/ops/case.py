@@ -124,7 +124,7 @@ def tensor(array: np.ndarray, kind: DataType | None = None) -> Any:
     message = wire.TensorProto()
     message.dtype = int(from_numpy(array.dtype) if kind is None else kind)
     message.tensor_shape.CopyFrom(_shape(array.shape))
-    if array.dtype == object:
+    if array.dtype.kind == "O":
         message.string_val.extend(array.reshape(-1).tolist())
     else:
         message.tensor_content = np.ascontiguousarray(array).tobytes()
@@ -135,7 +135,7 @@ def array(message: Any) -> np.ndarray:
     """Return a TensorProto, as the peer or `tensor` writes it, as an array."""
     shape = tuple(dim.size for dim in message.tensor_shape.dim)
     dtype = to_numpy(message.dtype)
-    if dtype == object:
+    if dtype.kind == "O":
         result = np.empty(shape, object)
         result.reshape(-1)[:] = list(message.string_val)
         return result

@@ -77,7 +77,9 @@ class KernelRunner:
             if self._constants:
                 count = len(node.inputs)
                 for index in kernel.host:
-                    position = index % count
+                    position = index + count if index < 0 else index
+                    if position >= count:  # an op of many inputs names more than this node has
+                        continue
                     if node.inputs[position][0].name in fed_nodes:
                         env.constants[position] = args[position]
             function = kernel.bind(node, env)

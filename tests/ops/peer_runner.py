@@ -5,6 +5,7 @@ Arguments are the file of cases, as `tests.ops.case.write_cases` writes it, and 
 """
 
 import json
+import pathlib
 import re
 import struct
 import sys
@@ -77,7 +78,7 @@ def run_all(frames):
 
 
 def main(source, target):
-    data = memoryview(open(source, "rb").read())
+    data = memoryview(pathlib.Path(source).read_bytes())
     position = 0
     with open(target, "wb") as out:
         while position < len(data):

@@ -23,7 +23,7 @@ UNARY: dict[str, tuple[Any, ...]] = {
     "Round": FLOATS,  # of int32 and int64 TensorFlow's kernel makes zeros; ours leaves integers as they are
     "Floor": FLOATS,
     "Ceil": FLOATS,
-    "Rint": (bf16, np.float32, np.float64),
+    "Rint": (np.float32, np.float64),
     "LogicalNot": (np.bool_,),
     "IsNan": FLOATS,
     "IsInf": FLOATS,
@@ -46,7 +46,10 @@ def cases() -> Iterator[Case]:
             for shape in SHAPES:
                 yield op_case(op, values(kind, shape), relative=_relative(kind))
             if kind in FLOATS:
-                yield op_case(op, edge_values(kind), name="edges", relative=_relative(kind))
+                edges = edge_values(kind)
+                if op == "Erf" and kind is np.float64:
+                    edges = edges[~np.isinf(edges)]  # TensorFlow's kernel gives NaN for infinity in this type alone
+                yield op_case(op, edges, name="edges", relative=_relative(kind))
                 yield op_case(op, np.linspace(-12, 12, 101).astype(kind), name="wide", relative=_relative(kind))
                 yield op_case(op, np.logspace(-4, 4, 41).astype(kind), name="positive", relative=_relative(kind))
     for op in GRADIENTS:
