@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from tests.fuzz.codec_target import corpus, run_one
 from tests.fuzz.mutate import Mutator
@@ -32,8 +34,16 @@ def run_own(seconds: float, seed: int) -> int:
 def run_atheris(seconds: float, seed: int) -> None:
     """Hand over to atheris, which ends the process."""
     atheris = importlib.import_module("atheris")
-    atheris.Setup([sys.argv[0], f"-max_total_time={int(seconds)}", f"-seed={seed}", "-max_len=4096"], run_one)
-    atheris.Fuzz()
+    with tempfile.TemporaryDirectory() as folder:
+        for index, message in enumerate(corpus()):
+            (Path(folder) / f"{index}.bin").write_bytes(message)
+
+        def target(data: bytes) -> None:
+            run_one(data)  # atheris takes a returned number for a verdict
+
+        atheris.Setup(
+            [sys.argv[0], f"-max_total_time={int(seconds)}", f"-seed={seed}", "-max_len=4096", folder], target)
+        atheris.Fuzz()
 
 
 def main() -> None:
