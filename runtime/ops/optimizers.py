@@ -44,8 +44,6 @@ class Formula:
         are scalars.
     attrs : tuple of str
         Attrs that the formula reads.
-    integers : bool
-        Whether integer types are allowed.
     """
 
     update: Callable[..., Any]
@@ -252,7 +250,8 @@ def _split(formula: Formula, values: Sequence[Any]) -> tuple[dict[str, Any], Any
 def _check_scalars(scalars: dict[str, Any]) -> None:
     for name, value in scalars.items():
         if value.ndim:
-            raise InvalidArgument(f"{name} is not a scalar: {format_shape(value.shape)}")
+            gap = " " if name == "lr" and "epsilon" in scalars else ""  # as TensorFlow's Adam and RMSProp write it
+            raise InvalidArgument(f"{name} is not a scalar{gap}: {format_shape(value.shape)}")
 
 
 def _check_dense(formula: Formula, slots: Sequence[Any], scalars: dict[str, Any], grad: Any, grad_name: str) -> None:

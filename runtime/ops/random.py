@@ -159,7 +159,7 @@ def _seeds(seed: Any) -> tuple[int, int]:
 
 def _algorithm(value: Any) -> None:
     if value.ndim:
-        raise InvalidArgument(f"algorithm must be of shape [], not {format_shape(value.shape)}")
+        raise InvalidArgument(f"input 3 (0-based) must have shape [], not {format_shape(value.shape)}")
     if int(value) not in (_ALG_PHILOX, _ALG_AUTO):
         raise Unimplemented(f"random number algorithm {int(value)} does not run here; use 1 (Philox) or 3 (automatic)")
 
@@ -167,7 +167,8 @@ def _algorithm(value: Any) -> None:
 def _generator(key: Any, counter: Any, alg: Any) -> Philox:
     _algorithm(alg)
     if key.shape != (1,):
-        raise InvalidArgument(f"key must have shape [1], not {format_shape(key.shape)}")
+        raise InvalidArgument(f"key must have shape [1], not {format_shape(key.shape)}. (Note that batched keys are "
+                              "not supported yet.)")
     if counter.ndim != 1 or counter.shape[0] < 2:
         raise InvalidArgument(f"counter must be a vector of at least 2 elements, not {format_shape(counter.shape)}")
     return Philox(int(key[0]), int(counter[1]), int(counter[0]))
