@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from runtime import process_tuning
+
+
+def run(script: str, **environment: str) -> str:
+    env = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env={**env, **environment}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_grpc_version_is_that_of_the_package() -> None:
+    import grpc
+
+    assert process_tuning.grpc_version() == grpc.__version__
+
+
+def test_experiments_are_set_for_tested_versions_only() -> None:
+    script = "from runtime import process_tuning as p; {} print(p.tune_grpc(), __import__('os').environ.get('GRPC_EXPERIMENTS'))"
+    tested = process_tuning.grpc_version().startswith(process_tuning.TESTED_GRPC)
+    expected = f"True {process_tuning.GRPC_EXPERIMENTS}" if tested else "False None"
+    assert run(script.format("")) == expected
+    assert run(script.format("p.grpc_version = lambda: '9.9.9';")) == "False None"
+
+
+def test_experiments_of_the_user_stay() -> None:
+    script = "from runtime import process_tuning as p; p.tune_grpc(); print(__import__('os').environ['GRPC_EXPERIMENTS'])"
+    assert run(script, GRPC_EXPERIMENTS="mine") == "mine"
+
+
+def test_experiments_come_too_late_once_grpc_is_imported() -> None:
+    assert run("import grpc; from runtime import process_tuning as p; print(p.tune_grpc())") == "False"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_tuned_malloc_keeps_large_blocks_until_trimmed() -> None:
+    script = """
+from runtime import process_tuning as p
+def resident():
+    return int(open('/proc/self/statm').read().split()[1]) * 4096
+assert p.tune_malloc()
+before = resident()
+block = bytearray(64 << 20); block[::4096] = b'x' * len(block[::4096]); del block
+kept = resident() - before
+p.trim_malloc()
+print(kept > 60 << 20, resident() - before < 8 << 20)
+"""
+    assert run(script) == "True True"
