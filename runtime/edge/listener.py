@@ -191,6 +191,8 @@ class Listener:
             ("grpc.so_reuseport", 0),
             ("grpc.keepalive_time_ms", int(self.settings.keepalive_s * 1000)),
             ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+            # The wait for the answer has a timeout of its own, which otherwise is a minute.
+            ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
             # Clients ping as they like; by default gRPC ends a connection that does so more than every five minutes.
