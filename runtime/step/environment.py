@@ -57,6 +57,10 @@ class SessionState:
         """Return a fresh name ``_N_node`` for a resource that belongs to this session alone."""
         return f"_{next(self._private_names)}_{node_name}"
 
+    def step_resources(self) -> ResourceManager:
+        """Return a new, empty manager for the resources of one step."""
+        return ResourceManager(self.resources.default_container)
+
     def own(self, container: str, kind: str, name: str) -> None:
         """Note a private resource, to be deleted when the session ends."""
         with self._lock:

@@ -1,0 +1,9 @@
+"""The executors of a compiled step, under one name: the modules behind it are an arrangement of files."""
+
+from __future__ import annotations
+
+from runtime._ext.invoke import BoundKernel
+from runtime._ext.program import Program, run_while, truth
+from runtime._ext.step_context import StepContext, StepTrace
+
+__all__ = ["BoundKernel", "Program", "StepContext", "StepTrace", "run_while", "truth"]

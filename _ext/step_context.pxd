@@ -1,0 +1,25 @@
+"""One running step as executors and kernels see it, and the record of a traced one."""
+
+cimport cython
+
+
+@cython.final
+cdef class StepTrace:
+    cdef readonly list events
+
+    cdef int add(self, str path, object node, object scheduled_ns, object started_ns, object ended_ns,
+                 list outputs) except -1
+
+
+@cython.final
+cdef class StepContext:
+    cdef readonly object step_id
+    cdef readonly object state
+    cdef readonly StepTrace trace
+    cdef readonly object error         # why the step was cancelled; None while it was not
+    cdef readonly bint cancelled       # polled by executors before every node
+    cdef public object hand_over       # hand_over(callable) runs it in another thread; None: run it where one stands
+    cdef object _resources
+    cdef dict _callbacks               # token -> callable; None once cancelled or closed
+    cdef object _lock                  # guards the two fields above and the change of `cancelled`
+    cdef unsigned long long _last_token

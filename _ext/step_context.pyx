@@ -1,0 +1,153 @@
+"""The running step: its id, its resources, how it is cancelled, and what is recorded of it when it is traced.
+
+The master makes one `StepContext` per step and closes it; executors poll `cancelled`; kernels that may wait register
+with `on_cancel`.
+"""
+
+import logging
+import threading
+
+cimport cython
+
+logger = logging.getLogger(__name__)
+
+
+@cython.final
+cdef class StepTrace:
+    """What ran in a traced step.
+
+    Attributes
+    ----------
+    events : list of tuple
+        One ``(path, node, scheduled_ns, started_ns, ended_ns, thread_id, outputs)`` per executed node: the calls around
+        the node, each followed by ``/``; the `Node`; Unix times in nanoseconds; and per output
+        ``(dtype, shape, nbytes)``, or None where there is no array.
+    """
+
+    def __cinit__(self):
+        self.events = []
+
+    cdef int add(self, str path, object node, object scheduled_ns, object started_ns, object ended_ns,
+                 list outputs) except -1:
+        described = []
+        for value in outputs:
+            shape = getattr(value, "shape", None)
+            nbytes = getattr(value, "nbytes", None)
+            described.append(None if shape is None or nbytes is None else (value.dtype, shape, nbytes))
+        self.events.append((path, node, scheduled_ns, started_ns, ended_ns, threading.get_ident(), described))
+        return 0
+
+
+@cython.final
+cdef class StepContext:
+    """One run of a step.
+
+    Parameters
+    ----------
+    step_id : int
+    session_state : SessionState
+    trace : StepTrace, optional
+        Filled with what runs; None when the step is not traced.
+    hand_over : callable, optional
+        ``hand_over(callable)`` runs the callable in another thread. The rest of a step that waited goes through it;
+        without it that rest runs in the thread that ended the wait.
+
+    Attributes
+    ----------
+    cancelled : bool
+    error : BaseException or None
+        The error that the step was cancelled with.
+
+    Notes
+    -----
+    Safe from several threads.
+    """
+
+    def __cinit__(self, step_id, session_state, StepTrace trace=None, hand_over=None):
+        self.step_id = step_id
+        self.state = session_state
+        self.trace = trace
+        self.hand_over = hand_over
+        self.error = None
+        self.cancelled = False
+        self._resources = None
+        self._callbacks = {}
+        self._lock = threading.Lock()
+        self._last_token = 0
+
+    @property
+    def resources(self):
+        """Return the step's own `ResourceManager`; what is in it vanishes with the step."""
+        with self._lock:
+            if self._resources is None:
+                self._resources = self.state.step_resources()
+            return self._resources
+
+    def cancel(self, error):
+        """End the step with an error: nothing further starts, and everything that waits is woken.
+
+        Parameters
+        ----------
+        error : BaseException
+            What the step ends with, unless it has ended or was cancelled before.
+
+        Returns
+        -------
+        bool
+            Whether this call was the first.
+        """
+        with self._lock:
+            if self.cancelled or self._callbacks is None:
+                return False
+            self.error = error
+            self.cancelled = True
+            callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks.values():
+            try:
+                callback()
+            except Exception:
+                # the others must be woken all the same
+                logger.exception("a cancel callback of step %s failed", self.step_id)
+        return True
+
+    def check(self):
+        """Raise the error that the step was cancelled with, if it was."""
+        if self.cancelled:
+            raise self.error
+
+    def on_cancel(self, callback):
+        """Have ``callback()`` called once when the step is cancelled; at once if it has been.
+
+        Returns
+        -------
+        int
+            Token for `forget`; 0 when the callback was called at once.
+
+        Notes
+        -----
+        Call it without holding a lock that the callback takes.
+        """
+        with self._lock:
+            if self._callbacks is not None:
+                self._last_token += 1
+                self._callbacks[self._last_token] = callback
+                return self._last_token
+        if self.cancelled:
+            callback()
+        return 0
+
+    def forget(self, token):
+        """Drop a callback; tell whether it was still registered (False: it was, or is being, called)."""
+        with self._lock:
+            return self._callbacks is not None and self._callbacks.pop(token, None) is not None
+
+    def close(self):
+        """End the step: its resources are dropped, and a later `cancel` does nothing."""
+        with self._lock:
+            self._callbacks = None
+            resources, self._resources = self._resources, None
+        if resources is not None:
+            resources.clear_all()
+
+    def __repr__(self):
+        return f"<StepContext {self.step_id}{' cancelled' if self.cancelled else ''}>"
