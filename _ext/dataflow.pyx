@@ -1,0 +1,975 @@
+"""Run a step by dataflow: a node runs when its inputs have arrived, in whatever frame and iteration they are.
+
+One thread at a time drives a run. A kernel that waits is started and left alone; whoever completes it puts the result
+into the run's inbox, and when nobody drives, has the run driven on in another thread (`StepContext.hand_over`). All
+of the bookkeeping happens with the GIL held and without calling back into Python between a check and the change that
+depends on it, so it needs no lock of its own.
+
+Deadness, frames and iterations follow TensorFlow's executor: a value is dead when the branch that it comes from was
+not taken; loops run in frames, opened by Enter in one iteration of the frame around; NextIteration goes to the next
+iteration; an iteration ends when nothing in it is outstanding and the one before it has ended.
+"""
+
+import logging
+import time
+
+cimport cython
+from cpython.list cimport PyList_New, PyList_SET_ITEM
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
+from libc.string cimport memcpy, memset
+
+cimport numpy as cnp
+
+from runtime._ext.dataflow_plan cimport (
+    KIND_ASYNC,
+    KIND_ENTER,
+    KIND_EXIT,
+    KIND_FEED,
+    KIND_KERNEL,
+    KIND_MERGE,
+    KIND_NEXT,
+    KIND_PASS,
+    KIND_SWITCH,
+    KIND_TRIGGER,
+    Count,
+    DataflowPlan,
+    Edge,
+    FramePlan,
+    NodePlan,
+)
+from runtime._ext.invoke cimport (
+    INPUT_HEADROOM,
+    BoundKernel,
+    dereference,
+    invoke,
+    named_error,
+    reusable_inputs,
+    store_result,
+)
+from runtime._ext.step_context cimport StepContext
+
+import numpy
+
+from runtime._ext.errors import Internal, InvalidArgument
+
+cnp.import_array()
+
+logger = logging.getLogger(__name__)
+
+cdef extern from *:
+    """
+    #define RT_FAST_ITEMS(sequence) PySequence_Fast_ITEMS(sequence)
+    #define RT_ARRAY_TYPE(array) PyArray_TYPE((PyArrayObject *)(array))
+    #define RT_ARRAY_CHECK_EXACT(value) PyArray_CheckExact(value)
+    #define RT_ARRAY_NATIVE(array) PyArray_ISNOTSWAPPED((PyArrayObject *)(array))
+    """
+    PyObject **RT_FAST_ITEMS(PyObject *value)
+    int RT_ARRAY_TYPE(PyObject *value)
+    bint RT_ARRAY_CHECK_EXACT(PyObject *value)
+    bint RT_ARRAY_NATIVE(PyObject *value)
+
+cdef extern from "Python.h":
+    object PySequence_Fast(object value, const char *message)
+    object PyObject_Vectorcall(PyObject *callable, PyObject **args, size_t nargsf, PyObject *kwnames)
+    int Py_EnterRecursiveCall(const char *where) except -1
+    void Py_LeaveRecursiveCall()
+
+cdef enum:
+    # Nodes after which the GIL is offered to other threads (see `runtime._ext.program`).
+    NODES_PER_TURN = 512
+    NOT_THERE = 0
+    LIVE = 1
+    DEAD = 2
+
+
+class DeadFetch(Internal):
+    """A fetched value is dead: it comes from a branch that was not taken.
+
+    Attributes
+    ----------
+    index : int
+        Position among the fetches.
+    """
+
+    def __init__(self, index=0):
+        super().__init__(f"the value of fetch {index} is dead: it comes from a branch that was not taken")
+        self.index = index
+
+
+@cython.final
+cdef class Completion:
+    """What an asynchronous kernel calls when it is done: ``done(result, None)`` or ``done(None, error)``."""
+
+    def __call__(self, result, error):
+        if self.called:
+            raise RuntimeError("done was called a second time for one run of an asynchronous kernel")
+        self.called = True
+        cdef DataflowRun run = self.run
+        # made before the list is looked at: an allocation may collect garbage and so let another thread in
+        entry = (self, result, error)
+        run._inbox.append(entry)
+        if not run._driving:
+            run._driving = True
+            _hand_over(run)
+
+
+cdef int _hand_over(DataflowRun run) except -1:
+    """Have a run driven on, by another thread where the step says which. The caller has set `_driving`."""
+    hand_over = run.step.hand_over
+    if hand_over is not None:
+        try:
+            hand_over(run.drive)
+            return 0
+        except Exception:
+            # a closed pool must not leave a step without its end
+            logger.exception("step %s could not be handed to another thread", run.step.step_id)
+    run._drive()
+    return 0
+
+
+@cython.final
+@cython.no_gc_clear  # the plan is needed to release what the frames hold; callbacks and contexts break the cycles
+cdef class DataflowRun:
+    """One run of a `Dataflow`; callers of partial runs use its methods."""
+
+    def __cinit__(self):
+        self._inbox = []
+        self._cancel_token = 0
+
+    def __dealloc__(self):
+        cdef int i
+        cdef Iteration *iteration
+        if self._root != NULL:
+            self._free_frame(self._root.frame)
+            self._root = NULL
+        if self._fetched != NULL:
+            for i in range(self.plan.num_fetches):
+                Py_XDECREF(self._fetched[i])
+        if self._pool != NULL:
+            for i in range(self.plan.num_frames):
+                while self._pool[i] != NULL:
+                    iteration = self._pool[i]
+                    self._pool[i] = iteration.next
+                    PyMem_Free(iteration)
+        PyMem_Free(self._pool)
+        PyMem_Free(self._fetched)
+        PyMem_Free(self._fetch_states)
+        PyMem_Free(self._feed_states)
+        PyMem_Free(self._queue)
+        PyMem_Free(self._scratch)
+
+    def feed(self, int index, value):
+        """Give a feed of a partial run its value; it takes effect when the run is next driven.
+
+        Raises
+        ------
+        Error
+            If the value is not of the feed's type.
+        ValueError
+            If there is no such feed, or it has been given.
+        """
+        if not 0 <= index < self.plan.num_feeds:
+            raise ValueError(f"there is no feed {index}; the step has {self.plan.num_feeds}")
+        if self._feed_states[index]:
+            raise ValueError(f"feed {index} has been given already")
+        value = _checked(self.plan, index, value)
+        self._feed_states[index] = 1
+        self._feeds.append(value)
+        self._inbox.append((index, value, None))
+
+    def fetch(self, indices, done):
+        """Run on; ``done(outputs, error)`` is called once, when all of these fetches are there or the run has failed."""
+        indices = tuple(indices)
+        for index in indices:
+            if not 0 <= index < self.plan.num_fetches:
+                raise ValueError(f"there is no fetch {index}; the step has {self.plan.num_fetches}")
+        self._waiters.append((indices, done))
+        self._go_on()
+
+    def finish(self, done):
+        """Run on; ``done(None, error)`` is called once, when everything has run or the run has failed."""
+        self._waiters.append((None, done))
+        self._keep_going = False
+        self._go_on()
+
+    def drive(self):
+        """Go on with the run in this thread; given to `StepContext.hand_over`, and not for other callers."""
+        self._drive()
+
+    def _go_on(self):
+        if not self._driving:
+            self._driving = True
+            _hand_over(self)
+
+    cdef int _start(self) except -1:
+        """Allocate what a run needs, open the outermost frame and make its roots ready."""
+        cdef DataflowPlan plan = self.plan
+        cdef LiveFrame *frame
+        cdef int i
+        self._scratch = <PyObject **>PyMem_Calloc(INPUT_HEADROOM + plan.max_inputs + plan.max_outputs,
+                                                  sizeof(PyObject *))
+        self._fetched = <PyObject **>PyMem_Calloc(max(plan.num_fetches, 1), sizeof(PyObject *))
+        self._fetch_states = <char *>PyMem_Calloc(max(plan.num_fetches, 1), 1)
+        self._feed_states = <char *>PyMem_Calloc(max(plan.num_feeds, 1), 1)
+        self._pool = <Iteration **>PyMem_Calloc(plan.num_frames, sizeof(Iteration *))
+        self._mask = 15
+        while self._mask < <unsigned int>plan.num_roots + <unsigned int>plan.num_feeds:
+            self._mask = 2 * self._mask + 1
+        self._queue = <Ready *>PyMem_Malloc((self._mask + 1) * sizeof(Ready))
+        frame = <LiveFrame *>PyMem_Calloc(1, sizeof(LiveFrame))
+        if not (self._scratch and self._fetched and self._fetch_states and self._feed_states and self._pool
+                and self._queue and frame):
+            PyMem_Free(frame)
+            raise MemoryError()
+        self._inputs = self._scratch + INPUT_HEADROOM
+        self._outputs = self._inputs + plan.max_inputs
+        frame.parallel_iterations = 1
+        try:
+            self._root = self._new_iteration(frame)
+        except BaseException:
+            PyMem_Free(frame)
+            raise
+        for i in range(plan.num_fetches):
+            if plan.constant_fetches[i] != NULL:
+                self._fetch(i, plan.constant_fetches[i])
+        for i in range(plan.num_roots):
+            self._push(plan.roots[i], False, self._root)
+        return 0
+
+    # The driver.
+
+    cdef int _drive(self) except -1:
+        """Go on until nothing is left to do here; the caller has set `_driving`."""
+        while True:
+            try:
+                Py_EnterRecursiveCall(" in a step")
+                try:
+                    self._step_through()
+                finally:
+                    Py_LeaveRecursiveCall()
+            except BaseException as error:
+                # kernels' errors are named where they arise; this one is about the run itself
+                self._fail(named_error(error, None))
+            self._answer_waiters()
+            if self._inbox:
+                continue
+            if self._head == self._tail and not self._waiting_kernels and not self._finished and (
+                    self._error is not None or (not self._keep_going and not self._missing_feeds)):
+                self._finish()
+            if not self._inbox:
+                self._driving = False
+                return 0
+
+    cdef int _step_through(self) except -1:
+        """Process what is ready and what has come in until there is neither."""
+        cdef Ready ready
+        cdef int turn = NODES_PER_TURN
+        cdef StepContext step = self.step
+        while True:
+            if self._inbox:
+                self._accept_inbox()
+            if step.cancelled and self._error is None:
+                self._fail(step.error)
+            if self._head == self._tail:
+                return 0
+            ready = self._queue[self._head & self._mask]
+            self._head += 1
+            self._process(ready.node, ready.is_dead, ready.iteration)
+            turn -= 1
+            if turn == 0:
+                turn = NODES_PER_TURN
+                with nogil:
+                    pass
+
+    cdef int _accept_inbox(self) except -1:
+        """Take in the results of asynchronous kernels and the feeds of partial runs."""
+        cdef Completion completion
+        cdef NodePlan *node
+        cdef Iteration *iteration
+        inbox, self._inbox = self._inbox, []
+        for sender, result, error in inbox:
+            if isinstance(sender, Completion):
+                completion = sender
+                self._waiting_kernels -= 1
+                completion.run = None
+                iteration, completion.iteration = completion.iteration, NULL
+                if self._error is not None:
+                    continue
+                node = &self.plan.nodes[completion.node]
+                if error is not None:
+                    self._fail(named_error(error, <str>node.code.name))
+                    continue
+                try:
+                    store_result(&node.code, result, self._outputs)
+                except BaseException as problem:
+                    self._fail(named_error(problem, <str>node.code.name))
+                    continue
+                if completion.started is not None:
+                    self._record(node, completion.node, completion.started, completion.started)
+                self._complete(completion.node, iteration, self._outputs, False)
+            elif sender is not None:
+                self._missing_feeds -= 1
+                if self._error is None:
+                    Py_INCREF(result)
+                    self._outputs[0] = <PyObject *>result
+                    self._root.outstanding += 1
+                    self._complete(sender, self._root, self._outputs, False)
+        return 0
+
+    # One node.
+
+    cdef int _process(self, int index, bint is_dead, Iteration *iteration) except -1:
+        """Run a ready node and pass on what it makes."""
+        cdef NodePlan *node = &self.plan.nodes[index]
+        cdef int i
+        if is_dead:
+            self._release_inputs(node, iteration)
+            for i in range(node.code.num_outputs):
+                self._outputs[i] = NULL
+        else:
+            try:
+                if not self._run_node(node, index, iteration):
+                    return 0
+            except BaseException as error:
+                self._release_inputs(node, iteration)
+                for i in range(node.code.num_outputs):
+                    Py_XDECREF(self._outputs[i])
+                    self._outputs[i] = NULL
+                self._fail(named_error(error, <str>node.code.name))
+                return 0
+        return self._complete(index, iteration, self._outputs, is_dead)
+
+    cdef int _run_node(self, NodePlan *node, int index, Iteration *iteration) except -1:
+        """Fill the outputs; return 0 when the node completes later."""
+        cdef int kind = node.kind
+        cdef int i, choice
+        cdef PyObject **cells = iteration.cells + node.cell
+        cdef PyObject *value
+        cdef PyObject *held
+        cdef unsigned int reusable = 0
+        cdef object started = time.time_ns() if self.step.trace is not None else None
+        for i in range(node.code.num_outputs):
+            self._outputs[i] = NULL
+        if kind == KIND_KERNEL:
+            for i in range(node.num_inputs):
+                self._inputs[i] = cells[i]
+            if node.code.fn != NULL and node.reusable:
+                reusable = reusable_inputs(cells, node.reusable)
+            invoke(&node.code, self.step, self._inputs, self._outputs, reusable)
+            self._release_inputs(node, iteration)
+        elif kind == KIND_PASS or kind == KIND_ENTER or kind == KIND_EXIT or kind == KIND_NEXT:
+            for i in range(node.code.num_outputs):
+                self._outputs[i] = self._take(node, iteration, i)
+            if node.num_inputs > node.code.num_outputs:
+                self._release_inputs(node, iteration)
+        elif kind == KIND_SWITCH:
+            value = self._take(node, iteration, 0)
+            self._outputs[0] = value  # so that it is released when the index is wrong
+            held = self._take(node, iteration, 1)
+            try:
+                choice = _choice(<object>held, node.code.num_outputs)
+            finally:
+                Py_XDECREF(held)
+            self._outputs[0] = NULL
+            self._outputs[choice] = value
+        elif kind == KIND_MERGE:
+            i = iteration.counts[node.local].live_input
+            value = cells[0]
+            cells[0] = NULL
+            self._outputs[0] = value
+            if node.code.derefs != NULL and node.code.derefs[i]:
+                self._outputs[0] = dereference(value)
+                Py_XDECREF(value)
+            self._outputs[1] = <PyObject *>self.plan.merge_indices[i]
+            Py_XINCREF(self._outputs[1])
+        elif kind == KIND_ASYNC:
+            self._start_async(node, index, iteration)
+            return 0
+        else:  # KIND_TRIGGER
+            self._release_inputs(node, iteration)
+        if started is not None:
+            self._record(node, index, started, started)
+        return 1
+
+    cdef int _start_async(self, NodePlan *node, int index, Iteration *iteration) except -1:
+        cdef Completion completion = Completion.__new__(Completion)
+        cdef PyObject **cells = iteration.cells + node.cell
+        cdef int i, taken = 0
+        completion.run = self
+        completion.node = index
+        completion.iteration = iteration
+        if self.step.trace is not None:
+            completion.started = time.time_ns()
+        self._waiting_kernels += 1
+        try:
+            while taken < node.num_inputs:
+                self._inputs[taken] = cells[taken]
+                if node.code.derefs != NULL and node.code.derefs[taken]:
+                    self._inputs[taken] = dereference(cells[taken])
+                else:
+                    Py_XINCREF(cells[taken])
+                taken += 1
+            # the call holds its own references: a completion may end the run, and with it the cells
+            self._release_inputs(node, iteration)
+            (self._inputs - 2)[0] = <PyObject *>self.step
+            (self._inputs - 1)[0] = <PyObject *>completion
+            PyObject_Vectorcall(node.code.call, self._inputs - 2, node.num_inputs + 2, NULL)
+        except BaseException:
+            if completion.called:
+                # it has given an answer, which stands; that it then raised is a flaw to be seen in the log
+                logger.exception("kernel of node %s raised after it had completed", <object>node.code.name)
+            else:
+                completion.called = True
+                self._waiting_kernels -= 1
+                raise
+        finally:
+            for i in range(taken):
+                Py_XDECREF(self._inputs[i])
+        return 0
+
+    cdef PyObject *_take(self, NodePlan *node, Iteration *iteration, int position) except NULL:
+        """Return an input as a new reference, moved out of its cell unless it is a constant."""
+        cdef PyObject **cell = iteration.cells + node.cell + position
+        cdef PyObject *value = cell[0]
+        cdef PyObject *held
+        if node.code.derefs != NULL and node.code.derefs[position]:
+            held = value
+            value = dereference(held)
+            if node.constant == NULL or not node.constant[position]:
+                cell[0] = NULL
+                Py_XDECREF(held)
+            return value
+        if node.constant != NULL and node.constant[position]:
+            Py_XINCREF(value)
+        else:
+            cell[0] = NULL
+        return value
+
+    cdef void _release_inputs(self, NodePlan *node, Iteration *iteration) noexcept:
+        cdef PyObject **cells = iteration.cells + node.cell
+        cdef PyObject *value
+        cdef int i
+        for i in range(node.num_cells):
+            if node.constant == NULL or not node.constant[i]:
+                value = cells[i]
+                cells[i] = NULL
+                Py_XDECREF(value)
+
+    # Where values go.
+
+    cdef int _complete(self, int index, Iteration *iteration, PyObject **outputs, bint is_dead) except -1:
+        """Pass the outputs on (their references are taken over) and close what ends with the node."""
+        cdef NodePlan *node = &self.plan.nodes[index]
+        cdef int i
+        cdef PyObject *value
+        try:
+            self._propagate(node, index, iteration, outputs, is_dead)
+        finally:
+            for i in range(node.code.num_outputs):
+                value = outputs[i]
+                outputs[i] = NULL
+                Py_XDECREF(value)
+        iteration.outstanding -= 1
+        if iteration.outstanding == 0 and iteration != self._root:
+            self._clean_up(iteration)
+        return 0
+
+    cdef int _propagate(self, NodePlan *node, int index, Iteration *iteration, PyObject **outputs,
+                        bint is_dead) except -1:
+        cdef int kind = node.kind
+        cdef LiveFrame *frame
+        cdef Iteration *target
+        if kind == KIND_ENTER:
+            frame = self._child(node, iteration)
+            frame.pending_enters -= 1
+            if node.is_loop_constant:
+                frame.loop_constants = _park(frame.loop_constants, &frame.num_constants, &frame.cap_constants, index,
+                                             outputs[0])
+                target = frame.first
+                while target != NULL:
+                    self._deliver_all(node, target, outputs, is_dead)
+                    target = target.next
+            else:
+                self._deliver_all(node, frame.first, outputs, is_dead)
+            if frame.pending_enters == 0 and frame.first.outstanding == 0:  # it made nothing ready there
+                self._clean_up(frame.first)
+            return 0
+        if kind == KIND_NEXT:
+            if is_dead:
+                return 0
+            frame = iteration.frame
+            if iteration.next == NULL:
+                if frame.num_live >= frame.parallel_iterations:
+                    frame.deferred = _park(frame.deferred, &frame.num_deferred, &frame.cap_deferred, index,
+                                           outputs[0])
+                    return 0
+                self._next_iteration(frame)
+            return self._deliver_all(node, iteration.next, outputs, False)
+        if kind == KIND_EXIT:
+            frame = iteration.frame
+            if frame.parent == NULL:
+                raise Internal("an Exit lies outside of every loop")
+            if is_dead:
+                # only those of the last iteration say that the loop itself was not entered
+                if iteration.next == NULL:
+                    frame.dead_exits = _park(frame.dead_exits, &frame.num_exits, &frame.cap_exits, index, NULL)
+                return 0
+            return self._deliver_all(node, frame.parent, outputs, False)
+        return self._deliver_all(node, iteration, outputs, is_dead)
+
+    cdef int _deliver_all(self, NodePlan *node, Iteration *target, PyObject **outputs, bint is_dead) except -1:
+        """Deliver every output, and the end of the node, to its consumers in one iteration."""
+        cdef Edge *edge = node.edges
+        cdef Edge *end = node.edges + node.num_edges
+        cdef NodePlan *consumer
+        cdef Count *count
+        cdef PyObject *value
+        while edge < end:
+            value = NULL if edge.slot < 0 else outputs[edge.slot]
+            if edge.target < 0:
+                self._fetch(-1 - edge.target, value)
+                edge += 1
+                continue
+            consumer = &self.plan.nodes[edge.target]
+            count = &target.counts[consumer.local]
+            if consumer.kind == KIND_MERGE:
+                if edge.slot < 0:
+                    count.pending -= 1
+                elif value != NULL:
+                    if count.live_input < 0 and not count.settled:
+                        count.live_input = edge.input
+                        Py_XINCREF(value)
+                        target.cells[consumer.cell] = value
+                else:
+                    count.dead += 1
+                    if node.kind == KIND_ENTER:  # a loop that is not entered has no other input to wait for
+                        count.dead = consumer.num_inputs
+                if count.pending == 0 and not count.settled and (count.live_input >= 0
+                                                                 or count.dead >= consumer.num_inputs):
+                    count.settled = True
+                    self._push(edge.target, count.live_input < 0, target)
+            else:
+                if edge.slot < 0:
+                    count.dead += is_dead
+                elif value == NULL:
+                    count.dead += 1
+                else:
+                    Py_XINCREF(value)
+                    target.cells[consumer.cell + edge.input] = value
+                count.pending -= 1
+                if count.pending == 0:
+                    self._push(edge.target, count.dead > 0 and consumer.kind != KIND_TRIGGER, target)
+            edge += 1
+        return 0
+
+    cdef int _push(self, int index, bint is_dead, Iteration *iteration) except -1:
+        cdef Ready *larger
+        cdef Ready *slot
+        cdef unsigned int i, count = self._tail - self._head
+        if count > self._mask:
+            larger = <Ready *>PyMem_Malloc(2 * (<size_t>self._mask + 1) * sizeof(Ready))
+            if larger == NULL:
+                raise MemoryError()
+            for i in range(count):
+                larger[i] = self._queue[(self._head + i) & self._mask]
+            PyMem_Free(self._queue)
+            self._queue = larger
+            self._mask = 2 * self._mask + 1
+            self._head, self._tail = 0, count
+        slot = &self._queue[self._tail & self._mask]
+        slot.node, slot.is_dead, slot.iteration = index, is_dead, iteration
+        self._tail += 1
+        iteration.outstanding += 1
+        return 0
+
+    cdef int _fetch(self, int fetch, PyObject *value) except -1:
+        """Keep a fetched value; in a loop the last one stays."""
+        cdef PyObject *former = self._fetched[fetch]
+        Py_XINCREF(value)
+        self._fetched[fetch] = value
+        self._fetch_states[fetch] = DEAD if value == NULL else LIVE
+        Py_XDECREF(former)
+        return 0
+
+    # Frames and iterations.
+
+    cdef LiveFrame *_child(self, NodePlan *node, Iteration *iteration) except NULL:
+        """Return the frame that an Enter leads into, opened when it is the first to do so."""
+        cdef FramePlan *plan = &self.plan.frames[node.child]
+        cdef LiveFrame *frame = iteration.children[plan.ordinal]
+        if frame != NULL:
+            return frame
+        frame = <LiveFrame *>PyMem_Calloc(1, sizeof(LiveFrame))
+        if frame == NULL:
+            raise MemoryError()
+        frame.static_frame = node.child
+        frame.parallel_iterations = node.parallel_iterations
+        frame.parent = iteration
+        frame.pending_enters = plan.num_enters
+        try:
+            self._new_iteration(frame)
+        except BaseException:
+            PyMem_Free(frame)
+            raise
+        iteration.children[plan.ordinal] = frame
+        iteration.open_children += 1
+        return frame
+
+    cdef Iteration *_next_iteration(self, LiveFrame *frame) except NULL:
+        """Begin another iteration: with the loop's constants, and with what waited for it."""
+        cdef Iteration *iteration = self._new_iteration(frame)
+        cdef Parked parked
+        cdef int i
+        frame.num_exits = 0
+        for i in range(frame.num_deferred):
+            parked = frame.deferred[i]
+            try:
+                self._deliver_all(&self.plan.nodes[parked.node], iteration, &parked.value, False)
+            finally:
+                frame.deferred[i].value = NULL
+                Py_XDECREF(parked.value)
+        frame.num_deferred = 0
+        for i in range(frame.num_constants):
+            parked = frame.loop_constants[i]
+            self._deliver_all(&self.plan.nodes[parked.node], iteration, &parked.value, parked.value == NULL)
+        return iteration
+
+    cdef Iteration *_new_iteration(self, LiveFrame *frame) except NULL:
+        cdef FramePlan *plan = &self.plan.frames[frame.static_frame]
+        cdef Iteration *iteration = self._pool[frame.static_frame]
+        cdef size_t cells = plan.num_cells * sizeof(PyObject *)
+        cdef size_t children = plan.num_children * sizeof(LiveFrame *)
+        cdef size_t counts = plan.num_nodes * sizeof(Count)
+        if iteration != NULL:
+            self._pool[frame.static_frame] = iteration.next
+        else:
+            iteration = <Iteration *>PyMem_Malloc(sizeof(Iteration) + cells + children + counts)
+            if iteration == NULL:
+                raise MemoryError()
+            iteration.cells = <PyObject **>(iteration + 1)
+            iteration.children = <LiveFrame **>(<char *>iteration.cells + cells)
+            iteration.counts = <Count *>(<char *>iteration.children + children)
+        memcpy(iteration.cells, plan.cells, cells)
+        memset(iteration.children, 0, children)
+        memcpy(iteration.counts, plan.counts, counts)
+        iteration.next = NULL
+        iteration.frame = frame
+        iteration.outstanding = 0
+        iteration.open_children = 0
+        iteration.number = 0 if frame.last == NULL else frame.last.number + 1
+        if frame.last == NULL:
+            frame.first = iteration
+        else:
+            frame.last.next = iteration
+        frame.last = iteration
+        frame.num_live += 1
+        return iteration
+
+    cdef int _clean_up(self, Iteration *iteration) except -1:
+        """End every iteration from the oldest on in which nothing is outstanding, and the frame after the last."""
+        cdef LiveFrame *frame = iteration.frame
+        cdef Iteration *oldest
+        while frame.first != NULL:
+            oldest = frame.first
+            # while an Enter is to come, no iteration has all that it needs: constants of the loop go to all of them
+            if oldest.outstanding or oldest.open_children or frame.pending_enters:
+                return 0
+            if frame.num_deferred and oldest.next == NULL:
+                self._next_iteration(frame)
+            frame.first = oldest.next
+            if frame.first == NULL:
+                frame.last = NULL
+            frame.num_live -= 1
+            self._free_iteration(oldest)
+            if frame.num_deferred:
+                self._next_iteration(frame)
+        return self._close_frame(frame)
+
+    cdef int _close_frame(self, LiveFrame *frame) except -1:
+        """Tell the iteration around that the loop has ended, after the Exits that stayed dead."""
+        cdef Iteration *parent = frame.parent
+        cdef PyObject *dead[2]
+        cdef int i
+        dead[0] = dead[1] = NULL
+        for i in range(frame.num_exits):
+            self._deliver_all(&self.plan.nodes[frame.dead_exits[i].node], parent, dead, True)
+        parent.children[self.plan.frames[frame.static_frame].ordinal] = NULL
+        parent.open_children -= 1
+        self._free_frame(frame)
+        if parent.outstanding == 0 and parent != self._root:
+            self._clean_up(parent)
+        return 0
+
+    cdef void _free_iteration(self, Iteration *iteration) noexcept:
+        """Release what nobody took from an iteration and keep its memory for the next one."""
+        cdef int static_frame = iteration.frame.static_frame
+        cdef FramePlan *plan = &self.plan.frames[static_frame]
+        cdef PyObject *value
+        cdef int i
+        for i in range(plan.num_children):
+            if iteration.children[i] != NULL:
+                self._free_frame(iteration.children[i])
+        for i in range(plan.num_cells):
+            value = iteration.cells[i]
+            if value != plan.cells[i]:
+                iteration.cells[i] = NULL
+                Py_XDECREF(value)
+        iteration.next = self._pool[static_frame]
+        self._pool[static_frame] = iteration
+
+    cdef void _free_frame(self, LiveFrame *frame) noexcept:
+        cdef Iteration *iteration
+        cdef int i
+        while frame.first != NULL:
+            iteration = frame.first
+            frame.first = iteration.next
+            self._free_iteration(iteration)
+        for i in range(frame.num_deferred):
+            Py_XDECREF(frame.deferred[i].value)
+        for i in range(frame.num_constants):
+            Py_XDECREF(frame.loop_constants[i].value)
+        PyMem_Free(frame.deferred)
+        PyMem_Free(frame.loop_constants)
+        PyMem_Free(frame.dead_exits)
+        PyMem_Free(frame)
+
+    # The end.
+
+    cdef int _fail(self, object error) except -1:
+        """Note the first error, forget what is ready and wake what waits."""
+        if self._error is not None:
+            return 0
+        self._error = error
+        self._head = self._tail
+        self.step.cancel(error)
+        if self.step.error is not None:  # cancelled before: that is why the kernel failed
+            self._error = self.step.error
+        return 0
+
+    cdef list _outputs_or_raise(self, fetches):
+        cdef list result = []
+        cdef PyObject *value
+        cdef int i
+        for i in fetches:
+            if self._fetch_states[i] == NOT_THERE:
+                raise Internal(f"fetch {i} has no value although the step has ended: its node never became ready")
+            if self._fetch_states[i] == DEAD:
+                raise DeadFetch(i)
+            value = self._fetched[i]
+            if self.plan.fetch_names[i] is None:
+                result.append(<object>value)
+                continue
+            try:
+                value = dereference(value)
+            except BaseException as error:
+                raise named_error(error, self.plan.fetch_names[i]) from None
+            result.append(<object>value)
+            Py_XDECREF(value)
+        return result
+
+    cdef int _answer_waiters(self) except -1:
+        """Answer the calls of a partial run whose fetches are there, and all of them once the run has ended."""
+        if not self._waiters:
+            return 0
+        cdef list waiting = []
+        cdef list ready = []
+        for indices, done in self._waiters:
+            if self._finished or (self._error is None and indices is not None and self._has(indices)):
+                ready.append((indices, done))
+            else:
+                waiting.append((indices, done))
+        self._waiters = waiting
+        for indices, done in ready:
+            outputs, error = None, self._error
+            if error is None and indices is not None:
+                try:
+                    outputs = self._outputs_or_raise(indices)
+                except Exception as problem:
+                    error = problem
+            _call_done(done, outputs, error)
+        return 0
+
+    cdef bint _has(self, tuple fetches) noexcept:
+        cdef int i
+        for i in fetches:
+            if self._fetch_states[i] == NOT_THERE:
+                return False
+        return True
+
+    cdef int _finish(self) except -1:
+        """Release everything and say how it went, once."""
+        cdef list outputs = None
+        cdef PyObject *value
+        cdef int i
+        self._finished = True
+        if self._cancel_token:
+            self.step.forget(self._cancel_token)
+        self._head = self._tail
+        self._free_frame(self._root.frame)
+        self._root = NULL
+        self._feeds = None
+        error = self._error
+        done, self._done = self._done, None
+        if done is not None:
+            if error is None:
+                try:
+                    outputs = self._outputs_or_raise(range(self.plan.num_fetches))
+                except Exception as problem:
+                    error = problem
+            for i in range(self.plan.num_fetches):
+                value = self._fetched[i]
+                self._fetched[i] = NULL
+                Py_XDECREF(value)
+            _call_done(done, outputs, error)
+        self._answer_waiters()
+        return 0
+
+    cdef int _record(self, NodePlan *node, int index, object scheduled, object started) except -1:
+        cdef BoundKernel kernel = self.plan.kernels[index]
+        self.step.trace.add(self.plan.path, kernel.node, scheduled, started, time.time_ns(),
+                            [<object>self._outputs[i] if self._outputs[i] != NULL else None
+                             for i in range(node.code.num_outputs)])
+        return 0
+
+
+cdef int _call_done(done, outputs, error) except -1:
+    try:
+        done(outputs, error)
+    except Exception:
+        logger.exception("the callback of a step failed")
+    return 0
+
+
+cdef Parked *_park(Parked *parked, int *count, int *capacity, int node, PyObject *value) except NULL:
+    """Append to a growing array; return where it now lies."""
+    cdef Parked *larger
+    if count[0] == capacity[0]:
+        larger = <Parked *>PyMem_Realloc(parked, (2 * capacity[0] + 4) * sizeof(Parked))
+        if larger == NULL:
+            raise MemoryError()
+        parked = larger
+        capacity[0] = 2 * capacity[0] + 4
+    Py_XINCREF(value)
+    parked[count[0]].node = node
+    parked[count[0]].value = value
+    count[0] += 1
+    return parked
+
+
+cdef int _choice(object predicate, int num_outputs) except -1:
+    """Return the output that a Switch takes: a truth value for two, an index for more (out of range: the last)."""
+    cdef long long index
+    if cnp.PyArray_Check(predicate) and cnp.PyArray_TYPE(<cnp.ndarray>predicate) == cnp.NPY_BOOL and (
+            cnp.PyArray_NDIM(<cnp.ndarray>predicate) == 0):
+        return (<unsigned char *>cnp.PyArray_DATA(<cnp.ndarray>predicate))[0] != 0
+    if predicate.ndim:
+        raise InvalidArgument(f"The second input must be a scalar, but it has shape {list(predicate.shape)}")
+    index = predicate.item()
+    return <int>index if 0 <= index < num_outputs else num_outputs - 1
+
+
+cdef object _checked(DataflowPlan plan, int index, object value):
+    """Return a feed's value, brought into the right type where that is possible."""
+    cdef PyObject *raw = <PyObject *>value
+    if (RT_ARRAY_CHECK_EXACT(raw) and RT_ARRAY_TYPE(raw) == plan.feed_types[index] and RT_ARRAY_NATIVE(raw)):
+        return value
+    if plan.adapt_feed is None:
+        raise TypeError(f"feed {index} is a {type(value).__name__} of a type that it cannot have")
+    return plan.adapt_feed(index, value)
+
+
+cdef class Dataflow(DataflowPlan):
+    """A compiled step, or function body, that runs by dataflow; see `DataflowPlan` for its parameters."""
+
+    cdef DataflowRun _new_run(self, StepContext step, feeds, bint check):
+        cdef DataflowRun run = DataflowRun.__new__(DataflowRun)
+        cdef int i
+        run.plan = self
+        run.step = step
+        run._driving = True
+        if feeds is not None:
+            if len(feeds) != self.num_feeds:
+                raise ValueError(f"{len(feeds)} feeds given where the step has {self.num_feeds}")
+            feeds = [_checked(self, i, feeds[i]) for i in range(self.num_feeds)] if check else list(feeds)
+        run._feeds = [] if feeds is None else feeds
+        run._start()
+        run._missing_feeds = self.num_feeds
+        if feeds is not None:
+            for i in range(self.num_feeds):
+                run._inbox.append((i, feeds[i], None))
+        return run
+
+    def run(self, StepContext step, feeds):
+        """Run to the end in the calling thread; only for steps in which nothing waits.
+
+        Parameters, result and errors are those of `Program.run`; besides, `DeadFetch` tells that a fetched value is
+        dead.
+        """
+        return _run_here(self._new_run(step, feeds, True))
+
+    def call(self, StepContext step, args):
+        """Run to the end without a check of the arguments' types, for function bodies."""
+        return _run_here(self._new_run(step, args, False))
+
+    def start(self, StepContext step, feeds, done):
+        """Run; ``done(outputs, error)`` is called exactly once, after every kernel has returned.
+
+        What can run at once runs in the calling thread. When a kernel completes later, the rest goes through the step's
+        `hand_over`. Errors of the feeds go to `done` too.
+        """
+        _start_run(self, step, feeds, done, True)
+
+    def start_call(self, StepContext step, args, done):
+        """Start without a check of the arguments' types, for function bodies."""
+        _start_run(self, step, args, done, False)
+
+    def begin(self, StepContext step):
+        """Open a partial run: feeds are given, and fetches asked for, through the methods of the `DataflowRun`."""
+        cdef DataflowRun run = self._new_run(step, None, False)
+        run._waiters = []
+        run._keep_going = True
+        run._driving = False
+        # nothing may be running when the step is cancelled, so the run must be woken to notice
+        run._cancel_token = step.on_cancel(run._go_on)
+        return run
+
+
+class _Outcome:
+    """Where a run in the calling thread leaves its result."""
+
+    __slots__ = ("error", "outputs")
+
+    def __init__(self):
+        self.outputs = None
+        self.error = None
+
+    def __call__(self, outputs, error):
+        self.outputs = outputs
+        self.error = error
+
+
+cdef list _run_here(DataflowRun run):
+    outcome = _Outcome()
+    run._done = outcome
+    run._drive()
+    if not run._finished:
+        error = Internal("a step that waits for something was run as one that does not")
+        run.step.cancel(error)
+        raise error
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.outputs
+
+
+cdef int _start_run(Dataflow flow, StepContext step, feeds, done, bint check) except -1:
+    cdef DataflowRun run
+    try:
+        run = flow._new_run(step, feeds, check)
+    except Exception as error:
+        _call_done(done, None, error)
+        return 0
+    run._done = done
+    run._drive()
+    return 0
