@@ -8,6 +8,7 @@ import array
 from cpython cimport array
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.list cimport PyList_CheckExact, PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
@@ -85,6 +86,29 @@ cdef class BoundKernel:
         self.code.flags = NEEDS_STEP if needs_step else 0
         self.code.derefs = NULL if derefs is None else <unsigned char *>PyBytes_AS_STRING(derefs)
         self.code.output_types = self.types.data.as_ints
+
+    def evaluate(self, args):
+        """Call the Python definition once, outside of any step; for constants that are computed when compiling.
+
+        Returns
+        -------
+        list
+            One value per output.
+        """
+        if self.code.flags & NEEDS_STEP:
+            raise ValueError(f"the kernel of node {self.name} needs a running step")
+        cdef list outputs
+        cdef int i
+        cdef PyObject **made = <PyObject **>PyMem_Calloc(max(self.code.num_outputs, 1), sizeof(PyObject *))
+        if made == NULL:
+            raise MemoryError()
+        try:
+            store_result(&self.code, self.call(*args), made)
+            outputs = [<object>made[i] for i in range(self.code.num_outputs)]
+            _release_outputs(&self.code, made)
+            return outputs
+        finally:
+            PyMem_Free(made)
 
 
 cdef int invoke(Code *code, StepContext step, PyObject **inputs, PyObject **outputs,
@@ -255,3 +279,20 @@ cdef object named_error(object error, str name):
     named.__cause__ = cause
     named.__traceback__ = error.__traceback__ if cause is None else None
     return named
+
+
+def name_error(error, str name):
+    """Return the error to raise for one that came out of a node: its name appended once, as a class of ours.
+
+    Parameters
+    ----------
+    error : BaseException
+    name : str
+
+    Returns
+    -------
+    BaseException
+        A new `Error` of the same class, or of the nearest one for exceptions from elsewhere; `error` itself when it
+        carries a node's name already or is no `Exception`.
+    """
+    return named_error(error, name)

@@ -13,7 +13,9 @@ from runtime.devices.resources import ResourceManager
 
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
+    from runtime.graph.node import Node
     from runtime.step.files import FileAccess
+    from runtime.step.functions import Functions
 
 __all__ = ["CompiledFunction", "KernelEnv", "SessionState"]
 
@@ -32,12 +34,16 @@ class SessionState:
         The device's, or one of its own when the session is isolated.
     files : FileAccess
         Which paths graph ops may touch.
+    constants : dict of Node to ndarray
+        Values of Const nodes, shared by the steps that have been compiled.
     """
 
     def __init__(self, device: Device, files: FileAccess, resources: ResourceManager | None = None) -> None:
         self.device = device
         self.files = files
         self.resources = device.resources if resources is None else resources
+        self.constants: dict[Node, Any] = {}
+        self.functions: Functions | None = None
         self._kernels: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
         self._private_names = itertools.count(1)
@@ -71,6 +77,8 @@ class SessionState:
         with self._lock:
             private, self._private_resources = self._private_resources, []
             self._kernels.clear()
+            self.constants.clear()
+            self.functions = None
         for entry in private:
             self.resources.delete(*entry)
         if self.resources is not self.device.resources:

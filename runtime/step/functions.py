@@ -1,0 +1,273 @@
+"""Library functions as kernels call them: compiled once per place of call, straight-line where possible."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from runtime._ext.errors import Internal, InvalidArgument
+from runtime._ext.executor import Dataflow, Program
+from runtime.graph.prune import order
+from runtime.ops import registry
+from runtime.step.dataflow import CONTROL_FLOW, DataflowLowering
+from runtime.step.lowering import Lowering, StraightLowering, numpy_types
+
+if TYPE_CHECKING:
+    from runtime._ext.executor import StepContext
+    from runtime.graph.library import FunctionBody, FunctionLibrary
+    from runtime.graph.node import Node
+    from runtime.step.environment import SessionState
+
+__all__ = ["Functions", "LibraryFunction", "lower"]
+
+Done = Callable[["list[Any] | None", "BaseException | None"], None]
+
+_Key = tuple[str, tuple[tuple[str, bytes], ...]]
+"""A function's name and the attrs that it is called with."""
+
+
+class LibraryFunction:
+    """A library function at one place of call; see `runtime.step.environment.CompiledFunction`.
+
+    It is compiled when it is first run, so that a branch that is never taken costs nothing and a function may call
+    itself.
+    """
+
+    __slots__ = ("_body", "_chain", "_executor", "_functions", "_key", "_lock", "_path", "input_types",
+                 "is_asynchronous", "output_types")
+
+    def __init__(self, functions: Functions, key: _Key, body: FunctionBody, path: str, chain: tuple[Any, ...]) -> None:
+        self._functions = functions
+        self._key = key
+        self._body = body
+        self._path = path
+        self._chain = chain
+        self._executor: Program | Dataflow | None = None
+        self._lock = threading.RLock()
+        self.is_asynchronous = functions.may_wait(body)
+        self.input_types: Sequence[int] = body.input_types
+        self.output_types: Sequence[int] = body.output_types
+
+    def executor(self) -> Program | Dataflow:
+        """Return what runs it, compiled on first use.
+
+        Raises
+        ------
+        Error
+            If something in it cannot be compiled; the node is named.
+        """
+        found = self._executor
+        if found is None:
+            with self._lock:
+                found = self._executor
+                if found is None:
+                    found = self._executor = self._compile()
+        return found
+
+    def run(self, step: StepContext, args: Sequence[Any]) -> list[Any]:
+        """Run to the end in the calling thread and return the outputs."""
+        return (self._executor or self.executor()).call(step, args)
+
+    def start(self, step: StepContext, args: Sequence[Any], done: Done) -> None:
+        """Run, and call `done` once with the outputs or the error, perhaps from another thread."""
+        try:
+            executor = self._executor or self.executor()
+            outputs = None if isinstance(executor, Dataflow) else executor.call(step, args)
+        except Exception as error:
+            done(None, error)
+            return
+        if outputs is None:
+            assert isinstance(executor, Dataflow)
+            executor.start_call(step, args, done)
+        else:
+            done(outputs, None)
+
+    def _compile(self) -> Program | Dataflow:
+        body = self._body
+        feeds = [(node, 0) for node in body.inputs]
+        fed = frozenset(feeds)
+        args = {node for node, _ in feeds}
+        effects = [node for node in body.graph.nodes.values()
+                   if node not in args and self._functions.has_effects(node)]
+        roots = [*(node for node, _ in body.outputs if node not in args), *body.control_outputs, *effects]
+        nodes = [node for node in order(roots, fed) if node not in args]
+        feed_types = numpy_types(body.input_types)
+        names = [self._path + node.name if node.output_types[slot] > 100 else None for node, slot in body.outputs]
+        executor, _ = lower(self._functions, nodes, feeds, feed_types, body.outputs, names, None, self._path,
+                            (*self._chain, (self._key, self)))
+        return executor
+
+
+class Functions:
+    """Compiles the functions of one graph for one session.
+
+    Safe from several threads.
+    """
+
+    def __init__(self, library: FunctionLibrary, state: SessionState) -> None:
+        self.library = library
+        self.state = state
+        self._compiled: dict[tuple[_Key, str], LibraryFunction] = {}
+        self._waiting: dict[str, bool] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, library: FunctionLibrary, state: SessionState) -> Functions:
+        """Return the session's functions, made on first use."""
+        known = state.functions
+        if known is None or known.library is not library:
+            known = state.functions = cls(library, state)
+        return known
+
+    def compiler(self, path: str, chain: tuple[Any, ...]) -> Callable[[Any], LibraryFunction]:
+        """Return the `KernelEnv.compile_function` of a node whose calls get this path."""
+        return lambda function: self.get(function, path, chain)
+
+    def refuse(self, function: Any) -> Any:
+        """Stand for `compile_function` where the op has no functions."""
+        raise Internal(f"an op without function attrs asked for the function {function!r}")
+
+    def get(self, function: Any, path: str, chain: tuple[Any, ...]) -> LibraryFunction:
+        """Return a function for one place of call.
+
+        Parameters
+        ----------
+        function : wire.NameAttrList, wire.NodeDef of a call by name, str or bytes
+        path : str
+            Names of the calls around it, its own included, each followed by ``/``.
+        chain : tuple
+            The functions being called; a function that calls itself is the one that is running.
+        """
+        name, attrs = _name_and_attrs(function)
+        key = _key(name, attrs)
+        for called, compiled in chain:
+            if called == key:
+                return compiled  # type: ignore[no-any-return]
+        with self._lock:
+            found = self._compiled.get((key, path))
+        if found is None:
+            made = LibraryFunction(self, key, self.library.body(name, attrs), path, chain)
+            with self._lock:
+                found = self._compiled.setdefault((key, path), made)
+        return found
+
+    def kernel(self, node: Node, found: registry.Kernel) -> registry.Kernel:
+        """Return the kernel of a node that calls functions: its waiting form when one of them may wait."""
+        from runtime.ops.functional import WAITING
+
+        waiting = WAITING.get(found.op)
+        if waiting is None or not any(self._may_wait(name, attrs) for name, attrs in callees(node)):
+            return found
+        return replace(found, bind=waiting, asynchronous=True, needs_step=False)
+
+    def may_wait(self, body: FunctionBody) -> bool:
+        """Tell whether anything in a body, or in what it calls, is asynchronous."""
+        seen = {body.name}
+        pending = [body]
+        while pending:
+            for node in pending.pop().graph.nodes.values():
+                if node.op_def is not None and registry.find(node.op).asynchronous:
+                    return True
+                for name, attrs in callees(node):
+                    if name not in seen:
+                        seen.add(name)
+                        pending.append(self.library.body(name, attrs))
+        return False
+
+    def _may_wait(self, name: str, attrs: Any) -> bool:
+        known = self._waiting.get(name)
+        if known is None:
+            known = self._waiting[name] = self.may_wait(self.library.body(name, attrs))
+        return known
+
+    def has_effects(self, node: Node) -> bool:
+        """Tell whether a node of a body must run although no output needs it."""
+        if node.op in _HARMLESS:
+            return False
+        if node.op_def is not None:
+            return node.op_def.is_stateful
+        return any(self.library.body(name, attrs).is_stateful for name, attrs in callees(node))
+
+
+_HARMLESS = frozenset({"VarHandleOp", "VariableV2", "Variable", "GuaranteeConst", "_Arg"})
+"""Stateful by definition, but of no effect unless something uses them."""
+
+
+def callees(node: Node) -> list[tuple[str, Any]]:
+    """Return (name, attrs) of every function that a node calls."""
+    if node.op_def is None:
+        return [(node.op, node.proto.attr)]
+    found = []
+    for attr in node.op_def.attrs.values():
+        if attr.kind == "func":
+            found.append(_name_and_attrs(node.attr(attr.name)))
+        elif attr.kind == "list(func)":
+            found.extend(_name_and_attrs(item) for item in node.attr(attr.name))
+    return found
+
+
+def _name_and_attrs(function: Any) -> tuple[str, Any]:
+    if isinstance(function, bytes):
+        return function.decode(), {}
+    if isinstance(function, str):
+        return function, {}
+    name = getattr(function, "op", None) or function.name
+    return name, function.attr
+
+
+def _key(name: str, attrs: Any) -> _Key:
+    return name, tuple(sorted((attr, value.SerializeToString(deterministic=True)) for attr, value in attrs.items()))
+
+
+def lower(functions: Functions, nodes: Sequence[Node], feeds: Sequence[tuple[Node, int]], feed_types: Sequence[int],
+          fetches: Sequence[tuple[Node, int]], fetch_names: Sequence[str | None],
+          adapt_feed: Callable[[int, Any], Any] | None, path: str = "", chain: tuple[Any, ...] = (),
+          by_dataflow: bool = False) -> tuple[Program | Dataflow, bool]:
+    """Return what runs some nodes, and whether it may wait.
+
+    Parameters
+    ----------
+    nodes : sequence of Node
+        Producers before consumers, loop back edges excepted; without those nodes that only stand for feeds.
+    by_dataflow : bool
+        Use the dataflow executor even where a straight line would do: partial runs need it.
+    """
+    state = functions.state
+    if not by_dataflow:
+        probe = Lowering(functions, state, path, chain)
+        by_dataflow = _needs_dataflow(probe, nodes)
+    if not by_dataflow:
+        straight = StraightLowering(functions, state, path, chain)
+        return straight.program(nodes, feeds, feed_types, fetches, fetch_names, adapt_feed), False
+    flowing = DataflowLowering(functions, state, path, chain)
+    flow = flowing.flow(nodes, feeds, feed_types, fetches, fetch_names, adapt_feed)
+    return flow, flowing.has_asynchronous
+
+
+def _needs_dataflow(probe: Lowering, nodes: Sequence[Node]) -> bool:
+    plain: set[str] = set()
+    for node in nodes:
+        op = node.op
+        if op in plain:
+            continue
+        if op in CONTROL_FLOW or probe.kernel(node).asynchronous:
+            return True
+        if not probe.takes_functions(node):
+            plain.add(op)
+    return False
+
+
+def check_arguments(name: str, function: Any, input_types: Sequence[int], output_types: Sequence[int]) -> None:
+    """Check that a function fits where it is called.
+
+    Raises
+    ------
+    InvalidArgument
+        If numbers of arguments or results differ.
+    """
+    if len(function.input_types) != len(input_types) or len(function.output_types) != len(output_types):
+        raise InvalidArgument(
+            f"{name} takes {len(function.input_types)} arguments and returns {len(function.output_types)} results, but "
+            f"{len(input_types)} and {len(output_types)} are needed here")

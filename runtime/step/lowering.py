@@ -1,0 +1,307 @@
+"""From the nodes of a step to what an executor takes: values with numbers, constants apart, kernels bound.
+
+`Lowering` has what the straight line and the dataflow form have in common; the two subclasses differ in what they do
+about order. In a straight line control edges are served by the order alone, and nodes that hand on their input
+vanish; by dataflow every edge counts, because it may carry death.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runtime._ext import kernels as compiled_kernels
+from runtime._ext.errors import Error, Internal
+from runtime._ext.executor import BoundKernel, Program, name_error
+from runtime.dtypes import REF_OFFSET, to_numpy
+from runtime.ops import registry
+from runtime.step.environment import KernelEnv, SessionState
+from runtime.step.fold import Folding, freeze
+
+if TYPE_CHECKING:
+    from runtime.graph.node import Node
+    from runtime.step.functions import Functions
+
+__all__ = ["CONSTANT_OF_SESSION", "PLUMBING", "Feed", "Lowering", "StraightLowering", "numpy_types"]
+
+Feed = tuple["Node", int]
+"""A fed endpoint: node and output slot."""
+
+PLUMBING = frozenset({"Identity", "StopGradient", "PreventGradient", "Snapshot", "GuaranteeConst",
+                      "PlaceholderWithDefault", "IdentityN", "RefIdentity", "LoopCond"})
+"""Ops whose outputs are their inputs."""
+
+CONSTANT_OF_SESSION = frozenset({"VariableV2", "Variable", "VarHandleOp"})
+"""Stateful ops without inputs that give the same variable in every step of a session."""
+
+# The first index of a constant is -1, the next -2, and so on.
+_FIRST_CONSTANT = -1
+
+
+@lru_cache(maxsize=4096)
+def numpy_types(types: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the numpy type number expected of each output; -1 for references."""
+    return tuple(-1 if kind > REF_OFFSET else to_numpy(kind).num for kind in types)
+
+
+class Lowering:
+    """Turns nodes into bound kernels and numbered values.
+
+    Parameters
+    ----------
+    functions : Functions
+        What calls of library functions are compiled with.
+    state : SessionState
+    path : str
+        Names of the calls around these nodes, each followed by ``/``.
+    chain : tuple of (str, object)
+        The functions being called on the way here, for recursion.
+    """
+
+    def __init__(self, functions: Functions, state: SessionState, path: str = "",
+                 chain: tuple[Any, ...] = ()) -> None:
+        self.functions = functions
+        self.state = state
+        self.path = path
+        self.chain = chain
+        self.folding = Folding()
+        self.values: dict[Node, list[int | None]] = {}
+        self.num_values = 0
+        self.pool: list[Any] = []  # every constant met
+        self.used: dict[int, int] = {}  # its number there -> its number in the executor's table
+        self.constants: list[Any] = []  # the executor's table
+        self._kernels: dict[str, registry.Kernel] = {}
+        self._takes_functions: dict[str, bool] = {}
+        self._on_host = state.device.xp is np
+
+    # Values and constants.
+
+    def add_feeds(self, feeds: Sequence[Feed]) -> None:
+        """Give the fed endpoints the first numbers."""
+        for node, slot in feeds:
+            known = self.values.get(node)
+            if known is None:
+                known = self.values[node] = [None] * len(node.output_types)
+            known[slot] = self.num_values
+            self.num_values += 1
+
+    def define(self, node: Node, numbers: Sequence[int]) -> None:
+        """Note the numbers of a node's outputs; what is fed stays fed."""
+        fed = self.values.get(node)
+        if fed is None:
+            self.values[node] = list(numbers)
+        else:
+            for slot, number in enumerate(numbers):
+                if fed[slot] is None:
+                    fed[slot] = number
+
+    def new_values(self, count: int) -> range:
+        """Return fresh numbers for a node's outputs."""
+        first = self.num_values
+        self.num_values += count
+        return range(first, first + count)
+
+    def add_constants(self, values: Sequence[Any]) -> list[int]:
+        """Return the numbers of new constants."""
+        first = _FIRST_CONSTANT - len(self.pool)
+        self.pool.extend(values)
+        return [first - offset for offset in range(len(values))]
+
+    def constant(self, number: int) -> Any:
+        """Return the constant of a (negative) number."""
+        return self.pool[_FIRST_CONSTANT - number]
+
+    def use(self, number: int) -> int:
+        """Return the number that a value has in the executor; only constants that are used get one."""
+        if number >= 0:
+            return number
+        placed = self.used.get(number)
+        if placed is None:
+            placed = self.used[number] = _FIRST_CONSTANT - len(self.constants)
+            self.constants.append(self.constant(number))
+        return placed
+
+    # Kernels.
+
+    def kernel(self, node: Node) -> registry.Kernel:
+        """Return what runs a node; a call of a function by its name included.
+
+        Raises
+        ------
+        NotFound
+            If nothing does; the node is named.
+        """
+        found = self._kernels.get(node.op)
+        if found is None:
+            try:
+                found = registry.find(node.op if node.op_def is not None else "PartitionedCall")
+            except Error as error:
+                raise name_error(error, self.path + node.name) from None
+            self._kernels[node.op] = found
+        if self.takes_functions(node):
+            try:
+                return self.functions.kernel(node, found)
+            except Error as error:
+                raise name_error(error, self.path + node.name) from None
+        return found
+
+    def takes_functions(self, node: Node) -> bool:
+        """Tell whether a node calls library functions."""
+        known = self._takes_functions.get(node.op)
+        if known is None:
+            known = node.op_def is None or any(attr.kind in ("func", "list(func)")
+                                               for attr in node.op_def.attrs.values())
+            self._takes_functions[node.op] = known
+        return known
+
+    def bind(self, node: Node, kernel: registry.Kernel, numbers: Sequence[int]) -> BoundKernel:
+        """Return a node's kernel, ready to be called.
+
+        Raises
+        ------
+        Error
+            What the bind function raises, with the node named.
+        """
+        name = self.path + node.name
+        state = self.state
+        known = {index: self.constant(number) for index, number in enumerate(numbers) if number < 0}
+        compile_function: Callable[[Any], Any] = self.functions.refuse
+        if self.takes_functions(node):
+            compile_function = self.functions.compiler(f"{name}/", self.chain)
+        try:
+            call = kernel.bind(node, KernelEnv(state.device, state, compile_function, self.path, known))
+            compiled = None
+            if self._on_host and not kernel.asynchronous:
+                compiled = compiled_kernels.select(node.op, node.input_types, node.output_types, node.attr)
+            elif not self._on_host and kernel.host:
+                call = _with_host_inputs(call, kernel, len(numbers))
+        except Exception as error:
+            raise name_error(error, name) from error
+        return BoundKernel(node, name, call, compiled, len(numbers), numpy_types(node.output_types), derefs(node),
+                           kernel.needs_step)
+
+    def known_outputs(self, node: Node, kernel: registry.Kernel | None, numbers: Sequence[int],
+                      ) -> tuple[list[int] | None, BoundKernel | None]:
+        """Return the numbers of a node's outputs if they are constant, and its kernel if that was bound for it.
+
+        The outputs are None when the node has to run in the step.
+        """
+        op = node.op
+        if op == "Const":
+            return self.add_constants([self._decoded(node)]), None
+        if kernel is None:
+            kernel = self.kernel(node)
+        if op in CONSTANT_OF_SESSION:
+            bound = self.bind(node, kernel, numbers)
+            try:
+                return self.add_constants(bound.evaluate(())), bound
+            except Error:
+                return None, bound  # it belongs to the step that runs the node
+        for number in numbers:
+            if number >= 0:
+                return None, None
+        if not node.output_types or not self.folding.allows(node, kernel):
+            return None, None
+        inputs = [self.constant(number) for number in numbers]
+        if not all(isinstance(value, np.ndarray) for value in inputs):
+            return None, None
+        if any(kind in (_RESOURCE, _VARIANT) for kind in node.input_types):
+            return None, None  # what such a value names may change
+        bound = self.bind(node, kernel, numbers)
+        outputs = self.folding.evaluate(bound, inputs)
+        return (None if outputs is None else self.add_constants(outputs)), bound
+
+    def _decoded(self, node: Node) -> Any:
+        """Return the value of a Const node, decoded once per session."""
+        cache = self.state.constants
+        value = cache.get(node)
+        if value is None:
+            name = self.path + node.name
+            try:
+                env = KernelEnv(self.state.device, self.state, self.functions.refuse, self.path)
+                value = registry.find("Const").bind(node, env)()
+            except Exception as error:
+                raise name_error(error, name) from error
+            freeze(value)
+            cache[node] = value
+        return value
+
+
+_RESOURCE, _VARIANT = 20, 21
+
+
+def derefs(node: Node) -> bytes | None:
+    """Return one byte per input, 1 where a reference arrives and a value is wanted; None when there is none."""
+    found = False
+    marks = bytearray(len(node.inputs))
+    types = node.input_types
+    for index, (source, slot) in enumerate(node.inputs):
+        if source.output_types[slot] > REF_OFFSET and types[index] <= REF_OFFSET:
+            marks[index] = 1
+            found = True
+    return bytes(marks) if found else None
+
+
+def _with_host_inputs(call: Callable[..., Any], kernel: registry.Kernel, num_inputs: int) -> Callable[..., Any]:
+    """Return a callable that brings the host inputs of a kernel from the device."""
+    positions = frozenset(index % num_inputs for index in kernel.host if -num_inputs <= index < num_inputs)
+    lead = 2 if kernel.asynchronous else int(kernel.needs_step)
+
+    def run(*args: Any) -> Any:
+        return call(*args[:lead], *(value.get() if index in positions and hasattr(value, "get") else value
+                                    for index, value in enumerate(args[lead:])))
+
+    return run
+
+
+class StraightLowering(Lowering):
+    """Makes a `Program`: every node once, in the order given."""
+
+    def program(self, nodes: Sequence[Node], feeds: Sequence[Feed], feed_types: Sequence[int],
+                fetches: Sequence[Feed], fetch_names: Sequence[str | None],
+                adapt_feed: Callable[[int, Any], Any] | None) -> Program:
+        """Return the program of these nodes.
+
+        Parameters
+        ----------
+        nodes : sequence of Node
+            Producers before consumers.
+        feed_types : sequence of int
+            numpy type number per feed.
+        fetch_names : sequence of (str or None)
+            The name for errors of fetches that are references.
+        """
+        self.add_feeds(feeds)
+        values = self.values
+        bounds: list[BoundKernel] = []
+        inputs: list[list[int]] = []
+        outputs: list[range] = []
+        use = self.use
+        for node in nodes:
+            op = node.op
+            try:
+                numbers: list[int] = [values[source][slot] for source, slot in node.inputs]  # type: ignore[misc]
+            except KeyError as error:
+                raise Internal(f"node {error.args[0].name} comes after its consumer {node.name}") from None
+            if op == "NoOp":
+                continue
+            if op in PLUMBING and derefs(node) is None:
+                self.define(node, numbers)
+                continue
+            kernel = None if op == "Const" else self.kernel(node)
+            known, bound = self.known_outputs(node, kernel, numbers)
+            if known is not None:
+                self.define(node, known)
+                continue
+            assert kernel is not None
+            bounds.append(bound or self.bind(node, kernel, numbers))
+            inputs.append([use(number) for number in numbers])
+            made = self.new_values(len(node.output_types))
+            outputs.append(made)
+            self.define(node, made)
+        wanted = [use(values[node][slot]) for node, slot in fetches]  # type: ignore[arg-type]
+        return Program(bounds, inputs, outputs, self.num_values, self.constants, feed_types, wanted, fetch_names,
+                       adapt_feed, self.path)
