@@ -39,7 +39,7 @@ build: $(VENV)/.build ## compile the messages and the extensions in place
 sanitize: $(VENV)/.build $(VENV)/.test ## run the tests of the extensions under the address and undefined-behaviour sanitizers
 	TENSOR_RUNTIME_SANITIZE=1 $(BIN)/python setup.py --quiet build --build-lib $(SANITIZED)/lib --build-temp $(SANITIZED)/temp
 	$(SANITIZER_ENV) $(BIN)/python -P -c 'import runtime._ext.errors as e; assert "/$(SANITIZED)/" in e.__file__, e.__file__'
-	$(SANITIZER_ENV) $(BIN)/python -P -m pytest -p no:cacheprovider --timeout 600 $(SANITIZE_TESTS)
+	$(SANITIZER_ENV) $(BIN)/python -P -m pytest -p no:cacheprovider --capture=sys --timeout 600 $(SANITIZE_TESTS)
 
 clean: ## remove what the other targets made, the environment included
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
