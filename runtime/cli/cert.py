@@ -36,9 +36,7 @@ def run(options: argparse.Namespace) -> int:
         paths = certificates.make_authority(options.out, options.name, options.days, force=options.force)
     else:
         out = options.ca if options.out is None else options.out
-        paths = certificates.make_leaf(
-            options.ca, out, options.name, options.host, options.days, force=options.force
-        )
+        paths = certificates.make_leaf(options.ca, out, options.name, options.host, options.days, force=options.force)
     for path in paths:
         print(path)
     return 0

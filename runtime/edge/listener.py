@@ -296,5 +296,3 @@ def _remove_socket(address: str) -> None:
     if address.startswith("unix:"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(address.removeprefix("unix:"))
-
-

@@ -118,7 +118,9 @@ def create_command(settings: Any) -> Any:
 
 
 def create_task(settings: Any) -> Any:
-    return _with_table(FakePlane("task", settings), lambda p: {"ArmoniK.api.grpc.v1.Worker": {"Process": p.echo_stream}})
+    return _with_table(
+        FakePlane("task", settings), lambda p: {"ArmoniK.api.grpc.v1.Worker": {"Process": p.echo_stream}}
+    )
 
 
 def _with_table(plane: FakePlane, table: Any) -> FakePlane:

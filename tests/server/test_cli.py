@@ -251,7 +251,9 @@ def test_version() -> None:
 
 def test_serve_does_not_install_an_event_loop_policy() -> None:
     script = (
-        "import asyncio, runtime.edge.loops as l; before = type(asyncio.get_event_loop_policy()); l.new_loop('auto').close()\n"
+        "import asyncio, runtime.edge.loops as loops\n"
+        "before = type(asyncio.get_event_loop_policy())\n"
+        "loops.new_loop('auto').close()\n"
         "assert type(asyncio.get_event_loop_policy()) is before"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=30, cwd=processes.ROOT)

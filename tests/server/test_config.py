@@ -59,7 +59,11 @@ def test_users_file_is_read_when_it_exists(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     "flags, environment, parts",
     [
-        ({"services": "grph"}, {}, ["services", "'grph'", "--services", "graph, task, command", "did you mean 'graph'"]),
+        (
+            {"services": "grph"},
+            {},
+            ["services", "'grph'", "--services", "graph, task, command", "did you mean 'graph'"],
+        ),
         ({}, {"TENSOR_RUNTIME_LOG_LEVEL": "loud"}, ["log_level", "'loud'", "TENSOR_RUNTIME_LOG_LEVEL", "debug, info"]),
         ({"task_index": "-1"}, {}, ["task_index", "'-1'", "--task", "from 0 to"]),
         ({"grace_s": "soon"}, {}, ["grace_s", "'soon'", "--grace", "seconds"]),

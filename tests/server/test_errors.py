@@ -58,7 +58,7 @@ def test_header_message_is_bounded_in_bytes_and_when_encoded(part: str, times: i
 
 
 def test_lone_surrogate_is_replaced() -> None:
-    assert errors.header_message("a\ud800b" ) == "a?b"
+    assert errors.header_message("a\ud800b") == "a?b"
 
 
 class _RpcError(Exception):

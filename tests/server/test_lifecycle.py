@@ -181,7 +181,9 @@ def test_drain_ends_watches_reflection_and_what_planes_let_go(serving: Start, fa
             yield b"\x3a\x00"
             hold.wait(20)
 
-        reflection = client.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")(requests())
+        reflection = client.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")(
+            requests()
+        )
         assert next(reflection)
         waiting = client.future(RUN_STEP, b"until-drain")
         start = time.monotonic()
@@ -253,9 +255,7 @@ def test_plane_that_fails_to_stop_does_not_keep_the_others(fake: list[str], monk
     assert "graph stops" in fake
 
 
-def test_broken_plane_module_is_an_error_and_not_an_absence(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_broken_plane_module_is_an_error_and_not_an_absence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "broken_plane_module.py").write_text("import nothing_of_that_name")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(plane.PLANES, "task", "broken_plane_module:create")
@@ -344,7 +344,8 @@ def test_embedding_changes_nothing_in_the_process() -> None:
         "import asyncio, logging, os, signal\n"
         "import grpc\n"  # sets GRPC_... of its own, if it does
         "def state():\n"
-        "    return (type(asyncio.get_event_loop_policy()), logging.getLogger().handlers[:], logging.getLogger().level,\n"
+        "    log = logging.getLogger()\n"
+        "    return (type(asyncio.get_event_loop_policy()), log.handlers[:], log.level,\n"
         "            dict(os.environ), signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))\n"
         "before = state()\n"
         "import runtime\n"

@@ -25,7 +25,9 @@ def test_grpc_version_is_that_of_the_package() -> None:
 
 
 def test_experiments_are_set_for_tested_versions_only() -> None:
-    script = "from runtime import process_tuning as p; {} print(p.tune_grpc(), __import__('os').environ.get('GRPC_EXPERIMENTS'))"
+    script = (
+        "import os; from runtime import process_tuning as p; {} print(p.tune_grpc(), os.environ.get('GRPC_EXPERIMENTS'))"
+    )
     tested = process_tuning.grpc_version().startswith(process_tuning.TESTED_GRPC)
     expected = f"True {process_tuning.GRPC_EXPERIMENTS}" if tested else "False None"
     assert run(script.format("")) == expected
@@ -33,7 +35,9 @@ def test_experiments_are_set_for_tested_versions_only() -> None:
 
 
 def test_experiments_of_the_user_stay() -> None:
-    script = "from runtime import process_tuning as p; p.tune_grpc(); print(__import__('os').environ['GRPC_EXPERIMENTS'])"
+    script = (
+        "from runtime import process_tuning as p; p.tune_grpc(); print(__import__('os').environ['GRPC_EXPERIMENTS'])"
+    )
     assert run(script, GRPC_EXPERIMENTS="mine") == "mine"
 
 

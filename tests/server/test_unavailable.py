@@ -122,7 +122,11 @@ def test_malformed_bytes_are_an_error_and_harm_nobody(real: Client, path: str) -
             call(real, path, [request, request])
         except grpc.RpcError as error:
             # Unless it happens to parse, in which case any error of the method itself is as good.
-            assert error.code() not in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE), (
+            assert error.code() not in (
+                grpc.StatusCode.UNKNOWN,
+                grpc.StatusCode.INTERNAL,
+                grpc.StatusCode.UNAVAILABLE,
+            ), (
                 request,
                 error,
             )
@@ -131,22 +135,22 @@ def test_malformed_bytes_are_an_error_and_harm_nobody(real: Client, path: str) -
 
 OK = b"grpc-status\x010"
 SMUGGLED = {
-    "path that is not UTF-8": dict(path=b"/\xff\xfe/Check"),
-    "path with a null": dict(path=b"/grpc.health.v1.Health/\0Check"),
-    "empty path": dict(path=b""),
-    "path without a slash": dict(path=b"nothing"),
-    "very long path": dict(path=b"/" + b"x" * 100),
-    "metadata that is not ASCII": dict(headers=((b"x-a", b"\xff\xfe"),)),
-    "binary metadata that is not base64": dict(headers=((b"x-a-bin", b"!!!"),)),
-    "metadata that claims a timeout": dict(headers=((b"grpc-timeout", b"99999999999H"),)),
-    "unknown compression": dict(headers=((b"grpc-encoding", b"lzma"),), body=b"\x01\0\0\0\x02xx"),
-    "compressed without saying how": dict(body=b"\x01\0\0\0\x05hello"),
-    "length of 4 GiB": dict(body=b"\0\xff\xff\xff\xffhello"),
-    "length beyond the body": dict(body=b"\0\0\0\0\x09hello"),
-    "two messages": dict(body=b"\0\0\0\0\0\0\0\0\0\0"),
-    "no message": dict(body=b""),
-    "wrong content type": dict(content_type=b"text/html"),
-    "wrong method": dict(method=b"GET"),
+    "path that is not UTF-8": {"path": b"/\xff\xfe/Check"},
+    "path with a null": {"path": b"/grpc.health.v1.Health/\0Check"},
+    "empty path": {"path": b""},
+    "path without a slash": {"path": b"nothing"},
+    "very long path": {"path": b"/" + b"x" * 100},
+    "metadata that is not ASCII": {"headers": ((b"x-a", b"\xff\xfe"),)},
+    "binary metadata that is not base64": {"headers": ((b"x-a-bin", b"!!!"),)},
+    "metadata that claims a timeout": {"headers": ((b"grpc-timeout", b"99999999999H"),)},
+    "unknown compression": {"headers": ((b"grpc-encoding", b"lzma"),), "body": b"\x01\0\0\0\x02xx"},
+    "compressed without saying how": {"body": b"\x01\0\0\0\x05hello"},
+    "length of 4 GiB": {"body": b"\0\xff\xff\xff\xffhello"},
+    "length beyond the body": {"body": b"\0\0\0\0\x09hello"},
+    "two messages": {"body": b"\0\0\0\0\0\0\0\0\0\0"},
+    "no message": {"body": b""},
+    "wrong content type": {"content_type": b"text/html"},
+    "wrong method": {"method": b"GET"},
 }
 
 
@@ -164,11 +168,15 @@ def test_malformed_http2_harms_nobody(client: Client, what: str) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"\0" * 100, b"PRI * HTTP/2.0\r\n\r\nSM\r\n"],
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"\0" * 100,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n",
+    ],
 )
 def test_other_protocols_on_the_port_harm_nobody(client: Client, data: bytes) -> None:
     with Raw(client.address, preface=False) as raw:
         raw.send(data)
         raw.read_until_quiet(0.2)
         assert client.unary(HEALTH) == b"\x08\x01"
-
