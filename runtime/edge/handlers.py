@@ -262,3 +262,4 @@ async def _abort(context: Any, error: Error) -> NoReturn:
     trailers: tuple[tuple[str, str | bytes], ...] = getattr(error, "trailers", ())
     await context.abort(grpc_status(error.code), header_message(error.message), trailers)
     raise AssertionError("abort() returned")
+

@@ -296,3 +296,5 @@ def _remove_socket(address: str) -> None:
     if address.startswith("unix:"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(address.removeprefix("unix:"))
+
+

@@ -26,7 +26,8 @@ def test_grpc_version_is_that_of_the_package() -> None:
 
 def test_experiments_are_set_for_tested_versions_only() -> None:
     script = (
-        "import os; from runtime import process_tuning as p; {} print(p.tune_grpc(), os.environ.get('GRPC_EXPERIMENTS'))"
+        "import os; from runtime import process_tuning as p; {}\n"
+        "print(p.tune_grpc(), os.environ.get('GRPC_EXPERIMENTS'))"
     )
     tested = process_tuning.grpc_version().startswith(process_tuning.TESTED_GRPC)
     expected = f"True {process_tuning.GRPC_EXPERIMENTS}" if tested else "False None"
