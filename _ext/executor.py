@@ -7,4 +7,15 @@ from runtime._ext.invoke import BoundKernel, name_error
 from runtime._ext.program import Program, run_while, truth
 from runtime._ext.step_context import StepContext, StepTrace
 
-__all__ = ["BoundKernel", "Dataflow", "DataflowRun", "DeadFetch", "Program", "StepContext", "StepTrace", "name_error", "run_while", "truth"]
+__all__ = [
+    "BoundKernel",
+    "Dataflow",
+    "DataflowRun",
+    "DeadFetch",
+    "Program",
+    "StepContext",
+    "StepTrace",
+    "name_error",
+    "run_while",
+    "truth",
+]

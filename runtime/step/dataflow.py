@@ -256,5 +256,6 @@ class DataflowLowering(Lowering):
             self._out_frames[index] = child
         elif kind == kinds.EXIT:
             if frame == 0:
-                raise InvalidArgument(f"The Exit '{node.name}' is not in a loop: none of its inputs comes from an Enter")
+                raise InvalidArgument(f"The Exit '{node.name}' is not in a loop: nothing that it takes comes from an "
+                                      "Enter")
             self._out_frames[index] = self._parents[frame]

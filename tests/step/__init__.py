@@ -1,0 +1,1 @@
+"""Steps: compiling, running, functions, partial runs."""
