@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from runtime._ext.errors import Internal, InvalidArgument
+from runtime._ext.errors import Internal, NotFound
 from runtime._ext.executor import Dataflow, Program
 from runtime.graph.prune import order
 from runtime.ops import registry
@@ -168,7 +168,7 @@ class Functions:
         pending = [body]
         while pending:
             for node in pending.pop().graph.nodes.values():
-                if node.op_def is not None and registry.find(node.op).asynchronous:
+                if node.op_def is not None and _is_asynchronous(node.op):
                     return True
                 for name, attrs in callees(node):
                     if name not in seen:
@@ -193,6 +193,13 @@ class Functions:
 
 _HARMLESS = frozenset({"VarHandleOp", "VariableV2", "Variable", "GuaranteeConst", "_Arg"})
 """Stateful by definition, but of no effect unless something uses them."""
+
+
+def _is_asynchronous(op: str) -> bool:
+    try:
+        return registry.find(op).asynchronous
+    except NotFound:  # said when the body is compiled, if that node is needed
+        return False
 
 
 def callees(node: Node) -> list[tuple[str, Any]]:
@@ -257,17 +264,3 @@ def _needs_dataflow(probe: Lowering, nodes: Sequence[Node]) -> bool:
         if not probe.takes_functions(node):
             plain.add(op)
     return False
-
-
-def check_arguments(name: str, function: Any, input_types: Sequence[int], output_types: Sequence[int]) -> None:
-    """Check that a function fits where it is called.
-
-    Raises
-    ------
-    InvalidArgument
-        If numbers of arguments or results differ.
-    """
-    if len(function.input_types) != len(input_types) or len(function.output_types) != len(output_types):
-        raise InvalidArgument(
-            f"{name} takes {len(function.input_types)} arguments and returns {len(function.output_types)} results, but "
-            f"{len(input_types)} and {len(output_types)} are needed here")
