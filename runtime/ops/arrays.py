@@ -119,8 +119,7 @@ def resolve_reshape(tensor: Any, dims: list[int]) -> list[int]:
             dims = [*dims[:unknown], left // product, *dims[unknown + 1:]]
             return dims
         if size == 0:
-            raise InvalidArgument("reshape cannot infer the missing input size for an empty tensor unless all "
-                                  "specified input sizes are non-zero")
+            raise _reshape_mismatch(tensor, 0)
         missing, rest = divmod(tensor.size, size)
         if rest:
             raise InvalidArgument(f"Input to reshape is a tensor with {tensor.size} values, but the requested shape "
@@ -217,7 +216,7 @@ def check_permutation(tensor: Any, perm: Any) -> list[int]:
     result = []
     for axis in order:
         if not -rank <= axis < rank:
-            raise InvalidArgument(f"{axis} is out of range [0 .. {rank})")
+            raise InvalidArgument(f"{axis + rank if axis < 0 else axis} is out of range [0 .. {rank})")
         result.append(axis + rank if axis < 0 else axis)
     for axis in range(rank):
         if axis not in result:
@@ -256,17 +255,23 @@ def _fill(node: Node, env: KernelEnv) -> Callable[..., Any]:
     dtype = to_numpy(node.output_types[0])
 
     def run(dims: Any, value: Any) -> Any:
-        shape = as_vector(dims, "dims must represent a vector, got shape ")
+        if dims.ndim > 1:
+            raise InvalidArgument(f"dims must represent a vector, got shape {format_shape(dims.shape)}")
+        shape = dims.reshape(-1).tolist()  # a scalar counts as a vector of one
         if value.ndim and value.size != 1:
             raise InvalidArgument(f"value must represent a scalar, got shape {format_shape(value.shape)}")
-        for index, dim in enumerate(shape):
-            if dim < 0:
-                raise InvalidArgument(f"dims[{index}] = {dim} must be nonnegative.")
+        _check_dims(shape)
         result = xp.empty(shape, dtype)
         result[...] = value.reshape(())
         return result
 
     return run
+
+
+def _check_dims(dims: Sequence[int]) -> None:
+    for dim in dims:
+        if dim < 0:
+            raise InvalidArgument(f"Dimension {dim} must be >= 0")
 
 
 @kernel("ZerosLike", shape=like_input())
@@ -293,6 +298,7 @@ def _empty(node: Node, env: KernelEnv) -> Callable[..., Any]:
 
     def run(shape: Any) -> Any:
         dims = as_vector(shape, "shape must be a vector of int32, got shape ")
+        _check_dims(dims)
         if kind is DataType.STRING:
             return filled(tuple(dims), [b""] * math.prod(dims))
         return xp.zeros(dims, to_numpy(kind))
@@ -377,15 +383,15 @@ def _concat_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
 
 
 def _join(node: Node, xp: Any, values: Sequence[Any], axis_value: Any) -> Any:
-    name = "concat_dim" if node.op == "Concat" else "axis"
     if axis_value.ndim and axis_value.size != 1:
-        raise InvalidArgument(f"Concat dim tensor should be a scalar, but got shape {format_shape(axis_value.shape)}"
-                              if name == "concat_dim" else
-                              f"ConcatOp : Expected concatenating dimensions in the range [{-values[0].ndim}, "
-                              f"{values[0].ndim}), but got a tensor of shape {format_shape(axis_value.shape)}")
+        name = "concat_dim" if node.op == "Concat" else "axis"
+        raise InvalidArgument(f"{name} tensor should be a scalar integer, but got shape "
+                              f"{format_shape(axis_value.shape)}")
     axis = int(axis_value.reshape(-1)[0])
     first = values[0]
     rank = first.ndim
+    if any(value.ndim == 0 for value in values):
+        raise InvalidArgument("ConcatOp : Can't concatenate scalars (use tf.stack instead)")
     if not -rank <= axis < rank:
         raise InvalidArgument(f"ConcatOp : Expected concatenating dimensions in the range [{-rank}, {rank}), but got "
                               f"{axis}")
@@ -426,7 +432,7 @@ def _concat_offset(node: Node, env: KernelEnv) -> Callable[..., Any]:
         first = shapes[0]
         for index, shape in enumerate(shapes):
             if shape.ndim != 1:
-                raise InvalidArgument(f"input {index} should be a vector, but got shape {format_shape(shape.shape)}")
+                raise InvalidArgument(f"input {index + 1} should be a vector, but got shape {format_shape(shape.shape)}")
         rank = first.shape[0]
         axis = int(concat_dim)
         if not -rank <= axis < rank:
@@ -491,8 +497,8 @@ def _split_v(node: Node, env: KernelEnv) -> Callable[..., Any]:
             raise InvalidArgument(f"-input rank(-{rank}) <= split_dim < input rank ({rank}), but got {axis}")
         axis = axis + rank if axis < 0 else axis
         if size_splits.ndim != 1 or size_splits.shape[0] != count:
-            raise InvalidArgument("size_splits must be a 1-D tensor with length equal to num_split, got shape "
-                                  f"{format_shape(size_splits.shape)}")
+            raise InvalidArgument("size of the split_tensor must be 1-D and have the same elements as outputs got "
+                                  f"{size_splits.ndim} -D and {size_splits.size} elements")
         sizes = size_splits.tolist()
         total = value.shape[axis]
         unknown = [index for index, size in enumerate(sizes) if size == -1]
@@ -544,7 +550,8 @@ def _broadcast_to(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
 
     def run(tensor: Any, shape: Any) -> Any:
-        dims = as_vector(shape, "Broadcast shape must be a vector, got shape ")
+        dims = as_vector(shape, "shape must be a vector of {int32,int64}, got shape ")
+        _check_dims(dims)
         if tensor.ndim > len(dims):
             raise InvalidArgument(f"Rank of input ({tensor.ndim}) must be no greater than rank of output shape "
                                   f"({len(dims)}).")

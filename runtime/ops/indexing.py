@@ -37,7 +37,7 @@ def check_indices(xp: Any, indices: Any, limit: int) -> None:
         first = xp.argwhere(bad)[0]
         where = ",".join(str(int(item)) for item in first)
         value = int(indices[tuple(int(item) for item in first)])
-        raise InvalidArgument(f"indices[{where}] = {value} is not in [0, {limit})")
+        raise InvalidArgument(f"indices{f'[{where}]' if indices.ndim else ''} = {value} is not in [0, {limit})")
 
 
 # --- gathering -------------------------------------------------------------------------------------------------------
@@ -81,11 +81,10 @@ def _gather_v2(node: Node, env: KernelEnv) -> Callable[..., Any]:
         rank = params.ndim
         axis = int(axis_value)
         batch_dims = batch_attr
-        least = batch_dims + 1 if batch_dims >= 0 else axis + 1 if axis >= 0 else -axis
-        if rank < max(least, 1):
-            raise InvalidArgument(f"params must have at least {max(least, 1)} dims")
+        if rank < 1:
+            raise InvalidArgument("params must be at least 1 dimensional")
         if not -rank <= axis < rank:
-            raise InvalidArgument(f"axis must be in the range [{-rank}, {rank}), got {axis}")
+            raise InvalidArgument(f"Shape must be at least rank {axis + 1 if axis >= 0 else -axis} but is rank {rank}")
         if axis < 0:
             axis += rank
         if batch_dims:
@@ -187,9 +186,7 @@ def _scatter_nd(node: Node, env: KernelEnv) -> Callable[..., Any]:
     datatype = node.output_types[0]
 
     def run(indices: Any, updates: Any, shape: Any) -> Any:
-        if shape.ndim != 1:
-            raise InvalidArgument("Shape must be a vector")
-        dims = tuple(int(dim) for dim in shape)
+        dims = tuple(shape.reshape(-1).tolist())
         if indices.ndim < 1:
             raise InvalidArgument(f"Indices shape must have rank at least one. Found:{format_shape(indices.shape)}")
         if updates.ndim < 1:
@@ -197,17 +194,18 @@ def _scatter_nd(node: Node, env: KernelEnv) -> Callable[..., Any]:
         depth = indices.shape[-1]
         batch = indices.shape[:-1]
         if 0 in dims and (indices.size or updates.size):
-            raise InvalidArgument("Indices and updates specified for empty output shape")
+            raise InvalidArgument("Indices and updates specified for empty output.  indices shape: "
+                                  f"{format_shape(indices.shape)}")
         if updates.shape[:len(batch)] != batch:
-            raise InvalidArgument(f"Dimensions [0,{len(batch)}) of indices[shape={format_shape(indices.shape)}] = "
-                                  f"{format_shape(batch)} must match dimensions [0,{len(batch)}) of "
-                                  f"updates[shape={format_shape(updates.shape)}] = "
-                                  f"{format_shape(updates.shape[:len(batch)])}")
+            raise InvalidArgument(f"Dimensions [0,{len(batch)}) of indices[shape={format_shape(indices.shape)}] "
+                                  f"must match dimensions [0,{len(batch)}) of "
+                                  f"updates[shape={format_shape(updates.shape)}]")
         if depth > len(dims) or updates.shape[len(batch):] != dims[depth:]:
-            raise InvalidArgument(f"Dimensions [{depth},{len(dims)}) of input[shape={format_shape(dims)}] = "
-                                  f"{format_shape(dims[depth:])} must match dimensions "
-                                  f"[{len(batch)},{updates.ndim}) of updates[shape="
-                                  f"{format_shape(updates.shape)}] = {format_shape(updates.shape[len(batch):])}")
+            raise InvalidArgument(f"Dimensions [{depth},{len(dims)}) of input[shape={format_shape(dims)}] must match "
+                                  f"dimensions [{len(batch)},{updates.ndim}) of updates[shape="
+                                  f"{format_shape(updates.shape)}]")
+        if not depth and updates.size:
+            raise InvalidArgument("Indices and updates specified for empty output shape")
         result = zeros(xp, dims, datatype)
         if not updates.size:
             return result
@@ -219,9 +217,7 @@ def _scatter_nd(node: Node, env: KernelEnv) -> Callable[..., Any]:
                 found = ", ".join(str(int(item)) for item in indices[first])
                 raise InvalidArgument(f"indices[{','.join(map(str, first))}] = [{found}] does not index into shape "
                                       f"{format_shape(dims)}")
-        if not depth:
-            result[...] = updates.reshape((-1, *dims)).sum(axis=0, dtype=result.dtype)
-        elif base(datatype) is DataType.STRING:
+        if base(datatype) is DataType.STRING:
             result[tuple(columns)] = updates
         elif base(datatype) is DataType.BOOL:
             xp.logical_or.at(result, tuple(columns), updates)
@@ -255,7 +251,7 @@ def _one_hot(node: Node, env: KernelEnv) -> Callable[..., Any]:
 
     def run(indices: Any, depth_value: Any, on_value: Any, off_value: Any) -> Any:
         if not -1 <= attr <= indices.ndim:
-            raise InvalidArgument(f"Expected axis to be -1 or between [0, {indices.ndim}).  But received: {attr}")
+            raise InvalidArgument(f"Expected axis to be -1 or between [0, {indices.ndim + 1}).  But received: {attr}")
         for value, name in ((depth_value, "depth"), (on_value, "on_value"), (off_value, "off_value")):
             if value.ndim:
                 raise InvalidArgument(f"{name} must be a scalar, but got: {format_shape(value.shape)}")
@@ -281,9 +277,22 @@ def _where(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
 
     def run(condition: Any) -> Any:
+        if condition.ndim == 0:
+            raise InvalidArgument("WhereOp : Unhandled input dimensions: 0")
         return xp.argwhere(condition).astype(xp.int64, copy=False)
 
     return run
+
+
+def _unequal(node: Node, *inputs: Any) -> InvalidArgument:
+    """Return the error for inputs that do not all have the first one's shape."""
+    shape = inputs[0].shape
+    for index, value in enumerate(inputs):
+        if value.shape != shape:
+            return InvalidArgument(f"Inputs to operation {node.name} of type {node.op} must have the same size and "
+                                   f"shape.  Input 0: {format_shape(shape)} != input {index}: "
+                                   f"{format_shape(value.shape)}")
+    raise AssertionError("the inputs have one shape")
 
 
 @kernel("Select", shape=like_input(1))
@@ -292,13 +301,13 @@ def _select(node: Node, env: KernelEnv) -> Callable[..., Any]:
 
     def run(condition: Any, then: Any, otherwise: Any) -> Any:
         if then.shape != otherwise.shape:
-            raise InvalidArgument("'then' and 'else' must have the same size.  but received: "
-                                  f"{format_shape(then.shape)} vs. {format_shape(otherwise.shape)}")
+            raise _unequal(node, condition if condition.shape == then.shape or condition.ndim > 1 else then, then,
+                           otherwise)
         if condition.ndim == 0:
             return then if condition else otherwise
         if condition.shape != then.shape:
             if condition.ndim != 1:
-                raise InvalidArgument("'cond' must be a vector, but saw shape: " f"{format_shape(condition.shape)}")
+                raise _unequal(node, condition, then, otherwise)
             if then.ndim < 1:
                 raise InvalidArgument("'then' must be at least a vector, but saw shape: "
                                       f"{format_shape(then.shape)}")
@@ -389,7 +398,7 @@ def _mirror_pad(node: Node, env: KernelEnv) -> Callable[..., Any]:
         result = tensor
         for axis, pair in enumerate(paddings):
             before, after = int(pair[0]), int(pair[1])
-            _check_mirror(axis, tensor.shape[axis], before, after, skip)
+            _check_mirror(tensor.shape[axis], before, after, skip)
             if before or after:
                 index = _mirror_index(xp, tensor.shape[axis], before, after, skip)
                 result = result[(slice(None),) * axis + (index, ...)]
@@ -398,14 +407,15 @@ def _mirror_pad(node: Node, env: KernelEnv) -> Callable[..., Any]:
     return run
 
 
-def _check_mirror(axis: int, dim: int, before: int, after: int, skip: int) -> None:
+def _check_mirror(dim: int, before: int, after: int, skip: int, what: str = "") -> None:
     if before < 0 or after < 0:
         raise InvalidArgument(f"paddings must be non-negative: {before} {after}")
     if skip and (before >= dim or after >= dim):
-        raise InvalidArgument(f"paddings must be less than the dimension size: {before}, {after} not less than {dim}")
-    if not skip and (before > dim or after > dim):
-        raise InvalidArgument(f"paddings must be no greater than the dimension size: {before}, {after} greater than "
+        raise InvalidArgument(f"paddings must be less than the {what}dimension size: {before}, {after} not less than "
                               f"{dim}")
+    if not skip and (before > dim or after > dim):
+        raise InvalidArgument(f"paddings must be no greater than the {what}dimension size: {before}, {after} greater "
+                              f"than {dim}")
 
 
 @kernel("MirrorPadGrad", shape=_pad_shape, host=(1,))
@@ -421,7 +431,7 @@ def _mirror_pad_grad(node: Node, env: KernelEnv) -> Callable[..., Any]:
         for axis, pair in enumerate(paddings):
             before, after = int(pair[0]), int(pair[1])
             dim = tensor.shape[axis] - before - after
-            _check_mirror(axis, dim, before, after, skip)
+            _check_mirror(dim, before, after, skip, "output ")
             if not before and not after:
                 continue
             lead = (slice(None),) * axis
@@ -471,7 +481,7 @@ def _reverse_sequence(node: Node, env: KernelEnv) -> Callable[..., Any]:
     def run(tensor: Any, lengths: Any) -> Any:
         rank = tensor.ndim
         if lengths.ndim != 1:
-            raise InvalidArgument(f"seq_lens input must be 1-dim, not {lengths.ndim}")
+            raise InvalidArgument(f"seq_lengths must be 1-dim, not {lengths.ndim}")
         if batch_dim == seq_dim:
             raise InvalidArgument(f"batch_dim == seq_dim == {seq_dim}")
         if not 0 <= seq_dim < rank:
@@ -479,7 +489,7 @@ def _reverse_sequence(node: Node, env: KernelEnv) -> Callable[..., Any]:
         if not 0 <= batch_dim < rank:
             raise InvalidArgument(f"batch_dim must be < input rank ( {batch_dim} vs. {rank})")
         if lengths.shape[0] != tensor.shape[batch_dim]:
-            raise InvalidArgument(f"Length of seq_lens != input.dims({batch_dim}), ({lengths.shape[0]} vs. "
+            raise InvalidArgument(f"Length of seq_lengths != input.dims({batch_dim}), ({lengths.shape[0]} vs. "
                                   f"{tensor.shape[batch_dim]})")
         size = tensor.shape[seq_dim]
         for position, length in enumerate(lengths.tolist()):

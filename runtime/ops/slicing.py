@@ -146,7 +146,7 @@ def _one_axis(dim: int, position: int, axis: int, begin: Sequence[int], end: Seq
         start = begin[position]
         resolved = start + dim if start < 0 else start
         if not 0 <= resolved < dim:
-            raise InvalidArgument(f"slice index {start} of dimension {axis} out of bounds.")
+            raise InvalidArgument(f"slice index {resolved if start < 0 else start} of dimension {axis} out of bounds.")
         return resolved, None
     low, high = (0, dim) if stride > 0 else (-1, dim - 1)
     if masks.begin & bit:
@@ -186,6 +186,8 @@ def _strided_slice(node: Node, env: KernelEnv) -> Callable[..., Any]:
 
     def run(tensor: Any, begin: Any, end: Any, strides: Any) -> Any:
         nonlocal last
+        if tensor.ndim == 0 and begin.size and not masks.new_axis | masks.ellipsis:
+            raise InvalidArgument("Attempting to slice scalar input.")
         if fixed is not None:
             found = last
             if found is None or found[0] != tensor.shape:

@@ -31,6 +31,8 @@ def decode(message):
 
 
 def encode(value, kind):
+    if isinstance(value, bytes):  # numpy would drop zero bytes at the end
+        value = np.array(value, object)
     value = np.asarray(value)
     message = tensor_pb2.TensorProto(dtype=kind)
     for dim in value.shape:

@@ -23,7 +23,7 @@ from tests.peers import run_peer
 FAMILIES = sorted(module.name for module in pkgutil.iter_modules(tables.__path__))
 ONLY = set(filter(None, os.environ.get("TENSOR_RUNTIME_OP_CASES", "").split(",")))
 RUNNER = Path(__file__).with_name("peer_runner.py")
-SHOWN = 60
+SHOWN = 100
 
 
 def family_cases(family: str) -> list[Case]:
