@@ -124,7 +124,7 @@ def _batched_take(xp: Any, params: Any, indices: Any, axis: int, batch_dims: int
     return params[(*positions, ...)]
 
 
-def gather_nd(xp: Any, params: Any, indices: Any, node_op: str = "GatherNd") -> Any:
+def gather_nd(xp: Any, params: Any, indices: Any, node_name: str) -> Any:
     """Return the slices of `params` that the last dimension of `indices` names.
 
     Raises
@@ -154,7 +154,7 @@ def gather_nd(xp: Any, params: Any, indices: Any, node_op: str = "GatherNd") -> 
         where = ",".join(map(str, first))
         found = ", ".join(str(int(item)) for item in indices[first])
         raise InvalidArgument(f"indices[{where}] = [{found}] does not index into param shape "
-                              f"{format_shape(params.shape)}, node name: {{name}}")
+                              f"{format_shape(params.shape)}, node name: {node_name}")
     if depth == 0:
         return xp.broadcast_to(params, batch + params.shape)
     return params[(*(indices[..., axis] for axis in range(depth)), ...)]
@@ -172,7 +172,7 @@ def _gather_nd(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
 
     def run(params: Any, indices: Any) -> Any:
-        return gather_nd(xp, params, indices)
+        return gather_nd(xp, params, indices, node.name)
 
     return run
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import InvalidArgument
 from runtime.dtypes import DataType, base, to_numpy
+from runtime.ops.broadcasting import broadcasts as broadcast_fits
 from runtime.ops.registry import Shape, kernel
 from runtime.ops.shapes import broadcast_shapes, format_shape
 
@@ -49,6 +50,9 @@ def _mat_mul(node: Node, env: KernelEnv) -> Callable[..., Any]:
     transpose_a, transpose_b = bool(node.attr("transpose_a")), bool(node.attr("transpose_b"))
 
     def run(a: Any, b: Any) -> Any:
+        if a.ndim != b.ndim:
+            raise InvalidArgument("In[0] and In[1] has different ndims: "
+                                  f"{format_shape(a.shape)} vs. {format_shape(b.shape)}")
         for index, value in enumerate((a, b)):
             if value.ndim != 2:
                 raise InvalidArgument(f"In[{index}] is not a matrix. Instead it has shape {format_shape(value.shape)}")
@@ -84,14 +88,18 @@ def _batch_mat_mul(node: Node, env: KernelEnv) -> Callable[..., Any]:
         return swapped.conj() if value.dtype.kind == "c" else swapped
 
     def run(x: Any, y: Any) -> Any:
+        if not broadcasts:
+            if x.ndim != y.ndim:
+                raise InvalidArgument("In[0] and In[1] has different ndims: "
+                                      f"{format_shape(x.shape)} vs. {format_shape(y.shape)}")
+            for axis in range(x.ndim - 2):
+                if x.shape[axis] != y.shape[axis]:
+                    raise InvalidArgument(f"In[0].dim({axis}) and In[1].dim({axis}) must be the same: "
+                                          f"{format_shape(x.shape)} vs {format_shape(y.shape)}")
         for index, value in enumerate((x, y)):
             if value.ndim < 2:
                 raise InvalidArgument(f"In[{index}] ndims must be >= 2: {value.ndim}")
-        try:
-            batch = broadcast_shapes(x.shape[:-2], y.shape[:-2])
-        except InvalidArgument:
-            batch = None
-        if batch is None or (not broadcasts and x.shape[:-2] != y.shape[:-2]):
+        if not broadcast_fits(x.shape[:-2], y.shape[:-2]):
             raise InvalidArgument("In[0] and In[1] must have compatible batch dimensions: "
                                   f"{format_shape(x.shape)} vs. {format_shape(y.shape)}")
         left = adjoint(x) if adjoint_x else x

@@ -114,7 +114,11 @@ def _mean(xp: Any, dtype: Any, wide: Any) -> Reduce:
         return integer_mean
 
     def mean(x: Any, axes: tuple[int, ...], keep: bool) -> Any:
-        total = xp.true_divide(xp.add.reduce(x, axes, wide, None, keep), xp.asarray(_count(x, axes), wide))
+        count = _count(x, axes)
+        total = xp.add.reduce(x, axes, wide, None, keep)
+        if dtype.kind == "c" and not count:
+            return total  # TensorFlow's mean of no complex numbers is 0, of no real ones NaN
+        total = xp.true_divide(total, xp.asarray(count, wide))
         return total if wide == dtype else xp.asarray(total).astype(dtype)
 
     return mean
@@ -188,9 +192,7 @@ def _arg_extremum(node: Node, env: KernelEnv) -> Callable[..., Any]:
             raise InvalidArgument(f"dim must be a scalar, but received tensor of shape: "
                                   f"{format_shape(dimension.shape)}")
         axis, rank = int(dimension), x.ndim
-        if not -max(rank, 1) <= axis < max(rank, 1) or rank == 0:
-            if rank == 0 and axis in (0, -1):
-                return xp.zeros((), dtype)
+        if not -rank <= axis < rank:
             raise InvalidArgument(f"Expected dimension in the range [{-rank}, {rank}), but got {axis}")
         axis = axis + rank if axis < 0 else axis
         if x.shape[axis] == 0:
@@ -218,9 +220,9 @@ def _cumulative(node: Node, env: KernelEnv) -> Callable[..., Any]:
         if axis_value.ndim:
             raise InvalidArgument(f"ScanOp: axis must be a scalar, not {format_shape(axis_value.shape)}")
         axis, rank = int(axis_value), x.ndim
-        if not -rank <= axis < rank:
-            raise InvalidArgument(f"ScanOp: Expected scan axis in the range [{-rank}, {rank}), but got {axis}")
         axis = axis + rank if axis < 0 else axis
+        if not 0 <= axis < rank:
+            raise InvalidArgument(f"ScanOp: Expected scan axis in the range [{-rank}, {rank}), but got {axis}")
         if x.size == 0:
             return x
         lead = (slice(None),) * axis

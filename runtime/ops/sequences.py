@@ -46,11 +46,7 @@ def _range(node: Node, env: KernelEnv) -> Callable[..., Any]:
             # Each number is the first plus so many steps, as integers wrap around.
             return (int(first) + xp.arange(count, dtype=xp.int64) * int(step)).astype(dtype)
         count = math.ceil(abs((float(last) - float(first)) / float(step)))
-        steps = xp.full(count, step, dtype)
-        if count:
-            steps[0] = first
-        # Added up one by one in the type itself, as TensorFlow does, not multiplied.
-        return xp.add.accumulate(steps) if count else steps
+        return xp.add(first, xp.multiply(xp.arange(count).astype(dtype), step))
 
     return run
 
@@ -116,7 +112,7 @@ def _cast(node: Node, env: KernelEnv) -> Callable[..., Any]:
     if source.is_object or target.is_object:
         raise Unimplemented(f"Cast {source.label} to {target.label} is not supported")
     old, new = to_numpy(source), to_numpy(target)
-    if old.kind == "c" and new.kind not in "cb":
+    if old.kind == "c" and new.kind != "c":
         return lambda value: value.real.astype(new)
     if new.kind == "u" and old.kind not in "biu":
         # A negative number becomes the unsigned one with the same low bits, as C compilers on this hardware do it.

@@ -24,6 +24,9 @@ INTEGERS = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint3
 COMPLEX = (np.complex64, np.complex128)
 INDEX = (np.int32, np.int64)
 
+PRODUCER = 1882
+"""GraphDef version that TensorFlow 2.21 writes."""
+
 RELATIVE = {
     np.dtype(np.float16): 2e-3, np.dtype(bf16): 1.6e-2, np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-12,
     np.dtype(np.complex64): 4e-6, np.dtype(np.complex128): 1e-12,
@@ -55,6 +58,8 @@ class Case:
         Whether an error's text must be the same, not only its code.
     compare : callable or None
         ``compare(ours, theirs)`` takes the fetched arrays of one run instead of the usual comparison.
+    producer : int
+        Version of the GraphDef: old op types are refused in a new one.
     """
 
     op: str
@@ -66,6 +71,7 @@ class Case:
     text: bool = True
     compare: Any = None
     feed_types: Mapping[str, DataType] = field(default_factory=dict)
+    producer: int = PRODUCER
 
 
 def attr(value: Any) -> Any:
@@ -164,7 +170,7 @@ def node(op: str, name: str, inputs: Sequence[str] = (), /, **attrs: Any) -> Any
 
 def op_case(op: str, *inputs: Any, name: str = "", relative: float | None = None, absolute: float = 0.0,
             text: bool = True, compare: Any = None, types: Sequence[DataType] | None = None, repeat: int = 1,
-            **attrs: Any) -> Case:
+            producer: int = PRODUCER, **attrs: Any) -> Case:
     """Return the case of one op fed by placeholders.
 
     Parameters
@@ -192,7 +198,7 @@ def op_case(op: str, *inputs: Any, name: str = "", relative: float | None = None
     settings = ",".join(f"{key}={value}" for key, value in attrs.items())
     return Case(op, f"{op}({'; '.join(part for part in (shapes, settings, name) if part)})", [*placeholders, main],
                 [run] * repeat, relative, absolute, text, compare,
-                {f"in{i}:0": kind for i, kind in enumerate(kinds)})
+                {f"in{i}:0": kind for i, kind in enumerate(kinds)}, producer)
 
 
 def _infer(definition: opdef.OpDef, kinds: Sequence[DataType], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,7 +248,7 @@ class Outcome:
 def encode(case: Case) -> Iterator[bytes]:
     """Yield the frames of a case: the GraphDef, the runs as JSON, then every fed TensorProto in order."""
     graph = wire.GraphDef(node=case.nodes)
-    graph.versions.producer = 1882
+    graph.versions.producer = case.producer
     yield graph.SerializeToString()
     yield json.dumps([{"feeds": list(run.feeds), "fetches": list(run.fetches), "targets": list(run.targets)}
                       for run in case.runs]).encode()

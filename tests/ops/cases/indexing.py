@@ -137,7 +137,7 @@ def _gathering() -> Iterator[Case]:
         yield op_case("Gather", params, ints(0, bad), name=str(bad))
         yield op_case("Gather", params, np.array(bad, np.int32), name=str(bad))
         yield op_case("GatherV2", params, np.array([[0, 1], [2, bad + 2]], np.int64), np.array(1, np.int32))
-        yield op_case("GatherNd", params, np.array([[0, 1], [1, bad + 2]], np.int64), text=False)
+        yield op_case("GatherNd", params, np.array([[0, 1], [1, bad + 2]], np.int64))
     for axis in (-4, -3, 2, 3):
         yield op_case("GatherV2", params, ints(0, 2), np.array(axis, np.int32), name=str(axis))
     yield op_case("GatherV2", params, ints(0, 2), ints(0))
