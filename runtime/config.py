@@ -133,6 +133,18 @@ def _integer(low: int, high: int) -> Callable[[object], int]:
     return parse
 
 
+def _directories(value: object) -> tuple[Path, ...] | None:
+    if value is None or value == "all":
+        return None
+    if value == "none":
+        return ()
+    if isinstance(value, str):
+        value = value.split(os.pathsep)
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, (str, Path)) and str(item) for item in value):
+        raise ValueError(f"expected all, none, or directories separated by {os.pathsep!r}")
+    return tuple(Path(item).expanduser() for item in value)
+
+
 def _seconds(low: float, high: float) -> Callable[[object], float]:
     expected = f"expected seconds from {low:g} to {high:g}"
 
@@ -273,6 +285,15 @@ class Settings:
     )
     insecure: bool = setting(
         _flag, False, help="serve beyond this machine without TLS or token: anyone who can connect can run code"
+    )
+    files_allow: tuple[Path, ...] | None = setting(
+        _directories,
+        None,
+        metavar="DIRS",
+        help="directories whose files graph ops may read and write (checkpoints, summaries): all, none, or a list",
+    )
+    cached_steps: int = setting(
+        _integer(1, 1 << 20), 512, metavar="N", help="compiled steps that a session keeps; the least used go first"
     )
     grace_s: float = setting(
         _seconds(0, 86400), 30.0, metavar="SECONDS", flag="--grace", help="time that open calls get to finish at a stop"

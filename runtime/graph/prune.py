@@ -11,7 +11,7 @@ from runtime.graph import names
 from runtime.graph.graph import Graph, is_back_edge
 from runtime.graph.node import Node
 
-__all__ = ["Endpoint", "Selection", "select"]
+__all__ = ["Endpoint", "Selection", "feed_endpoint", "fetch_endpoint", "order", "select"]
 
 Endpoint = tuple[str, Node, int, DataType]
 """Name as the client spelled it, node, output slot, type without its reference mark."""
@@ -65,19 +65,20 @@ def select(graph: Graph, feeds: Sequence[str], fetches: Sequence[str], targets: 
     for name in fetches:
         if name in fed_names:
             raise InvalidArgument(f"{name} is both fed and fetched.")
-    feed_ends = [_feed(graph, name) for name in feeds]
+    feed_ends = [feed_endpoint(graph, name) for name in feeds]
     fed: set[tuple[Node, int]] = set()
     for name, node, slot, _ in feed_ends:
         if (node, slot) in fed:
             raise InvalidArgument(f'Endpoint "{name}" fed more than once.')
         fed.add((node, slot))
-    fetch_ends = [_fetch(graph, name) for name in fetches]
+    fetch_ends = [fetch_endpoint(graph, name) for name in fetches]
     target_nodes = _targets(graph, targets)
     roots = [node for _, node, slot, _ in fetch_ends if (node, slot) not in fed]
     return Selection(order([*roots, *target_nodes], fed), feed_ends, fetch_ends, target_nodes, frozenset(fed))
 
 
-def _feed(graph: Graph, text: str) -> Endpoint:
+def feed_endpoint(graph: Graph, text: str) -> Endpoint:
+    """Return what a feed's name stands for; raise as `select` does when it stands for nothing."""
     name, slot = names.split_tensor(text)
     node = graph.nodes.get(name)
     if node is None:
@@ -87,7 +88,8 @@ def _feed(graph: Graph, text: str) -> Endpoint:
     return text, node, slot, base(node.output_types[slot])
 
 
-def _fetch(graph: Graph, text: str) -> Endpoint:
+def fetch_endpoint(graph: Graph, text: str) -> Endpoint:
+    """Return what a fetch's name stands for; raise as `select` does when it stands for nothing."""
     name, slot = names.split_tensor(text)
     node = graph.nodes.get(name)
     if node is None:

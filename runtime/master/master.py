@@ -1,0 +1,204 @@
+"""The master of one task: its sessions, and what concerns all of them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+from runtime import wire
+from runtime._ext.errors import Aborted, FailedPrecondition, InvalidArgument, Unimplemented
+from runtime.devices.device import Device
+from runtime.graph.device_spec import DeviceSpec, parse
+from runtime.master.config import SessionConfig, propagated_task
+from runtime.master.request_ids import RequestIds
+from runtime.master.session import CLOSE_WAIT_S, CLOSED_BY_CLIENT, MasterSession
+from runtime.master.task import Task
+from runtime.step.runner import StepRunner
+
+__all__ = ["Master"]
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_STEP_LIMIT = 512
+SERVER_STOPPED = "Step was cancelled because the server is stopping."
+
+
+class Master:
+    """Sessions by handle, on one task.
+
+    Parameters
+    ----------
+    task : Task, optional
+        A task ``local`` with one CPU when left out.
+    runner : StepRunner, optional
+        Closed with the master only when the master made it.
+    step_limit : int
+        How many compiled steps a session keeps.
+    other_tasks : tuple of str
+        Names of the other tasks of this server's cluster. Sessions cannot use them yet, so one is refused unless its
+        device filters leave them out.
+
+    Attributes
+    ----------
+    request_ids : RequestIds
+
+    Notes
+    -----
+    Concurrency: every method may be called from any thread. None but `close` waits for steps.
+    """
+
+    def __init__(
+        self,
+        task: Task | None = None,
+        *,
+        runner: StepRunner | None = None,
+        step_limit: int = DEFAULT_STEP_LIMIT,
+        other_tasks: tuple[str, ...] = (),
+    ) -> None:
+        self.task = Task() if task is None else task
+        self.runner = StepRunner() if runner is None else runner
+        self.request_ids = RequestIds()
+        self.sessions: dict[str, MasterSession] = {}
+        self._owns_runner = runner is None
+        self._step_limit = step_limit
+        self._other_tasks = tuple(parse(name) or DeviceSpec() for name in other_tasks)
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def create_session(self, graph_def: Any, config: Any = None, target: str = "") -> tuple[str, int]:
+        """Make a session.
+
+        Parameters
+        ----------
+        graph_def : wire.GraphDef
+            Kept, and not to be changed afterwards; may be empty.
+        config : wire.ConfigProto, optional
+        target : str
+            What the client connected to, as it wrote it.
+
+        Returns
+        -------
+        handle : str
+        version : int
+            0, the version of the graph.
+
+        Raises
+        ------
+        InvalidArgument, NotFound
+            For options that cannot be had, a graph that is not valid, or a device that is not there.
+        Unimplemented
+            If the session would use other tasks.
+        FailedPrecondition
+            If the master is closed.
+        """
+        config = wire.ConfigProto() if config is None else config
+        options = SessionConfig.from_proto(config)
+        own = self.task
+        renamed = propagated_task(config.cluster_def, target, own.job_name, own.index)
+        others = [] if renamed else [task.task_name for task in self._other_tasks if options.admits(task)]
+        if others:
+            raise Unimplemented(
+                f"this session would run on {', '.join(others)} too, and this server has no cluster plane yet: it runs "
+                f'sessions on its own task alone. Set ConfigProto.device_filters to ["{own.name}"]'
+            )
+        task = own if renamed is None else own.renamed(*renamed)
+        session = MasterSession(graph_def, options, task, self.runner, step_limit=self._step_limit)
+        with self._lock:
+            if self._closed:
+                raise FailedPrecondition("the server is stopping; no session can be made")
+            self.sessions[session.handle] = session
+        logger.info("session created", extra={"session": session.handle, "nodes": len(session.graph.nodes)})
+        return session.handle, session.version
+
+    def session(self, handle: str) -> MasterSession:
+        """Return a session.
+
+        Raises
+        ------
+        Aborted
+            If there is none of that handle.
+        """
+        found = self.sessions.get(handle)
+        if found is None:
+            raise Aborted(f"Session {handle} is not found.")
+        return found
+
+    def extend_session(self, handle: str, graph_def: Any, version: int) -> int:
+        """Add to a session's graph and return its new version; see `MasterSession.extend`."""
+        return self.session(handle).extend(graph_def, version)
+
+    def close_session(self, handle: str) -> Future[None]:
+        """Close a session: its steps are cancelled, and the handle is gone at once.
+
+        Returns
+        -------
+        Future
+            Done when no step of it runs any more; see `MasterSession.close`.
+
+        Raises
+        ------
+        Aborted
+            If there is none of that handle.
+        """
+        session = self.sessions.pop(handle, None)
+        if session is None:
+            raise Aborted(f"Session {handle} is not found. Possibly, this master has restarted.")
+        logger.info("session closed", extra={"session": handle})
+        return session.close()
+
+    def reset(self, containers: tuple[str, ...] = ()) -> list[tuple[MasterSession, Future[None]]]:
+        """Empty containers (the default ones when none is named) and close every session.
+
+        Returns
+        -------
+        list of (MasterSession, Future)
+            As `close_session`, for each session that was there.
+        """
+        with self._lock:
+            sessions = list(self.sessions.values())
+            self.sessions.clear()
+        self.task.clear(containers)
+        logger.info("reset", extra={"containers": ",".join(containers) or "default", "sessions": len(sessions)})
+        return [(session, session.close(CLOSED_BY_CLIENT)) for session in sessions]
+
+    def list_devices(self, handle: str = "") -> tuple[Device, ...]:
+        """Return the devices of a session, or of this task when no session is named.
+
+        Raises
+        ------
+        InvalidArgument
+            If there is no such session.
+        """
+        if not handle:
+            return self.task.devices
+        session = self.sessions.get(handle)
+        if session is None:
+            raise InvalidArgument(f"Session {handle} is not found. Possibly, this master has restarted.")
+        return session.task.devices
+
+    def close(self, wait_s: float = CLOSE_WAIT_S) -> None:
+        """End every session, waiting `wait_s` seconds at most for their steps. Does nothing the second time."""
+        with self._lock:
+            self._closed = True
+            sessions = list(self.sessions.values())
+            self.sessions.clear()
+        for session, closing in [(session, session.close(SERVER_STOPPED)) for session in sessions]:
+            wait_closed(session, closing, wait_s)
+        if self._owns_runner:
+            self.runner.close()
+
+    def __enter__(self) -> Master:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def wait_closed(session: MasterSession, closing: Future[None], wait_s: float = CLOSE_WAIT_S) -> None:
+    """Wait until a closing session runs nothing any more, or give it up after `wait_s` seconds."""
+    try:
+        closing.result(wait_s)
+    except TimeoutError:
+        session.abandon()

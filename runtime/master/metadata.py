@@ -1,0 +1,120 @@
+"""What RunMetadata says of a step: its timeline, and the graph that ran."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from runtime import wire
+from runtime.graph.node import Node
+from runtime.graph.prune import Selection
+from runtime.master.steps import StepOptions
+from runtime.ops.opdef import AttrDef
+from runtime.step.stats import step_stats
+
+if TYPE_CHECKING:
+    from runtime._ext.executor import StepContext
+    from runtime.devices.device import Device
+    from runtime.graph.graph import Graph
+    from runtime.master.session import MasterSession
+
+__all__ = ["partition_graph", "step_metadata"]
+
+
+def step_metadata(session: MasterSession, selection: Selection, options: StepOptions, step: StepContext) -> Any:
+    """Return the RunMetadata that a step's options ask for, or None when they ask for nothing."""
+    if not options.wants_metadata:
+        return None
+    metadata = wire.RunMetadata()
+    device = session.task.devices[0]
+    if options.trace and step.trace is not None:
+        metadata.step_stats.CopyFrom(step_stats(step.trace, device.name))
+    if options.partition_graphs:
+        metadata.partition_graphs.append(partition_graph(session.graph, selection, device))
+    return metadata
+
+
+def partition_graph(graph: Graph, selection: Selection, device: Device) -> Any:
+    """Return the GraphDef of a step on its device, with feeds as ``_Recv`` and fetches as ``_Send`` nodes.
+
+    Every node carries its device and all attrs, defaults included.
+    """
+    made = wire.GraphDef()
+    made.versions.CopyFrom(graph.versions)
+    made.library.SetInParent()
+    if len(graph.library):
+        made.library.CopyFrom(graph.library.to_proto())
+    received = {}
+    for name, node, slot, kind in selection.feeds:
+        proto = made.node.add(name=f"_recv_{node.name}_{slot}", op="_Recv", device=device.name)
+        proto.attr["tensor_type"].type = int(kind)  # type: ignore[assignment]
+        _set_ends(proto, name, device)
+        received[node, slot] = proto.name
+    chosen = set(selection.nodes)
+    for node in selection.nodes:
+        proto = made.node.add()
+        proto.CopyFrom(node.proto)
+        proto.device = node.device
+        _fill_defaults(proto, node)
+        data = [received.get(edge) or _spelled(edge) for edge in node.inputs]
+        # A fed placeholder hands its control edges to what stands in for it.
+        controls = [f"^{source.name if source in chosen else received[source, 0]}" for source in node.control_inputs]
+        proto.ClearField("input")
+        proto.input.extend([*data, *controls])
+    for name, node, slot, kind in selection.fetches:
+        proto = made.node.add(name=f"_send_{node.name}_{slot}", op="_Send", device=device.name)
+        proto.input.append(received.get((node, slot)) or _spelled((node, slot)))
+        proto.attr["T"].type = int(kind)  # type: ignore[assignment]
+        _set_ends(proto, name, device)
+    return made
+
+
+def _spelled(edge: tuple[Node, int]) -> str:
+    node, slot = edge
+    return node.name if slot == 0 else f"{node.name}:{slot}"
+
+
+def _set_ends(proto: Any, tensor_name: str, device: Device) -> None:
+    proto.attr["tensor_name"].s = tensor_name.encode()
+    proto.attr["send_device"].s = proto.attr["recv_device"].s = device.name.encode()
+    incarnation = device.incarnation
+    proto.attr["send_device_incarnation"].i = incarnation - (1 << 64) if incarnation >= 1 << 63 else incarnation
+    proto.attr["client_terminated"].b = True
+
+
+def _fill_defaults(proto: Any, node: Node) -> None:
+    if node.op_def is None:
+        return
+    for attr in node.op_def.attrs.values():
+        if attr.has_default and attr.name not in proto.attr:
+            _set_default(proto.attr[attr.name], attr)
+
+
+def _set_default(value: Any, attr: AttrDef) -> None:
+    default = attr.default
+    kind = attr.kind
+    if kind.startswith("list("):
+        value.list.SetInParent()
+        field = {"string": "s", "int": "i", "float": "f", "bool": "b"}.get(kind[5:-1], kind[5:-1])
+        if field == "shape":
+            for shape in default:
+                _set_shape(value.list.shape.add(), shape)
+        elif default:
+            getattr(value.list, field).extend(default)
+    elif kind == "shape":
+        _set_shape(value.shape, default)
+    elif kind == "func":
+        value.func.name = default
+    elif kind == "tensor":
+        value.tensor.SetInParent()
+    else:
+        field = {"string": "s", "int": "i", "float": "f", "bool": "b"}.get(kind, kind)
+        setattr(value, field, default)
+
+
+def _set_shape(proto: Any, shape: tuple[int | None, ...] | None) -> None:
+    proto.SetInParent()
+    if shape is None:
+        proto.unknown_rank = True
+    else:
+        for size in shape:
+            proto.dim.add(size=-1 if size is None else size)

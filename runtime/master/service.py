@@ -1,0 +1,355 @@
+"""tensorflow.MasterService: bytes into calls of the `Master`, answers and errors back into bytes.
+
+A RunStep that repeats a known one never meets protobuf: the codec gives names and arrays, the session's table has the
+compiled step by the request's key, and the codec writes the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from runtime import wire
+from runtime._ext.errors import Cancelled, Error, InvalidArgument
+from runtime._ext.step_codec import (
+    RunStepCall,
+    encode_run_callable_response,
+    encode_run_step_error,
+    encode_run_step_response,
+    scan_run_callable,
+    scan_run_step,
+)
+from runtime.cluster import Cluster
+from runtime.devices.device import Device
+from runtime.graph.device_spec import DeviceSpec
+from runtime.master.master import Master
+from runtime.master.metadata import step_metadata
+from runtime.master.session import CLOSE_WAIT_S, MasterSession, timed_out
+from runtime.master.steps import PreparedStep, StepOptions
+from runtime.master.task import Task
+from runtime.step.files import FileAccess
+
+if TYPE_CHECKING:
+    from runtime._ext.executor import StepContext
+    from runtime.config import Settings
+    from runtime.edge.plane import Handler
+
+__all__ = ["MasterService", "create_plane"]
+
+logger = logging.getLogger(__name__)
+
+_M = TypeVar("_M", bound=Message)
+_T = TypeVar("_T")
+
+# Work on a graph below these sizes takes the loop less than a millisecond or two; above them it goes to a thread.
+_LARGE_REQUEST_BYTES = 32 * 1024
+_LARGE_GRAPH_NODES = 200
+_GRAPH_THREADS = 2
+
+RPC_CANCELLED = "The call was cancelled by the client."
+
+
+class MasterService:
+    """The ten methods of tensorflow.MasterService on one master.
+
+    Concurrency: everything runs on one event loop; what takes long goes to threads of its own or of the runner.
+    """
+
+    def __init__(self, master: Master) -> None:
+        self.master = master
+        self._sessions = master.sessions
+        self._check_id = master.request_ids.check
+        self._runs_here = master.runner.runs_here
+        self._threads = ThreadPoolExecutor(_GRAPH_THREADS, thread_name_prefix="tensor-runtime-graph")
+
+    def services(self) -> Mapping[str, Mapping[str, Handler]]:
+        """Return the handlers by service and method name."""
+        return {
+            "tensorflow.MasterService": {
+                "CreateSession": self.create_session,
+                "ExtendSession": self.extend_session,
+                "PartialRunSetup": self.partial_run_setup,
+                "RunStep": self.run_step,
+                "CloseSession": self.close_session,
+                "ListDevices": self.list_devices,
+                "Reset": self.reset,
+                "MakeCallable": self.make_callable,
+                "RunCallable": self.run_callable,
+                "ReleaseCallable": self.release_callable,
+            }
+        }
+
+    async def start(self) -> None:
+        """Nothing to get ready: kernels load with the first step that needs them."""
+
+    async def stop(self, grace: float) -> None:
+        """Cancel every step, close every session."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self.master.close, max(grace, 0.0))
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # Sessions
+
+    async def create_session(self, request: bytes, context: Any) -> bytes:
+        """CreateSession."""
+        message = _parse(wire.CreateSessionRequest, request)
+        handle, version = await self._in_thread(
+            len(request) > _LARGE_REQUEST_BYTES,
+            lambda: self.master.create_session(message.graph_def, message.config, message.target),
+        )
+        return wire.CreateSessionResponse(session_handle=handle, graph_version=version).SerializeToString()
+
+    async def extend_session(self, request: bytes, context: Any) -> bytes:
+        """ExtendSession."""
+        message = _parse(wire.ExtendSessionRequest, request)
+        version = await self._in_thread(
+            len(request) > _LARGE_REQUEST_BYTES,
+            lambda: self.master.extend_session(
+                message.session_handle, message.graph_def, message.current_graph_version
+            ),
+        )
+        return wire.ExtendSessionResponse(new_graph_version=version).SerializeToString()
+
+    async def close_session(self, request: bytes, context: Any) -> bytes:
+        """CloseSession: answers when no step of the session runs any more."""
+        handle = _parse(wire.CloseSessionRequest, request).session_handle
+        session = self._sessions.get(handle)
+        closing = self.master.close_session(handle)
+        if session is not None:
+            await _until_closed(session, closing)
+        return b""
+
+    async def reset(self, request: bytes, context: Any) -> bytes:
+        """Reset: empties containers and closes every session."""
+        message = _parse(wire.ResetRequest, request)
+        for session, closing in self.master.reset(tuple(message.container)):
+            await _until_closed(session, closing)
+        return b""
+
+    async def list_devices(self, request: bytes, context: Any) -> bytes:
+        """ListDevices."""
+        message = _parse(wire.ListDevicesRequest, request)
+        response = wire.ListDevicesResponse()
+        for device in self.master.list_devices(message.session_handle):
+            response.local_device.append(device_attributes(device))
+        return response.SerializeToString()
+
+    # Steps
+
+    async def run_step(self, request: bytes, context: Any) -> bytes:
+        """RunStep."""
+        call = scan_run_step(request)
+        try:
+            if call.request_id:
+                self._check_id(call.request_id, "RunStep (Master)", call.session_handle)
+            session = self._sessions.get(call.session_handle)
+            if session is None:
+                session = self.master.session(call.session_handle)  # says that it is not there
+            if call.partial_run_handle:
+                return await self._run_partially(session, call)
+            prepared = session.steps.exact.get(call.key)
+            if prepared is None:
+                prepared = await self._prepare(session, call)
+            if call.feed_datatypes != prepared.feed_types:
+                raise session.wrong_feed(prepared, call.feed_datatypes)
+            prepared.entry.used = True
+            if not self._runs_here(prepared.step) or prepared.options.wants_metadata:
+                outputs, metadata = await self._run(session, prepared, call.feed_values)
+                return prepared.plan.encode(outputs, metadata)
+            return prepared.plan.encode(_run_now(session, prepared, call.feed_values))
+        except Error as error:
+            if call.store_errors_in_response_body:
+                return encode_run_step_error(error.code, error.message, b"")
+            raise
+
+    async def _prepare(self, session: MasterSession, call: RunStepCall) -> PreparedStep:
+        options = StepOptions.parse(call.options)
+        feeds, fetches, targets = call.feed_names, call.fetches, call.targets
+        large = len(session.graph.nodes) > _LARGE_GRAPH_NODES and not session.steps.knows(feeds, fetches, targets)
+        large = large or session.steps.pending(feeds, fetches, targets) is not None
+        return await self._in_thread(large, lambda: session.steps.prepare(call.key, feeds, fetches, targets, options))
+
+    async def _run(
+        self, session: MasterSession, prepared: PreparedStep, feeds: Sequence[Any]
+    ) -> tuple[list[Any], bytes | None]:
+        """Run a step that may take long or wait: outputs and serialized RunMetadata."""
+        waiting = _Waiting()
+        step = session.begin(trace=prepared.options.trace)
+        session.start(prepared, step, feeds, waiting.done)
+        outputs = await waiting.result(session, step, session.timeout_s(prepared.options))
+        metadata = step_metadata(session, prepared.selection, prepared.options, step)
+        return outputs, None if metadata is None else metadata.SerializeToString()
+
+    # Partial runs
+
+    async def partial_run_setup(self, request: bytes, context: Any) -> bytes:
+        """PartialRunSetup."""
+        message = _parse(wire.PartialRunSetupRequest, request)
+        self._check_id(message.request_id, "PartialRunSetup (Master)", message.session_handle)
+        session = self.master.session(message.session_handle)
+        handle = await self._in_thread(
+            len(session.graph.nodes) > _LARGE_GRAPH_NODES,
+            lambda: session.partial_runs.setup(tuple(message.feed), tuple(message.fetch), tuple(message.target)),
+        )
+        return wire.PartialRunSetupResponse(partial_run_handle=handle).SerializeToString()
+
+    async def _run_partially(self, session: MasterSession, call: RunStepCall) -> bytes:
+        options = StepOptions.parse(call.options)
+        if options.collective_key:
+            raise InvalidArgument(
+                "PartialRun does not support Collective ops.  collective_graph_key must be kNoCollectiveGraphKey."
+            )
+        handle = call.partial_run_handle
+        step = session.partial_runs.context(handle)
+        fetches = tuple(dict.fromkeys(call.fetches))
+        waiting = _Waiting()
+        ended = []
+
+        def done(outputs: list[Any] | None, error: BaseException | None, last: bool) -> None:
+            ended.append(last)
+            waiting.done(outputs, error)
+
+        session.partial_runs.run(handle, call.feed_names, call.feed_values, call.feed_datatypes, fetches, done)
+        try:
+            outputs = await waiting.result(session, step, session.timeout_s(options))
+        except asyncio.CancelledError:
+            session.partial_runs.drop(handle, Cancelled(RPC_CANCELLED))
+            raise
+        return encode_run_step_response(fetches, outputs, None, b"" if ended[0] else None)
+
+    # Callables
+
+    async def make_callable(self, request: bytes, context: Any) -> bytes:
+        """MakeCallable."""
+        message = _parse(wire.MakeCallableRequest, request)
+        self._check_id(message.request_id, "MakeCallable (Master)", message.session_handle)
+        session = self.master.session(message.session_handle)
+        handle = await self._in_thread(
+            len(session.graph.nodes) > _LARGE_GRAPH_NODES, lambda: session.callables.make(message.options)
+        )
+        return wire.MakeCallableResponse(handle=handle).SerializeToString()
+
+    async def run_callable(self, request: bytes, context: Any) -> bytes:
+        """RunCallable."""
+        session_handle, handle, feeds, request_id = scan_run_callable(request)
+        self._check_id(request_id, "RunCallable (Master)", session_handle)
+        session = self.master.session(session_handle)
+        prepared = session.callables.find(handle)
+        session.check_feeds(prepared, feeds)
+        metadata: bytes | None = None
+        if self._runs_here(prepared.step) and not prepared.options.wants_metadata:
+            outputs = _run_now(session, prepared, feeds)
+        else:
+            outputs, metadata = await self._run(session, prepared, feeds)
+        return encode_run_callable_response(outputs, prepared.plan.datatypes, metadata)
+
+    async def release_callable(self, request: bytes, context: Any) -> bytes:
+        """ReleaseCallable; one that does not exist is fine."""
+        message = _parse(wire.ReleaseCallableRequest, request)
+        self.master.session(message.session_handle).callables.release(message.handle)
+        return b""
+
+    async def _in_thread(self, large: bool, work: Callable[[], _T]) -> _T:
+        """Do some work at once, or in a thread when it is large."""
+        if not large:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _run_now(session: MasterSession, prepared: PreparedStep, feeds: Sequence[Any]) -> list[Any]:
+    """Run a short step in the loop's thread."""
+    step = session.begin()
+    try:
+        return prepared.arrange_fetches(session.runner.run(prepared.step, step, prepared.arrange_feeds(feeds)))
+    except Exception as error:
+        raise session.blame(step, error, [name for name, *_ in prepared.selection.fetches]) from error
+    finally:
+        session.end(step)
+
+
+class _Waiting:
+    """A step's answer, from whichever thread, for the coroutine that waits for it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[list[Any]] = self._loop.create_future()
+
+    def done(self, outputs: list[Any] | None, error: BaseException | None) -> None:
+        """Take the answer; from any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._settle, outputs, error)
+        except RuntimeError:
+            # The loop has closed: the server stopped, and nobody waits any more.
+            logger.debug("a step ended after the loop that had asked for it")
+
+    def _settle(self, outputs: list[Any] | None, error: BaseException | None) -> None:
+        if self._future.done():
+            return
+        if error is not None:
+            self._future.set_exception(error)
+        else:
+            self._future.set_result(outputs or [])
+
+    async def result(self, session: MasterSession, step: StepContext, timeout_s: float) -> list[Any]:
+        """Return the outputs; cancel the step when its time is up or the client has gone."""
+        timer = None
+        if timeout_s:
+            timer = self._loop.call_later(timeout_s, session.cancel, step, timed_out(timeout_s))
+        try:
+            return await self._future
+        except asyncio.CancelledError:
+            session.cancel(step, Cancelled(RPC_CANCELLED))
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+
+async def _until_closed(session: MasterSession, closing: Future[None]) -> None:
+    try:
+        await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(closing)), CLOSE_WAIT_S)
+    except TimeoutError:
+        session.abandon()
+
+
+def _parse(kind: type[_M], request: bytes) -> _M:
+    try:
+        return kind.FromString(request)
+    except DecodeError as error:
+        raise InvalidArgument(
+            f"the request is no tensorflow.{kind.DESCRIPTOR.name} message ({len(request)} bytes): {error}"
+        ) from None
+
+
+def device_attributes(device: Device) -> Any:
+    """Return the DeviceAttributes message of a device."""
+    message = wire.DeviceAttributes(
+        name=device.name,
+        device_type=device.device_type,
+        memory_limit=device.memory_limit,
+        incarnation=device.incarnation,
+        physical_device_desc=device.physical_description,
+        xla_global_id=-1,
+    )
+    message.locality.SetInParent()
+    return message
+
+
+def create_plane(settings: Settings) -> MasterService:
+    """Return the graph plane of a server; see `runtime.edge.plane`."""
+    others: tuple[str, ...] = ()
+    if settings.cluster is not None:
+        own = (settings.job_name, settings.task_index)
+        others = tuple(
+            DeviceSpec(job, 0, index).task_name
+            for job, tasks in Cluster.parse(settings.cluster).jobs.items()
+            for index in tasks
+            if (job, index) != own
+        )
+    task = Task(settings.job_name, settings.task_index, files=FileAccess(settings.files_allow))
+    return MasterService(Master(task, step_limit=settings.cached_steps, other_tasks=others))

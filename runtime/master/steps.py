@@ -1,0 +1,302 @@
+"""The compiled steps of a session: found by a request's exact key, shared between spellings of one signature, bounded.
+
+Two tables: ``exact`` from a request's key (names in the request's order, raw options) to a `PreparedStep`, which is all
+that a repeated request looks at; and one from the canonical signature (names sorted) to the compiled step behind it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
+
+from runtime import wire
+from runtime._ext.errors import InvalidArgument, Unimplemented
+from runtime._ext.step_codec import ResponsePlan
+from runtime.graph.prune import Selection
+
+if TYPE_CHECKING:
+    from runtime.step.compile import CompiledStep
+
+__all__ = ["PreparedStep", "StepOptions", "StepTable"]
+
+Signature = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+"""Sorted feeds, fetches and targets."""
+
+# Spellings of one signature (orders, options) that are remembered; clients use one or two.
+_MAX_SPELLINGS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """What RunOptions asks of one step.
+
+    Attributes
+    ----------
+    trace : bool
+        Record what runs (``FULL_TRACE``).
+    partition_graphs : bool
+        Return the graphs that ran.
+    timeout_s : float
+        Seconds; 0 for the session's own limit.
+    collective_key : int
+        Not 0 for a step that takes part in collectives.
+    """
+
+    trace: bool = False
+    partition_graphs: bool = False
+    timeout_s: float = 0.0
+    collective_key: int = 0
+
+    @classmethod
+    def parse(cls, raw: bytes | None) -> StepOptions:
+        """Return the options in a serialized RunOptions message.
+
+        Raises
+        ------
+        InvalidArgument
+            If it is malformed.
+        Unimplemented
+            For debug watches.
+        """
+        if not raw:
+            return _DEFAULT_OPTIONS
+        try:
+            return cls.from_proto(wire.RunOptions.FromString(raw))
+        except DecodeError as error:
+            raise InvalidArgument(f"RunStepRequest.options is no RunOptions message: {error}") from None
+
+    @classmethod
+    def from_proto(cls, options: Any) -> StepOptions:
+        """Return the options of a RunOptions message; see `parse`."""
+        if options.debug_options.debug_tensor_watch_opts:
+            raise Unimplemented(
+                "RunOptions.debug_options watches tensors, which needs debug ops; this server has none. "
+                "Fetch the tensors instead"
+            )
+        trace = options.trace_level == wire.RunOptions.FULL_TRACE
+        return cls(
+            trace,
+            options.output_partition_graphs,
+            max(0, options.timeout_in_ms) / 1000.0,
+            options.experimental.collective_graph_key,
+        )
+
+    @property
+    def wants_metadata(self) -> bool:
+        """Tell whether the answer carries more than tensors."""
+        return self.trace or self.partition_graphs
+
+
+_DEFAULT_OPTIONS = StepOptions()
+
+
+@dataclass(eq=False, slots=True)
+class Compiled:
+    """A compiled signature, or the promise of one.
+
+    Attributes
+    ----------
+    future : Future of (Selection, CompiledStep)
+    exact_keys : list
+        Keys of the `PreparedStep` entries that lean on it.
+    used : bool
+        Since the table last looked for something to drop.
+    """
+
+    future: Future[tuple[Selection, CompiledStep]] = field(default_factory=Future)
+    exact_keys: list[Hashable] = field(default_factory=list)
+    used: bool = True
+
+
+@dataclass(eq=False, slots=True)
+class PreparedStep:
+    """All that a request for a known step needs.
+
+    Attributes
+    ----------
+    step : CompiledStep
+    feed_names : tuple of str
+        In the request's order.
+    feed_types : list of int
+        DataType numbers, likewise.
+    feed_order, fetch_order : list of int or None
+        Positions: the compiled step's feed ``i`` is the request's ``feed_order[i]``; the request's fetch ``i`` is the
+        compiled step's ``fetch_order[i]``. None when they agree.
+    plan : ResponsePlan
+    options : StepOptions
+    selection : Selection
+    entry : Compiled
+    """
+
+    step: CompiledStep
+    feed_names: tuple[str, ...]
+    feed_types: list[int]
+    feed_order: list[int] | None
+    fetch_order: list[int] | None
+    plan: ResponsePlan
+    options: StepOptions
+    selection: Selection
+    entry: Compiled
+
+    def arrange_feeds(self, values: Sequence[Any]) -> Sequence[Any]:
+        """Return the request's feeds in the compiled step's order."""
+        order = self.feed_order
+        return values if order is None else [values[index] for index in order]
+
+    def arrange_fetches(self, values: list[Any]) -> list[Any]:
+        """Return the compiled step's outputs in the request's order."""
+        order = self.fetch_order
+        return values if order is None else [values[index] for index in order]
+
+
+class StepTable:
+    """Compiled steps by signature and by exact key.
+
+    Parameters
+    ----------
+    limit : int
+        How many compiled signatures are kept; the one that was not used for longest goes first, nearly: those used
+        since the last look are spared, in the manner of a clock.
+    compile : callable
+        ``compile(signature)`` returns a selection and a compiled step.
+
+    Notes
+    -----
+    Safe from several threads. A signature is compiled by one of them while the others wait; a failure is told to all
+    that wait and then forgotten, so that the next request tries again.
+    """
+
+    def __init__(self, limit: int, compile: Callable[[Signature], tuple[Selection, CompiledStep]]) -> None:
+        self.exact: dict[Hashable, PreparedStep] = {}
+        self._limit = max(1, limit)
+        self._compile = compile
+        self._signatures: dict[Signature, Compiled] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._signatures)
+
+    def pending(self, feeds: Sequence[str], fetches: Sequence[str], targets: Sequence[str]) -> Future[Any] | None:
+        """Return what another thread is compiling for a signature right now, or None."""
+        entry = self._signatures.get(canonical(feeds, fetches, targets))
+        return None if entry is None or entry.future.done() else entry.future
+
+    def knows(self, feeds: Sequence[str], fetches: Sequence[str], targets: Sequence[str]) -> bool:
+        """Tell whether a signature needs no compiling."""
+        entry = self._signatures.get(canonical(feeds, fetches, targets))
+        return entry is not None and entry.future.done()
+
+    def prepare(
+        self,
+        key: Hashable,
+        feeds: tuple[str, ...],
+        fetches: tuple[str, ...],
+        targets: tuple[str, ...],
+        options: StepOptions,
+    ) -> PreparedStep:
+        """Return the step of a request, compiled now if nobody did before.
+
+        Parameters
+        ----------
+        key : hashable
+            Equal for requests with equal names, in order, and options.
+        feeds, fetches, targets : tuple of str
+            As in the request. A fetch that is named twice is answered once.
+
+        Raises
+        ------
+        Error
+            What pruning and compiling raise.
+        """
+        signature = canonical(feeds, fetches, targets)
+        with self._lock:
+            entry = self._signatures.get(signature)
+            mine = entry is None
+            if entry is None:
+                self._make_room()
+                entry = self._signatures[signature] = Compiled()
+            entry.used = True
+        if mine:
+            try:
+                entry.future.set_result(self._compile(signature))
+            except BaseException as error:
+                with self._lock:
+                    if self._signatures.get(signature) is entry:
+                        del self._signatures[signature]
+                entry.future.set_exception(error)
+                raise
+        selection, step = entry.future.result()
+        prepared = self._arrange(entry, selection, step, signature, feeds, fetches, options)
+        with self._lock:
+            if self._signatures.get(signature) is entry and key not in self.exact:
+                if len(entry.exact_keys) >= _MAX_SPELLINGS:
+                    self.exact.pop(entry.exact_keys.pop(0), None)
+                entry.exact_keys.append(key)
+                self.exact[key] = prepared
+        return prepared
+
+    def _arrange(
+        self,
+        entry: Compiled,
+        selection: Selection,
+        step: CompiledStep,
+        signature: Signature,
+        feeds: tuple[str, ...],
+        fetches: tuple[str, ...],
+        options: StepOptions,
+    ) -> PreparedStep:
+        sorted_feeds, sorted_fetches, _ = signature
+        distinct = tuple(dict.fromkeys(fetches))
+        types = dict(zip(sorted_feeds, step.feed_types, strict=True))
+        fetch_types = dict(zip(sorted_fetches, step.fetch_types, strict=True))
+        feed_order = None if feeds == sorted_feeds else _positions(feeds, sorted_feeds)
+        fetch_order = None if distinct == sorted_fetches else _positions(sorted_fetches, distinct)
+        plan = ResponsePlan(distinct, [int(fetch_types[name]) for name in distinct])
+        return PreparedStep(
+            step, feeds, [int(types[name]) for name in feeds], feed_order, fetch_order, plan, options, selection, entry
+        )
+
+    def _make_room(self) -> None:
+        while len(self._signatures) >= self._limit:
+            victim = self._victim()
+            if victim is None:
+                return  # everything is being compiled; the table is over its limit for as long as that takes
+            entry = self._signatures.pop(victim)
+            for key in entry.exact_keys:
+                self.exact.pop(key, None)
+
+    def _victim(self) -> Signature | None:
+        """Return the oldest signature that was not used since the last look, or just the oldest."""
+        oldest = None
+        for signature, entry in self._signatures.items():
+            if entry.future.done():
+                if not entry.used:
+                    return signature
+                entry.used = False
+                oldest = oldest or signature
+        return oldest
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._signatures.clear()
+            self.exact.clear()
+
+
+def canonical(feeds: Sequence[str], fetches: Sequence[str], targets: Sequence[str]) -> Signature:
+    """Return the signature that all spellings of a step share.
+
+    Feeds keep their duplicates, for those are an error that pruning has to see.
+    """
+    return tuple(sorted(feeds)), tuple(sorted(set(fetches))), tuple(sorted(set(targets)))
+
+
+def _positions(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Return where in `names` each of `wanted` stands."""
+    where = {name: index for index, name in enumerate(names)}
+    return [where[name] for name in wanted]
