@@ -158,7 +158,7 @@ class MasterService:
             if call.feed_datatypes != prepared.feed_types:
                 raise session.wrong_feed(prepared, call.feed_datatypes)
             prepared.entry.used = True
-            if not self._runs_here(prepared.step) or prepared.options.wants_metadata:
+            if not self._runs_here(prepared.step, call.feed_values) or prepared.options.wants_metadata:
                 outputs, metadata = await self._run(session, prepared, call.feed_values)
                 return prepared.plan.encode(outputs, metadata)
             return prepared.plan.encode(_run_now(session, prepared, call.feed_values))
@@ -242,7 +242,7 @@ class MasterService:
         prepared = session.callables.find(handle)
         session.check_feeds(prepared, feeds)
         metadata: bytes | None = None
-        if self._runs_here(prepared.step) and not prepared.options.wants_metadata:
+        if self._runs_here(prepared.step, feeds) and not prepared.options.wants_metadata:
             outputs = _run_now(session, prepared, feeds)
         else:
             outputs, metadata = await self._run(session, prepared, feeds)

@@ -59,8 +59,14 @@ class Caller:
 
     def extend(self, handle: str, version: int, *nodes: Any, **options: Any) -> int:
         """Extend a session's graph and return the new version."""
-        return int(self.call("ExtendSession", session_handle=handle, graph_def=graph_def(*nodes, **options),
-                             current_graph_version=version).new_graph_version)
+        return int(
+            self.call(
+                "ExtendSession",
+                session_handle=handle,
+                graph_def=graph_def(*nodes, **options),
+                current_graph_version=version,
+            ).new_graph_version
+        )
 
     def step(self, handle: str, fetch: Any = (), target: Any = (), feed: Any = None, **fields: Any) -> Any:
         """Run a step and return the RunStepResponse."""
