@@ -71,12 +71,13 @@ def test_a_request_that_nothing_fits_lists_the_devices(devices: tuple[str, ...])
     for soft in (False, True):
         assert refused(placer(*reversed(devices), soft=soft), const("a", 1.0, device="/job:nope/task:3")) == (
             "Cannot assign a device for operation a: {{node a}} was explicitly assigned to /job:nope/task:3 but "
-            f"available devices are [ {listed} ]. Make sure the device specification refers to a valid device.\n\t [[a]]"
+            f"available devices are [ {listed} ]. Make sure the device specification refers to a valid "
+            "device.\n\t [[a]]"
         )
     assert refused(placer(*devices), const("a", 1.0, device="/gpu:0")) == (
-        "Cannot assign a device for operation a: {{node a}} was explicitly assigned to /gpu:0 but available devices are "
-        f"[ {listed} ]. Make sure the device specification refers to a valid device. The requested device appears to be "
-        "a GPU, but CUDA is not enabled.\n\t [[a]]"
+        "Cannot assign a device for operation a: {{node a}} was explicitly assigned to /gpu:0 but available devices "
+        f"are [ {listed} ]. Make sure the device specification refers to a valid device. The requested device appears "
+        "to be a GPU, but CUDA is not enabled.\n\t [[a]]"
     )
 
 

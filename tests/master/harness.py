@@ -10,15 +10,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 
 from runtime import wire
 from runtime._ext.tensor_codec import decode_tensor
 from runtime.dtypes import from_numpy
 from runtime.master.master import Master
 from runtime.master.service import MasterService
+from runtime.ops import registry
 from tests.graph.graphs import graph_def
 
 TIMEOUT_S = 30.0
+needs_queues = pytest.mark.skipif("FIFOQueueV2" not in registry.registered(), reason="queue kernels are not built in")
 
 
 class Caller:

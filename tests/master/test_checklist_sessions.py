@@ -231,12 +231,14 @@ def test_23_such_a_session_is_isolated_unless_it_says_otherwise(master: Caller) 
         (
             {"local": {0: "localhost:1234"}},
             InvalidArgument,
-            "The ClusterSpec names the job and task index to be the same names that were provided when the server booted.",
+            "The ClusterSpec names the job and task index to be the same names that were provided when the "
+            "server booted.",
         ),
         (
             {"w": {0: "localhost:1234", 1: "localhost:1234"}},
             InvalidArgument,
-            "Found multiple matching tasks that correspond to to the master. Master target: 'grpc://localhost:1234'. ClusterDef: ",
+            "Found multiple matching tasks that correspond to to the master. Master target: "
+            "'grpc://localhost:1234'. ClusterDef: ",
         ),
         ({"w": {0: "localhost:1234", 1: "h:1"}}, Unimplemented, "cluster_def names 2 tasks; "),
     ],

@@ -12,7 +12,7 @@ import pytest
 from runtime import wire
 from runtime.errors import Aborted, Cancelled, Error, Internal, InvalidArgument, NotFound, Unimplemented
 from tests.graph.graphs import BOOL, FLOAT, const, graph_def, identity, node, placeholder
-from tests.master.harness import Caller, array, fill
+from tests.master.harness import Caller, array, fill, needs_queues
 
 FROM = "From /job:local/replica:0/task:0:\n"
 CPU = "/job:local/replica:0/task:0/device:CPU:0"
@@ -68,7 +68,8 @@ def test_40_fetching_a_dead_value_is_internal(master: Caller) -> None:
         assert str(caught.value).startswith(f"{FROM}Failed to fetch outputs for step ")
         incarnation = master.service.master.task.devices[0].incarnation
         assert str(caught.value).endswith(
-            f"(Original error message: The tensor returned for {CPU};{incarnation:016x};{CPU};{fetch};0:0 was not valid.)"
+            f"(Original error message: The tensor returned for {CPU};{incarnation:016x};{CPU};{fetch};0:0 was not "
+            "valid.)"
         )
 
 
@@ -332,6 +333,7 @@ def test_44_the_graph_that_ran_comes_back_with_every_attr(master: Caller) -> Non
     assert graph.versions.producer == 2474
 
 
+@needs_queues
 def test_steps_and_extensions_of_one_session_run_at_the_same_time(master: Caller) -> None:
     handle = master.session(
         node("q", "FIFOQueueV2", component_types=[FLOAT]),
@@ -419,6 +421,7 @@ def test_in_process_callables_and_partial_runs(master: Caller) -> None:
     assert session.run_partial(run, {"w:0": np.float32(2)}, ["s:0"]) == [3.0]
 
 
+@needs_queues
 def test_in_process_timeouts_and_closing_end_waiting_steps(master: Caller) -> None:
     core = master.service.master
     handle, _ = core.create_session(

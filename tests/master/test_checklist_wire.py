@@ -11,7 +11,7 @@ import pytest
 from runtime import wire
 from runtime.errors import Aborted, Cancelled, DeadlineExceeded, Internal, InvalidArgument
 from tests.graph.graphs import FLOAT, const, identity, node, placeholder
-from tests.master.harness import Caller, array, step_request
+from tests.master.harness import Caller, array, needs_queues, step_request
 
 FROM = "From /job:local/replica:0/task:0:\n"
 
@@ -89,6 +89,7 @@ def test_6_the_id_is_looked_at_before_the_session(master: Caller) -> None:
         master.step("gone", ["c:0"], request_id=9)
 
 
+@needs_queues
 def test_7_a_blocked_step_ends_at_its_timeout_and_loses_no_element(master: Caller) -> None:
     handle = master.session(*queue_nodes())
     started = time.monotonic()
@@ -99,12 +100,14 @@ def test_7_a_blocked_step_ends_at_its_timeout_and_loses_no_element(master: Calle
     assert master.run(handle, ["take:0"]) == [5.0]
 
 
+@needs_queues
 def test_7_the_sessions_own_limit_holds_where_a_step_sets_none(master: Caller) -> None:
     handle = master.session(*queue_nodes(), operation_timeout_in_ms=200)
     response = master.step(handle, ["take:0"], store_errors_in_response_body=True)
     assert response.status_code == DeadlineExceeded.code
 
 
+@needs_queues
 def test_8_a_cancelled_call_ends_its_step(master: Caller) -> None:
     handle = master.session(*queue_nodes())
     waiting = master.start_step(handle, ["take:0"])
@@ -131,6 +134,7 @@ def test_9_a_kernels_error_names_its_task_and_its_node_once(master: Caller) -> N
         assert str(caught.value).endswith("\n\t [[{{node r}}]]")
 
 
+@needs_queues
 def test_10_closing_ends_a_blocked_step_with_the_text_and_answers(master: Caller) -> None:
     handle = master.session(*queue_nodes())
     waiting = [master.start_step(handle, ["take:0"]) for _ in range(3)]
