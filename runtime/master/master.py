@@ -178,13 +178,17 @@ class Master:
             raise InvalidArgument(f"Session {handle} is not found. Possibly, this master has restarted.")
         return session.task.devices
 
-    def close(self, wait_s: float = CLOSE_WAIT_S) -> None:
-        """End every session, waiting `wait_s` seconds at most for their steps. Does nothing the second time."""
+    def close_all(self) -> list[tuple[MasterSession, Future[None]]]:
+        """Refuse new sessions and close those there are, without waiting; see `reset` for what is returned."""
         with self._lock:
             self._closed = True
             sessions = list(self.sessions.values())
             self.sessions.clear()
-        for session, closing in [(session, session.close(SERVER_STOPPED)) for session in sessions]:
+        return [(session, session.close(SERVER_STOPPED)) for session in sessions]
+
+    def close(self, wait_s: float = CLOSE_WAIT_S) -> None:
+        """End every session, waiting `wait_s` seconds at most for their steps. Does nothing the second time."""
+        for session, closing in self.close_all():
             wait_closed(session, closing, wait_s)
         if self._owns_runner:
             self.runner.close()

@@ -89,8 +89,10 @@ class MasterService:
 
     async def stop(self, grace: float) -> None:
         """Cancel every step, close every session."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, self.master.close, max(grace, 0.0))
+        # No thread is asked for help here: at the end of a program there are none to be had.
+        for session, closing in self.master.close_all():
+            await _until_closed(session, closing, grace)
+        self.master.close(0.0)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     # Sessions
@@ -310,9 +312,10 @@ class _Waiting:
                 timer.cancel()
 
 
-async def _until_closed(session: MasterSession, closing: Future[None]) -> None:
+async def _until_closed(session: MasterSession, closing: Future[None], wait_s: float = CLOSE_WAIT_S) -> None:
+    """Wait until a closing session runs nothing any more, or give it up."""
     try:
-        await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(closing)), CLOSE_WAIT_S)
+        await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(closing)), wait_s)
     except TimeoutError:
         session.abandon()
 
