@@ -10,6 +10,7 @@ from runtime import wire
 from runtime._ext.errors import InvalidArgument, NotFound
 from runtime.dtypes import REF_OFFSET
 from runtime.graph import names
+from runtime.graph.collection import collection_paused
 from runtime.graph.library import FunctionLibrary
 from runtime.graph.node import Node
 from runtime.graph.validate import Signature, check_versions, describe, signature_of, type_label
@@ -141,9 +142,10 @@ class Graph:
         library = self.library
         if functions:  # nodes may call the functions that come with them
             library = FunctionLibrary(graph_def.library)
-        added = _Builder(self.nodes, (self.library, library), self._internal).build(graph_def.node)
-        if accept is not None:
-            accept(added)
+        with collection_paused(len(graph_def.node)):
+            added = _Builder(self.nodes, (self.library, library), self._internal).build(graph_def.node)
+            if accept is not None:
+                accept(added)
         self.library.add(graph_def.library)
         self.nodes.update(added)
         self._sources.append(graph_def)

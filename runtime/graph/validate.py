@@ -246,6 +246,15 @@ def _left_to_the_kernel(kind: Any) -> bool:
     return isinstance(kind, DataType) and (kind in _OUTSIDE_THE_SETS or kind >= DataType.FLOAT8_E5M2)
 
 
+@cache  # as many as there are op types
+def _unchecked_attrs(op: str) -> tuple[AttrDef, ...]:
+    """Return the attrs that do not decide types; those were checked when the node was made."""
+    signature = signature_of(op)
+    if signature is None:
+        return ()
+    return tuple(attr for attr in signature.op_def.attrs.values() if attr not in signature.keys)
+
+
 def check_node(node: Node) -> None:
     """Check every declared attr of a node: present or with a default, of its kind, allowed.
 
@@ -256,17 +265,22 @@ def check_node(node: Node) -> None:
     InvalidArgument
         For the first attr that is wrong.
     """
-    if node.op_def is None:
+    op_def = node.op_def
+    if op_def is None:
         return
-    attrs = node.proto.attr
-    for attr in node.op_def.attrs.values():
-        value = attrs.get(attr.name)
-        if value is not None:
-            check_attr(node.proto, node.op_def, attr, read_attr(node.proto, node.op_def, attr, value))
-        elif not attr.has_default:
-            raise InvalidArgument(
-                f"NodeDef missing attr '{attr.name}' from {describe(node.op_def)}; NodeDef: {{{{node {node.name}}}}}"
-            )
+    for attr in _unchecked_attrs(node.op):
+        value = node.proto.attr.get(attr.name)
+        if value is None:
+            if not attr.has_default:
+                raise InvalidArgument(
+                    f"NodeDef missing attr '{attr.name}' from {describe(op_def)}; NodeDef: {{{{node {node.name}}}}}"
+                )
+        elif (
+            attr.allowed is None and attr.minimum is None and value.WhichOneof("value") == _FIELD_OF_KIND.get(attr.kind)
+        ):
+            continue  # of its kind, and there is no more to it
+        else:
+            check_attr(node.proto, op_def, attr, read_attr(node.proto, op_def, attr, value))
 
 
 def check_versions(versions: Any) -> None:

@@ -24,6 +24,7 @@ from runtime._ext.errors import (
 from runtime._ext.executor import DeadFetch, StepContext, StepTrace
 from runtime.devices.resources import ResourceManager
 from runtime.dtypes import DataType, from_numpy, to_numpy
+from runtime.graph.collection import collection_paused
 from runtime.graph.graph import Graph
 from runtime.graph.node import Node
 from runtime.graph.place import Placer
@@ -163,9 +164,10 @@ class MasterSession:
 
     def compile(self, selection: Selection, *, partial: bool = False) -> tuple[Selection, CompiledStep]:
         """Compile a selection of this session's graph, or of one with the same functions."""
-        for node in selection.nodes:
-            check_node(node)
-        return selection, compile_step(selection, self.graph.library, self.state, partial=partial)
+        with collection_paused(len(selection.nodes)):
+            for node in selection.nodes:
+                check_node(node)
+            return selection, compile_step(selection, self.graph.library, self.state, partial=partial)
 
     def prepare(
         self, feeds: Sequence[str], fetches: Sequence[str], targets: Sequence[str], options: StepOptions | None = None
