@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EDITABLE := $(PIP) --no-build-isolation --editable
 # The sanitizers' libraries must come first in the process, and Python's own allocator would hide overruns.
 SANITIZED := build/sanitize
-SANITIZE_TESTS ?= tests/ext
+SANITIZE_TESTS ?= tests/ext tests/fuzz tests/step tests/edge
 SANITIZER_ENV = PYTHONPATH=$(SANITIZED)/lib:. PYTHONMALLOC=malloc \
 	LD_PRELOAD=$(shell $(CC) -print-file-name=libasan.so):$(shell $(CC) -print-file-name=libubsan.so) \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1

@@ -64,8 +64,9 @@ def _install(python: Path) -> None:
 
 
 def peer_environment(**extra: str) -> dict[str, str]:
-    """Return the environment for a peer's process: this one's, without its Python settings, and quiet."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "GRPC_"))}
+    """Return the environment for a peer's process: this one's, without what is meant for our code, and quiet."""
+    meant_for_us = ("PYTHON", "GRPC_", "LD_PRELOAD", "ASAN_", "UBSAN_")
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(meant_for_us)}
     return {**ours, **QUIET, **extra}
 
 
