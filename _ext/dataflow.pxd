@@ -3,40 +3,9 @@
 cimport cython
 from cpython.object cimport PyObject
 
-from runtime._ext.dataflow_plan cimport Count, DataflowPlan, Edge, NodePlan
+from runtime._ext.dataflow_frames cimport FrameStore, Iteration, LiveFrame
+from runtime._ext.dataflow_plan cimport DataflowPlan, NodePlan
 from runtime._ext.step_context cimport StepContext
-
-
-cdef struct Iteration:
-    Iteration *next           # the one after it in its frame; in the pool, the next free one
-    LiveFrame *frame
-    LiveFrame **children      # by ordinal of the static frame; NULL where none is open
-    Count *counts
-    PyObject **cells          # values waiting for their consumer: owned, except constants
-    long long number
-    int outstanding           # nodes ready or running
-    int open_children
-
-
-cdef struct Parked:           # a value that goes on later
-    int node
-    PyObject *value           # owned; NULL: dead
-
-
-cdef struct LiveFrame:
-    int static_frame
-    int parallel_iterations
-    Iteration *parent         # iteration that it was opened in; NULL for the outermost
-    Iteration *first
-    Iteration *last
-    int num_live
-    int pending_enters
-    Parked *deferred          # values of the iteration that must wait for the oldest to end
-    int num_deferred, cap_deferred
-    Parked *loop_constants
-    int num_constants, cap_constants
-    Parked *dead_exits        # nodes only
-    int num_exits, cap_exits
 
 
 cdef struct Ready:
@@ -54,12 +23,10 @@ cdef class DataflowRun:
     cdef object _error
     cdef list _inbox          # (Completion or feed number, result, error)
     cdef list _waiters        # partial runs: (fetch numbers, done)
-    cdef PyObject **_fetched  # owned
-    cdef char *_fetch_states  # 0 not there, 1 live, 2 dead
+    cdef FrameStore _store
     cdef char *_feed_states   # 0 missing, 1 given
     cdef Ready *_queue        # ring
     cdef unsigned int _head, _tail, _mask
-    cdef Iteration **_pool    # free iterations by static frame
     cdef Iteration *_root
     cdef PyObject **_inputs   # scratch, behind its headroom
     cdef PyObject **_outputs
@@ -85,14 +52,10 @@ cdef class DataflowRun:
                         bint is_dead) except -1
     cdef int _deliver_all(self, NodePlan *node, Iteration *target, PyObject **outputs, bint is_dead) except -1
     cdef int _push(self, int index, bint is_dead, Iteration *iteration) except -1
-    cdef int _fetch(self, int fetch, PyObject *value) except -1
     cdef LiveFrame *_child(self, NodePlan *node, Iteration *iteration) except NULL
     cdef Iteration *_next_iteration(self, LiveFrame *frame) except NULL
-    cdef Iteration *_new_iteration(self, LiveFrame *frame) except NULL
     cdef int _clean_up(self, Iteration *iteration) except -1
     cdef int _close_frame(self, LiveFrame *frame) except -1
-    cdef void _free_iteration(self, Iteration *iteration) noexcept
-    cdef void _free_frame(self, LiveFrame *frame) noexcept
     cdef int _fail(self, object error) except -1
     cdef list _outputs_or_raise(self, fetches)
     cdef int _answer_waiters(self) except -1

@@ -14,19 +14,15 @@ import logging
 import time
 
 cimport cython
-from cpython.list cimport PyList_New, PyList_SET_ITEM
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
-from libc.string cimport memcpy, memset
 
-cimport numpy as cnp
-
+from runtime._ext.dataflow_frames cimport DEAD, NOT_THERE, Iteration, LiveFrame, Parked, make_store, park
 from runtime._ext.dataflow_plan cimport (
     KIND_ASYNC,
     KIND_ENTER,
     KIND_EXIT,
-    KIND_FEED,
     KIND_KERNEL,
     KIND_MERGE,
     KIND_NEXT,
@@ -36,7 +32,6 @@ from runtime._ext.dataflow_plan cimport (
     Count,
     DataflowPlan,
     Edge,
-    FramePlan,
     NodePlan,
 )
 from runtime._ext.invoke cimport (
@@ -48,40 +43,22 @@ from runtime._ext.invoke cimport (
     reusable_inputs,
     store_result,
 )
+from runtime._ext.predicates cimport choice_of
 from runtime._ext.step_context cimport StepContext
 
-import numpy
-
-from runtime._ext.errors import Internal, InvalidArgument
-
-cnp.import_array()
+from runtime._ext.errors import Internal
 
 logger = logging.getLogger(__name__)
 
-cdef extern from *:
-    """
-    #define RT_FAST_ITEMS(sequence) PySequence_Fast_ITEMS(sequence)
-    #define RT_ARRAY_TYPE(array) PyArray_TYPE((PyArrayObject *)(array))
-    #define RT_ARRAY_CHECK_EXACT(value) PyArray_CheckExact(value)
-    #define RT_ARRAY_NATIVE(array) PyArray_ISNOTSWAPPED((PyArrayObject *)(array))
-    """
-    PyObject **RT_FAST_ITEMS(PyObject *value)
-    int RT_ARRAY_TYPE(PyObject *value)
-    bint RT_ARRAY_CHECK_EXACT(PyObject *value)
-    bint RT_ARRAY_NATIVE(PyObject *value)
-
 cdef extern from "Python.h":
-    object PySequence_Fast(object value, const char *message)
     object PyObject_Vectorcall(PyObject *callable, PyObject **args, size_t nargsf, PyObject *kwnames)
     int Py_EnterRecursiveCall(const char *where) except -1
     void Py_LeaveRecursiveCall()
+    int PyErr_CheckSignals() except -1
 
 cdef enum:
     # Nodes after which the GIL is offered to other threads (see `runtime._ext.program`).
     NODES_PER_TURN = 512
-    NOT_THERE = 0
-    LIVE = 1
-    DEAD = 2
 
 
 class DeadFetch(Internal):
@@ -130,7 +107,6 @@ cdef int _hand_over(DataflowRun run) except -1:
 
 
 @cython.final
-@cython.no_gc_clear  # the plan is needed to release what the frames hold; callbacks and contexts break the cycles
 cdef class DataflowRun:
     """One run of a `Dataflow`; callers of partial runs use its methods."""
 
@@ -139,23 +115,6 @@ cdef class DataflowRun:
         self._cancel_token = 0
 
     def __dealloc__(self):
-        cdef int i
-        cdef Iteration *iteration
-        if self._root != NULL:
-            self._free_frame(self._root.frame)
-            self._root = NULL
-        if self._fetched != NULL:
-            for i in range(self.plan.num_fetches):
-                Py_XDECREF(self._fetched[i])
-        if self._pool != NULL:
-            for i in range(self.plan.num_frames):
-                while self._pool[i] != NULL:
-                    iteration = self._pool[i]
-                    self._pool[i] = iteration.next
-                    PyMem_Free(iteration)
-        PyMem_Free(self._pool)
-        PyMem_Free(self._fetched)
-        PyMem_Free(self._fetch_states)
         PyMem_Free(self._feed_states)
         PyMem_Free(self._queue)
         PyMem_Free(self._scratch)
@@ -174,7 +133,7 @@ cdef class DataflowRun:
             raise ValueError(f"there is no feed {index}; the step has {self.plan.num_feeds}")
         if self._feed_states[index]:
             raise ValueError(f"feed {index} has been given already")
-        value = _checked(self.plan, index, value)
+        value = self.plan.check_feed(index, value)
         self._feed_states[index] = 1
         self._feeds.append(value)
         self._inbox.append((index, value, None))
@@ -206,34 +165,23 @@ cdef class DataflowRun:
     cdef int _start(self) except -1:
         """Allocate what a run needs, open the outermost frame and make its roots ready."""
         cdef DataflowPlan plan = self.plan
-        cdef LiveFrame *frame
         cdef int i
+        self._store = make_store(plan)
         self._scratch = <PyObject **>PyMem_Calloc(INPUT_HEADROOM + plan.max_inputs + plan.max_outputs,
                                                   sizeof(PyObject *))
-        self._fetched = <PyObject **>PyMem_Calloc(max(plan.num_fetches, 1), sizeof(PyObject *))
-        self._fetch_states = <char *>PyMem_Calloc(max(plan.num_fetches, 1), 1)
         self._feed_states = <char *>PyMem_Calloc(max(plan.num_feeds, 1), 1)
-        self._pool = <Iteration **>PyMem_Calloc(plan.num_frames, sizeof(Iteration *))
         self._mask = 15
         while self._mask < <unsigned int>plan.num_roots + <unsigned int>plan.num_feeds:
             self._mask = 2 * self._mask + 1
         self._queue = <Ready *>PyMem_Malloc((self._mask + 1) * sizeof(Ready))
-        frame = <LiveFrame *>PyMem_Calloc(1, sizeof(LiveFrame))
-        if not (self._scratch and self._fetched and self._fetch_states and self._feed_states and self._pool
-                and self._queue and frame):
-            PyMem_Free(frame)
+        if not (self._scratch and self._feed_states and self._queue):
             raise MemoryError()
         self._inputs = self._scratch + INPUT_HEADROOM
         self._outputs = self._inputs + plan.max_inputs
-        frame.parallel_iterations = 1
-        try:
-            self._root = self._new_iteration(frame)
-        except BaseException:
-            PyMem_Free(frame)
-            raise
+        self._root = self._store.open_outermost()
         for i in range(plan.num_fetches):
             if plan.constant_fetches[i] != NULL:
-                self._fetch(i, plan.constant_fetches[i])
+                self._store.keep_fetch(i, plan.constant_fetches[i])
         for i in range(plan.num_roots):
             self._push(plan.roots[i], False, self._root)
         return 0
@@ -280,6 +228,7 @@ cdef class DataflowRun:
             turn -= 1
             if turn == 0:
                 turn = NODES_PER_TURN
+                PyErr_CheckSignals()
                 with nogil:
                     pass
 
@@ -369,7 +318,7 @@ cdef class DataflowRun:
             self._outputs[0] = value  # so that it is released when the index is wrong
             held = self._take(node, iteration, 1)
             try:
-                choice = _choice(<object>held, node.code.num_outputs)
+                choice = choice_of(<object>held, node.code.num_outputs)
             finally:
                 Py_XDECREF(held)
             self._outputs[0] = NULL
@@ -485,8 +434,7 @@ cdef class DataflowRun:
             frame = self._child(node, iteration)
             frame.pending_enters -= 1
             if node.is_loop_constant:
-                frame.loop_constants = _park(frame.loop_constants, &frame.num_constants, &frame.cap_constants, index,
-                                             outputs[0])
+                park(&frame.loop_constants, index, outputs[0])
                 target = frame.first
                 while target != NULL:
                     self._deliver_all(node, target, outputs, is_dead)
@@ -502,8 +450,7 @@ cdef class DataflowRun:
             frame = iteration.frame
             if iteration.next == NULL:
                 if frame.num_live >= frame.parallel_iterations:
-                    frame.deferred = _park(frame.deferred, &frame.num_deferred, &frame.cap_deferred, index,
-                                           outputs[0])
+                    park(&frame.deferred, index, outputs[0])
                     return 0
                 self._next_iteration(frame)
             return self._deliver_all(node, iteration.next, outputs, False)
@@ -514,7 +461,7 @@ cdef class DataflowRun:
             if is_dead:
                 # only those of the last iteration say that the loop itself was not entered
                 if iteration.next == NULL:
-                    frame.dead_exits = _park(frame.dead_exits, &frame.num_exits, &frame.cap_exits, index, NULL)
+                    park(&frame.dead_exits, index, NULL)
                 return 0
             return self._deliver_all(node, frame.parent, outputs, False)
         return self._deliver_all(node, iteration, outputs, is_dead)
@@ -529,7 +476,7 @@ cdef class DataflowRun:
         while edge < end:
             value = NULL if edge.slot < 0 else outputs[edge.slot]
             if edge.target < 0:
-                self._fetch(-1 - edge.target, value)
+                self._store.keep_fetch(-1 - edge.target, value)
                 edge += 1
                 continue
             consumer = &self.plan.nodes[edge.target]
@@ -584,87 +531,31 @@ cdef class DataflowRun:
         iteration.outstanding += 1
         return 0
 
-    cdef int _fetch(self, int fetch, PyObject *value) except -1:
-        """Keep a fetched value; in a loop the last one stays."""
-        cdef PyObject *former = self._fetched[fetch]
-        Py_XINCREF(value)
-        self._fetched[fetch] = value
-        self._fetch_states[fetch] = DEAD if value == NULL else LIVE
-        Py_XDECREF(former)
-        return 0
-
     # Frames and iterations.
 
     cdef LiveFrame *_child(self, NodePlan *node, Iteration *iteration) except NULL:
         """Return the frame that an Enter leads into, opened when it is the first to do so."""
-        cdef FramePlan *plan = &self.plan.frames[node.child]
-        cdef LiveFrame *frame = iteration.children[plan.ordinal]
+        cdef LiveFrame *frame = iteration.children[self.plan.frames[node.child].ordinal]
         if frame != NULL:
             return frame
-        frame = <LiveFrame *>PyMem_Calloc(1, sizeof(LiveFrame))
-        if frame == NULL:
-            raise MemoryError()
-        frame.static_frame = node.child
-        frame.parallel_iterations = node.parallel_iterations
-        frame.parent = iteration
-        frame.pending_enters = plan.num_enters
-        try:
-            self._new_iteration(frame)
-        except BaseException:
-            PyMem_Free(frame)
-            raise
-        iteration.children[plan.ordinal] = frame
-        iteration.open_children += 1
-        return frame
+        return self._store.open_frame(node.child, iteration, node.parallel_iterations)
 
     cdef Iteration *_next_iteration(self, LiveFrame *frame) except NULL:
         """Begin another iteration: with the loop's constants, and with what waited for it."""
-        cdef Iteration *iteration = self._new_iteration(frame)
-        cdef Parked parked
+        cdef Iteration *iteration = self._store.new_iteration(frame)
+        cdef Parked *parked
         cdef int i
-        frame.num_exits = 0
-        for i in range(frame.num_deferred):
-            parked = frame.deferred[i]
-            try:
-                self._deliver_all(&self.plan.nodes[parked.node], iteration, &parked.value, False)
-            finally:
-                frame.deferred[i].value = NULL
-                Py_XDECREF(parked.value)
-        frame.num_deferred = 0
-        for i in range(frame.num_constants):
-            parked = frame.loop_constants[i]
+        frame.dead_exits.count = 0
+        for i in range(frame.deferred.count):
+            parked = &frame.deferred.items[i]
+            self._deliver_all(&self.plan.nodes[parked.node], iteration, &parked.value, False)
+        for i in range(frame.deferred.count):
+            Py_XDECREF(frame.deferred.items[i].value)
+            frame.deferred.items[i].value = NULL
+        frame.deferred.count = 0
+        for i in range(frame.loop_constants.count):
+            parked = &frame.loop_constants.items[i]
             self._deliver_all(&self.plan.nodes[parked.node], iteration, &parked.value, parked.value == NULL)
-        return iteration
-
-    cdef Iteration *_new_iteration(self, LiveFrame *frame) except NULL:
-        cdef FramePlan *plan = &self.plan.frames[frame.static_frame]
-        cdef Iteration *iteration = self._pool[frame.static_frame]
-        cdef size_t cells = plan.num_cells * sizeof(PyObject *)
-        cdef size_t children = plan.num_children * sizeof(LiveFrame *)
-        cdef size_t counts = plan.num_nodes * sizeof(Count)
-        if iteration != NULL:
-            self._pool[frame.static_frame] = iteration.next
-        else:
-            iteration = <Iteration *>PyMem_Malloc(sizeof(Iteration) + cells + children + counts)
-            if iteration == NULL:
-                raise MemoryError()
-            iteration.cells = <PyObject **>(iteration + 1)
-            iteration.children = <LiveFrame **>(<char *>iteration.cells + cells)
-            iteration.counts = <Count *>(<char *>iteration.children + children)
-        memcpy(iteration.cells, plan.cells, cells)
-        memset(iteration.children, 0, children)
-        memcpy(iteration.counts, plan.counts, counts)
-        iteration.next = NULL
-        iteration.frame = frame
-        iteration.outstanding = 0
-        iteration.open_children = 0
-        iteration.number = 0 if frame.last == NULL else frame.last.number + 1
-        if frame.last == NULL:
-            frame.first = iteration
-        else:
-            frame.last.next = iteration
-        frame.last = iteration
-        frame.num_live += 1
         return iteration
 
     cdef int _clean_up(self, Iteration *iteration) except -1:
@@ -676,14 +567,14 @@ cdef class DataflowRun:
             # while an Enter is to come, no iteration has all that it needs: constants of the loop go to all of them
             if oldest.outstanding or oldest.open_children or frame.pending_enters:
                 return 0
-            if frame.num_deferred and oldest.next == NULL:
+            if frame.deferred.count and oldest.next == NULL:
                 self._next_iteration(frame)
             frame.first = oldest.next
             if frame.first == NULL:
                 frame.last = NULL
             frame.num_live -= 1
-            self._free_iteration(oldest)
-            if frame.num_deferred:
+            self._store.free_iteration(oldest)
+            if frame.deferred.count:
                 self._next_iteration(frame)
         return self._close_frame(frame)
 
@@ -693,47 +584,14 @@ cdef class DataflowRun:
         cdef PyObject *dead[2]
         cdef int i
         dead[0] = dead[1] = NULL
-        for i in range(frame.num_exits):
-            self._deliver_all(&self.plan.nodes[frame.dead_exits[i].node], parent, dead, True)
+        for i in range(frame.dead_exits.count):
+            self._deliver_all(&self.plan.nodes[frame.dead_exits.items[i].node], parent, dead, True)
         parent.children[self.plan.frames[frame.static_frame].ordinal] = NULL
         parent.open_children -= 1
-        self._free_frame(frame)
+        self._store.free_frame(frame)
         if parent.outstanding == 0 and parent != self._root:
             self._clean_up(parent)
         return 0
-
-    cdef void _free_iteration(self, Iteration *iteration) noexcept:
-        """Release what nobody took from an iteration and keep its memory for the next one."""
-        cdef int static_frame = iteration.frame.static_frame
-        cdef FramePlan *plan = &self.plan.frames[static_frame]
-        cdef PyObject *value
-        cdef int i
-        for i in range(plan.num_children):
-            if iteration.children[i] != NULL:
-                self._free_frame(iteration.children[i])
-        for i in range(plan.num_cells):
-            value = iteration.cells[i]
-            if value != plan.cells[i]:
-                iteration.cells[i] = NULL
-                Py_XDECREF(value)
-        iteration.next = self._pool[static_frame]
-        self._pool[static_frame] = iteration
-
-    cdef void _free_frame(self, LiveFrame *frame) noexcept:
-        cdef Iteration *iteration
-        cdef int i
-        while frame.first != NULL:
-            iteration = frame.first
-            frame.first = iteration.next
-            self._free_iteration(iteration)
-        for i in range(frame.num_deferred):
-            Py_XDECREF(frame.deferred[i].value)
-        for i in range(frame.num_constants):
-            Py_XDECREF(frame.loop_constants[i].value)
-        PyMem_Free(frame.deferred)
-        PyMem_Free(frame.loop_constants)
-        PyMem_Free(frame.dead_exits)
-        PyMem_Free(frame)
 
     # The end.
 
@@ -753,11 +611,11 @@ cdef class DataflowRun:
         cdef PyObject *value
         cdef int i
         for i in fetches:
-            if self._fetch_states[i] == NOT_THERE:
+            if self._store.fetch_states[i] == NOT_THERE:
                 raise Internal(f"fetch {i} has no value although the step has ended: its node never became ready")
-            if self._fetch_states[i] == DEAD:
+            if self._store.fetch_states[i] == DEAD:
                 raise DeadFetch(i)
-            value = self._fetched[i]
+            value = self._store.fetched[i]
             if self.plan.fetch_names[i] is None:
                 result.append(<object>value)
                 continue
@@ -794,7 +652,7 @@ cdef class DataflowRun:
     cdef bint _has(self, tuple fetches) noexcept:
         cdef int i
         for i in fetches:
-            if self._fetch_states[i] == NOT_THERE:
+            if self._store.fetch_states[i] == NOT_THERE:
                 return False
         return True
 
@@ -807,7 +665,7 @@ cdef class DataflowRun:
         if self._cancel_token:
             self.step.forget(self._cancel_token)
         self._head = self._tail
-        self._free_frame(self._root.frame)
+        self._store.close_outermost()
         self._root = NULL
         self._feeds = None
         error = self._error
@@ -818,10 +676,7 @@ cdef class DataflowRun:
                     outputs = self._outputs_or_raise(range(self.plan.num_fetches))
                 except Exception as problem:
                     error = problem
-            for i in range(self.plan.num_fetches):
-                value = self._fetched[i]
-                self._fetched[i] = NULL
-                Py_XDECREF(value)
+            self._store.drop_fetches()
             _call_done(done, outputs, error)
         self._answer_waiters()
         return 0
@@ -842,44 +697,6 @@ cdef int _call_done(done, outputs, error) except -1:
     return 0
 
 
-cdef Parked *_park(Parked *parked, int *count, int *capacity, int node, PyObject *value) except NULL:
-    """Append to a growing array; return where it now lies."""
-    cdef Parked *larger
-    if count[0] == capacity[0]:
-        larger = <Parked *>PyMem_Realloc(parked, (2 * capacity[0] + 4) * sizeof(Parked))
-        if larger == NULL:
-            raise MemoryError()
-        parked = larger
-        capacity[0] = 2 * capacity[0] + 4
-    Py_XINCREF(value)
-    parked[count[0]].node = node
-    parked[count[0]].value = value
-    count[0] += 1
-    return parked
-
-
-cdef int _choice(object predicate, int num_outputs) except -1:
-    """Return the output that a Switch takes: a truth value for two, an index for more (out of range: the last)."""
-    cdef long long index
-    if cnp.PyArray_Check(predicate) and cnp.PyArray_TYPE(<cnp.ndarray>predicate) == cnp.NPY_BOOL and (
-            cnp.PyArray_NDIM(<cnp.ndarray>predicate) == 0):
-        return (<unsigned char *>cnp.PyArray_DATA(<cnp.ndarray>predicate))[0] != 0
-    if predicate.ndim:
-        raise InvalidArgument(f"The second input must be a scalar, but it has shape {list(predicate.shape)}")
-    index = predicate.item()
-    return <int>index if 0 <= index < num_outputs else num_outputs - 1
-
-
-cdef object _checked(DataflowPlan plan, int index, object value):
-    """Return a feed's value, brought into the right type where that is possible."""
-    cdef PyObject *raw = <PyObject *>value
-    if (RT_ARRAY_CHECK_EXACT(raw) and RT_ARRAY_TYPE(raw) == plan.feed_types[index] and RT_ARRAY_NATIVE(raw)):
-        return value
-    if plan.adapt_feed is None:
-        raise TypeError(f"feed {index} is a {type(value).__name__} of a type that it cannot have")
-    return plan.adapt_feed(index, value)
-
-
 cdef class Dataflow(DataflowPlan):
     """A compiled step, or function body, that runs by dataflow; see `DataflowPlan` for its parameters."""
 
@@ -892,7 +709,7 @@ cdef class Dataflow(DataflowPlan):
         if feeds is not None:
             if len(feeds) != self.num_feeds:
                 raise ValueError(f"{len(feeds)} feeds given where the step has {self.num_feeds}")
-            feeds = [_checked(self, i, feeds[i]) for i in range(self.num_feeds)] if check else list(feeds)
+            feeds = [self.check_feed(i, feeds[i]) for i in range(self.num_feeds)] if check else list(feeds)
         run._feeds = [] if feeds is None else feeds
         run._start()
         run._missing_feeds = self.num_feeds

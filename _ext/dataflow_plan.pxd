@@ -88,3 +88,5 @@ cdef class DataflowPlan:
 
     cdef int _lay_out(self, list inputs, list controls, list first_values, int num_values, list enters,
                       tuple fetches) except -1
+    # A feed's value, brought into the right form where that is possible.
+    cdef object check_feed(self, int index, object value)

@@ -7,9 +7,13 @@ The feeds are nodes too, the first ones, so that an edge may come from them.
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 
+cimport numpy as cnp
+
 from runtime._ext.invoke cimport BoundKernel
 
 import numpy
+
+cnp.import_array()
 
 # For the compiler, which has no cimport.
 KERNEL = KIND_KERNEL
@@ -126,6 +130,14 @@ cdef class DataflowPlan:
         PyMem_Free(self._constant_flags)
         PyMem_Free(self._counts)
         PyMem_Free(self._cells)
+
+    cdef object check_feed(self, int index, object value):
+        if (cnp.PyArray_CheckExact(value) and cnp.PyArray_TYPE(<cnp.ndarray>value) == self.feed_types[index]
+                and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>value)):
+            return value
+        if self.adapt_feed is None:
+            raise TypeError(f"feed {index} is a {type(value).__name__} of a type that it cannot have")
+        return self.adapt_feed(index, value)
 
     cdef int _lay_out(self, list inputs, list controls, list first_values, int num_values, list enters,
                       tuple fetches) except -1:

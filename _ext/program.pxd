@@ -50,6 +50,3 @@ cdef class Program:
     cdef list _collect(self, PyObject **slots)
     cdef Frame *_take_frame(self) except NULL
     cdef void _give_frame(self, Frame *frame, bint succeeded) noexcept
-
-
-cdef int truth_of(object value) except -1

@@ -25,6 +25,7 @@ from runtime._ext.invoke cimport (
     reusable_inputs,
 )
 from runtime._ext.kernel_abi cimport KernelCall
+from runtime._ext.predicates cimport truth_of
 from runtime._ext.step_context cimport StepContext
 
 import numpy
@@ -51,6 +52,7 @@ cdef extern from *:
 cdef extern from "Python.h":
     int Py_EnterRecursiveCall(const char *where) except -1
     void Py_LeaveRecursiveCall()
+    int PyErr_CheckSignals() except -1
     object PySequence_Fast(object value, const char *message)
 
 cdef enum:
@@ -370,6 +372,7 @@ cdef class Program:
                     turn -= 1
                     if turn == 0:
                         turn = INSTRUCTIONS_PER_TURN
+                        PyErr_CheckSignals()
                         with nogil:
                             pass
             finally:
@@ -478,36 +481,6 @@ def run_while(Program condition not None, Program body not None, StepContext ste
         turns += body.num_instructions + condition.num_instructions + 1
         if turns >= INSTRUCTIONS_PER_TURN:
             turns = 0
+            PyErr_CheckSignals()
             with nogil:
                 pass
-
-
-cdef int truth_of(object value) except -1:
-    if RT_ARRAY_CHECK_EXACT(<PyObject *>value):
-        if cnp.PyArray_NDIM(<cnp.ndarray>value):
-            return cnp.PyArray_SIZE(<cnp.ndarray>value) != 0
-        if cnp.PyArray_TYPE(<cnp.ndarray>value) == cnp.NPY_BOOL:
-            return (<unsigned char *>cnp.PyArray_DATA(<cnp.ndarray>value))[0] != 0
-    elif value.ndim:
-        return value.size != 0
-    item = value.item()
-    if isinstance(item, (bytes, str)):
-        return len(item) != 0
-    return item != 0
-
-
-def truth(value):
-    """Tell whether a tensor is true as the condition of If and While.
-
-    A boolean scalar as it is, a number unless it is zero, a string unless it is empty, and a tensor of rank 1 or more
-    when it has elements.
-
-    Parameters
-    ----------
-    value : ndarray
-
-    Returns
-    -------
-    bool
-    """
-    return truth_of(value) != 0

@@ -32,8 +32,9 @@ def _selectors() -> dict[str, list[Selector]]:
     return table
 
 
-def select(op: str, input_types: Sequence[int], output_types: Sequence[int],
-           attr: Callable[..., Any]) -> CompiledKernel | None:
+def select(
+    op: str, input_types: Sequence[int], output_types: Sequence[int], attr: Callable[..., Any]
+) -> CompiledKernel | None:
     """Return a compiled kernel for a node, or None where its Python definition has to do.
 
     Parameters

@@ -56,8 +56,9 @@ def _check(node: Node, function: CompiledFunction, label: str, inputs: Sequence[
     """
     for what, have, want in (("arguments", inputs, function.input_types), ("results", outputs, function.output_types)):
         if [kind % 100 for kind in have] != [kind % 100 for kind in want]:
-            raise InvalidArgument(f"{node.op} '{node.name}': {label} has {what} of types {_labels(want)}, but "
-                                  f"{_labels(have)} are needed")
+            raise InvalidArgument(
+                f"{node.op} '{node.name}': {label} has {what} of types {_labels(want)}, but {_labels(have)} are needed"
+            )
 
 
 def _labels(types: Sequence[int]) -> str:
@@ -195,8 +196,12 @@ class _Loop:
     and the loop's result.
     """
 
-    def __init__(self, step: StepContext, done: Done,
-                 turn: Callable[[list[Any] | None], tuple[CompiledFunction | None, Sequence[Any]]]) -> None:
+    def __init__(
+        self,
+        step: StepContext,
+        done: Done,
+        turn: Callable[[list[Any] | None], tuple[CompiledFunction | None, Sequence[Any]]],
+    ) -> None:
         self._step = step
         self._done = done
         self._turn = turn

@@ -86,8 +86,9 @@ class CompiledStep:
         return PartialRun(self.executor.begin(step), step)
 
 
-def compile_step(selection: Selection, library: FunctionLibrary, state: SessionState, *,
-                 partial: bool = False) -> CompiledStep:
+def compile_step(
+    selection: Selection, library: FunctionLibrary, state: SessionState, *, partial: bool = False
+) -> CompiledStep:
     """Compile the nodes of a step.
 
     Parameters
@@ -108,13 +109,20 @@ def compile_step(selection: Selection, library: FunctionLibrary, state: SessionS
     fed = {(node, slot) for _, node, slot, _ in selection.feeds}
     needs = {node for node, slot in fed if slot == 0 and node.op in _PLACEHOLDERS}
     nodes = [node for node in selection.nodes if node not in needs] if needs else selection.nodes
-    names = [f"_send_{node.name}_{slot}" if node.output_types[slot] > REF_OFFSET and (node, slot) not in fed else None
-             for _, node, slot, _ in selection.fetches]
+    names = [
+        f"_send_{node.name}_{slot}" if node.output_types[slot] > REF_OFFSET and (node, slot) not in fed else None
+        for _, node, slot, _ in selection.fetches
+    ]
     executor, blocking = lower(
-        Functions.of(library, state), nodes, [(node, slot) for _, node, slot, _ in selection.feeds],
+        Functions.of(library, state),
+        nodes,
+        [(node, slot) for _, node, slot, _ in selection.feeds],
         [_feed_number(kind) for _, _, _, kind in selection.feeds],
-        [(node, slot) for _, node, slot, _ in selection.fetches], names, _adapter(selection.feeds, state),
-        by_dataflow=partial)
+        [(node, slot) for _, node, slot, _ in selection.fetches],
+        names,
+        _adapter(selection.feeds, state),
+        by_dataflow=partial,
+    )
     return CompiledStep(executor, blocking, selection, state)
 
 
@@ -136,8 +144,10 @@ def _adapter(feeds: Sequence[Endpoint], state: SessionState) -> Callable[[int, A
         wanted = to_numpy(kind)
         if value.dtype != wanted and value.dtype.newbyteorder("=") != wanted:
             found = "an array of no tensor type" if value.dtype.kind in "mMV" else from_numpy(value.dtype).label
-            raise Internal(f"Output 0 of type {found} does not match declared output type {kind.label} for node "
-                           f"{{{{node _recv_{node.name}_{slot}}}}}")
+            raise Internal(
+                f"Output 0 of type {found} does not match declared output type {kind.label} for node "
+                f"{{{{node _recv_{node.name}_{slot}}}}}"
+            )
         if kind is DataType.RESOURCE:
             return _resolve_handles(value, name, state)
         return np.ascontiguousarray(value, dtype=wanted).reshape(value.shape)
@@ -176,8 +186,10 @@ def _resolve_handle(data: Any, name: str, state: SessionState) -> ResourceHandle
 def _parse_handle(data: Any, name: str) -> tuple[str, str, str, str]:
     """Return device, container, name and type name of serialised ResourceHandleProto bytes (fields 1, 2, 3 and 5)."""
     if not isinstance(data, bytes):
-        raise InvalidArgument(f"the feed '{name}' is of type resource: its elements must be handles, as fetched from "
-                              f"this server, not {type(data).__name__}")
+        raise InvalidArgument(
+            f"the feed '{name}' is of type resource: its elements must be handles, as fetched from "
+            f"this server, not {type(data).__name__}"
+        )
     texts = {1: "", 2: "", 3: "", 5: ""}
     try:
         place = 0
@@ -190,13 +202,14 @@ def _parse_handle(data: Any, name: str) -> tuple[str, str, str, str]:
                 if place + length > len(data):
                     raise IndexError
                 if tag >> 3 in texts:
-                    texts[tag >> 3] = data[place:place + length].decode()
+                    texts[tag >> 3] = data[place : place + length].decode()
                 place += length
             else:
                 raise IndexError
     except (IndexError, UnicodeDecodeError):
-        raise InvalidArgument(f"the feed '{name}' is of type resource, but its {len(data)} bytes are not a serialised "
-                              "ResourceHandleProto") from None
+        raise InvalidArgument(
+            f"the feed '{name}' is of type resource, but its {len(data)} bytes are not a serialised ResourceHandleProto"
+        ) from None
     return texts[1], texts[2], texts[3], texts[5]
 
 

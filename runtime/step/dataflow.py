@@ -17,12 +17,19 @@ if TYPE_CHECKING:
 __all__ = ["CONTROL_FLOW", "DataflowLowering"]
 
 _KINDS = {
-    "Switch": kinds.SWITCH, "RefSwitch": kinds.SWITCH, "_SwitchN": kinds.SWITCH,
-    "Merge": kinds.MERGE, "RefMerge": kinds.MERGE,
-    "Enter": kinds.ENTER, "RefEnter": kinds.ENTER,
-    "Exit": kinds.EXIT, "RefExit": kinds.EXIT,
-    "NextIteration": kinds.NEXT_ITERATION, "RefNextIteration": kinds.NEXT_ITERATION,
-    "ControlTrigger": kinds.TRIGGER, "NoOp": kinds.PASS,
+    "Switch": kinds.SWITCH,
+    "RefSwitch": kinds.SWITCH,
+    "_SwitchN": kinds.SWITCH,
+    "Merge": kinds.MERGE,
+    "RefMerge": kinds.MERGE,
+    "Enter": kinds.ENTER,
+    "RefEnter": kinds.ENTER,
+    "Exit": kinds.EXIT,
+    "RefExit": kinds.EXIT,
+    "NextIteration": kinds.NEXT_ITERATION,
+    "RefNextIteration": kinds.NEXT_ITERATION,
+    "ControlTrigger": kinds.TRIGGER,
+    "NoOp": kinds.PASS,
 }
 
 CONTROL_FLOW = frozenset(_KINDS) - {"NoOp", "ControlTrigger"}
@@ -68,8 +75,15 @@ class DataflowLowering(Lowering):
         """Tell whether some kernel may complete later."""
         return kinds.ASYNC in self._kinds
 
-    def flow(self, nodes: Sequence[Node], feeds: Sequence[Feed], feed_types: Sequence[int], fetches: Sequence[Feed],
-             fetch_names: Sequence[str | None], adapt_feed: Callable[[int, Any], Any] | None) -> Dataflow:
+    def flow(
+        self,
+        nodes: Sequence[Node],
+        feeds: Sequence[Feed],
+        feed_types: Sequence[int],
+        fetches: Sequence[Feed],
+        fetch_names: Sequence[str | None],
+        adapt_feed: Callable[[int, Any], Any] | None,
+    ) -> Dataflow:
         """Return the dataflow of these nodes; parameters as for `StraightLowering.program`.
 
         Raises
@@ -88,9 +102,23 @@ class DataflowLowering(Lowering):
         if self._reserved:
             raise Internal(f"the loop input {next(iter(self._reserved)).name} is not among the nodes of the step")
         wanted = [self._number(node, slot) for node, slot in fetches]
-        return Dataflow(self._kinds, self._bound, self._inputs, self._controls, self._first, self.num_values,
-                        self._frames, self._parents, self._enters, self.constants, feed_types,
-                        [self.use(number) for number in wanted], fetch_names, adapt_feed, self.path)
+        return Dataflow(
+            self._kinds,
+            self._bound,
+            self._inputs,
+            self._controls,
+            self._first,
+            self.num_values,
+            self._frames,
+            self._parents,
+            self._enters,
+            self.constants,
+            feed_types,
+            [self.use(number) for number in wanted],
+            fetch_names,
+            adapt_feed,
+            self.path,
+        )
 
     def _lower(self, node: Node, is_control_source: bool) -> None:
         op = node.op
@@ -102,8 +130,12 @@ class DataflowLowering(Lowering):
         if kind == kinds.KERNEL:
             if op in PLUMBING:
                 kind = kinds.PASS
-                if not node.control_inputs and not is_control_source and derefs(node) is None and (
-                        not self._has_gates(node)):
+                if (
+                    not node.control_inputs
+                    and not is_control_source
+                    and derefs(node) is None
+                    and (not self._has_gates(node))
+                ):
                     self.define(node, numbers)
                     return
             kernel = None if op == "Const" else self.kernel(node)
@@ -124,22 +156,39 @@ class DataflowLowering(Lowering):
         else:
             bound = None
         controls = self._control_edges(node)
-        numbers = [self._made(source, slot, number)
-                   for (source, slot), number in zip(node.inputs, numbers, strict=True)]
+        numbers = [
+            self._made(source, slot, number) for (source, slot), number in zip(node.inputs, numbers, strict=True)
+        ]
         if bound is None:
-            bound = BoundKernel(node, self.path + node.name, _native, None, len(numbers),
-                                numpy_types(node.output_types), derefs(node), False)
+            bound = BoundKernel(
+                node,
+                self.path + node.name,
+                _native,
+                None,
+                len(numbers),
+                numpy_types(node.output_types),
+                derefs(node),
+                False,
+            )
         frame = self._frame_of(node, numbers, controls)
-        made: Sequence[int] = (self._reserved.pop(node),) if node in self._reserved else self.new_values(
-            len(node.output_types))
+        made: Sequence[int] = (
+            (self._reserved.pop(node),) if node in self._reserved else self.new_values(len(node.output_types))
+        )
         index = self._emit(kind, bound, [self.use(number) for number in numbers], controls, made, frame)
         self._index[node] = index
         if kind in _LOOP_ENDS:
             self._note_loop_end(node, kind, index, frame)
         self.define(node, made)
 
-    def _emit(self, kind: int, bound: BoundKernel | None, inputs: Sequence[int], controls: Sequence[int],
-              made: Sequence[int], frame: int) -> int:
+    def _emit(
+        self,
+        kind: int,
+        bound: BoundKernel | None,
+        inputs: Sequence[int],
+        controls: Sequence[int],
+        made: Sequence[int],
+        frame: int,
+    ) -> int:
         """Add a node and return its number."""
         index = len(self._kinds)
         self._kinds.append(kind)
@@ -190,8 +239,14 @@ class DataflowLowering(Lowering):
         frame = self._common_frame(node, [(self._out_frames[gate], gate) for gate in gates])
         bound = BoundKernel(node, self.path + node.name, _native, None, len(numbers), [-1] * len(numbers), None, False)
         made = iter(self.new_values(len(numbers)))
-        index = self._emit(kinds.PASS, bound, [self.use(number) for number in numbers], gates,
-                           range(self.num_values - len(numbers), self.num_values), frame)
+        index = self._emit(
+            kinds.PASS,
+            bound,
+            [self.use(number) for number in numbers],
+            gates,
+            range(self.num_values - len(numbers), self.num_values),
+            frame,
+        )
         self._index[node] = index
         self.values[node] = [next(made) if number is not None and number < 0 else number for number in values]
         return index
@@ -224,8 +279,9 @@ class DataflowLowering(Lowering):
 
     def _frame_of(self, node: Node, numbers: Iterable[int], controls: Iterable[int]) -> int:
         sources = [self._owners[number] for number in numbers if number >= 0]
-        return self._common_frame(node, [(self._out_frames[index], index)
-                                         for index in (*sources, *controls) if index >= 0])
+        return self._common_frame(
+            node, [(self._out_frames[index], index) for index in (*sources, *controls) if index >= 0]
+        )
 
     def _common_frame(self, node: Node, origins: Sequence[tuple[int, int]]) -> int:
         if not origins:
@@ -236,7 +292,8 @@ class DataflowLowering(Lowering):
                 raise InvalidArgument(
                     f"The node '{node.name}' has inputs from different frames. The input {self._mention(first)} is in "
                     f"frame '{self._frame_names[frame]}'. The input {self._mention(index)} is in frame "
-                    f"'{self._frame_names[other]}'.")
+                    f"'{self._frame_names[other]}'."
+                )
         return frame
 
     def _mention(self, index: int) -> str:
@@ -256,6 +313,7 @@ class DataflowLowering(Lowering):
             self._out_frames[index] = child
         elif kind == kinds.EXIT:
             if frame == 0:
-                raise InvalidArgument(f"The Exit '{node.name}' is not in a loop: nothing that it takes comes from an "
-                                      "Enter")
+                raise InvalidArgument(
+                    f"The Exit '{node.name}' is not in a loop: nothing that it takes comes from an Enter"
+                )
             self._out_frames[index] = self._parents[frame]

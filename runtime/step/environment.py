@@ -101,8 +101,9 @@ class CompiledFunction(Protocol):
     def run(self, step: StepContext, args: Sequence[Any]) -> list[Any]:
         """Run to the end in the calling thread and return the outputs."""
 
-    def start(self, step: StepContext, args: Sequence[Any],
-              done: Callable[[list[Any] | None, BaseException | None], None]) -> None:
+    def start(
+        self, step: StepContext, args: Sequence[Any], done: Callable[[list[Any] | None, BaseException | None], None]
+    ) -> None:
         """Run, and call `done` once with the outputs or the error, perhaps from another thread."""
 
 

@@ -38,5 +38,7 @@ class FileAccess:
         if any(real == root or root in real.parents for root in self.allow):
             return text
         allowed = ", ".join(map(str, self.allow)) or "none"
-        raise PermissionDenied(f"file '{text}' is outside the directories that graph ops may touch ({allowed}); "
-                               "allow its directory with the setting files_allow of the server")
+        raise PermissionDenied(
+            f"file '{text}' is outside the directories that graph ops may touch ({allowed}); "
+            "allow its directory with the setting files_allow of the server"
+        )

@@ -38,9 +38,15 @@ class Folding:
 
     def allows(self, node: Node, kernel: Kernel) -> bool:
         """Tell whether a node whose inputs are all constant may be computed now."""
-        return (not kernel.asynchronous and not kernel.needs_step and node.op_def is not None
-                and not node.op_def.is_stateful and node.op not in _NEVER and self._seconds_left > 0
-                and self._bytes_left > 0)
+        return (
+            not kernel.asynchronous
+            and not kernel.needs_step
+            and node.op_def is not None
+            and not node.op_def.is_stateful
+            and node.op not in _NEVER
+            and self._seconds_left > 0
+            and self._bytes_left > 0
+        )
 
     def evaluate(self, bound: BoundKernel, inputs: Sequence[Any]) -> list[Any] | None:
         """Return a node's outputs, read-only, or None when it is better left to the step.

@@ -35,8 +35,18 @@ class LibraryFunction:
     itself.
     """
 
-    __slots__ = ("_body", "_chain", "_executor", "_functions", "_key", "_lock", "_path", "input_types",
-                 "is_asynchronous", "output_types")
+    __slots__ = (
+        "_body",
+        "_chain",
+        "_executor",
+        "_functions",
+        "_key",
+        "_lock",
+        "_path",
+        "input_types",
+        "is_asynchronous",
+        "output_types",
+    )
 
     def __init__(self, functions: Functions, key: _Key, body: FunctionBody, path: str, chain: tuple[Any, ...]) -> None:
         self._functions = functions
@@ -89,14 +99,22 @@ class LibraryFunction:
         feeds = [(node, 0) for node in body.inputs]
         fed = frozenset(feeds)
         args = {node for node, _ in feeds}
-        effects = [node for node in body.graph.nodes.values()
-                   if node not in args and self._functions.has_effects(node)]
+        effects = [node for node in body.graph.nodes.values() if node not in args and self._functions.has_effects(node)]
         roots = [*(node for node, _ in body.outputs if node not in args), *body.control_outputs, *effects]
         nodes = [node for node in order(roots, fed) if node not in args]
         feed_types = numpy_types(body.input_types)
         names = [self._path + node.name if node.output_types[slot] > 100 else None for node, slot in body.outputs]
-        executor, _ = lower(self._functions, nodes, feeds, feed_types, body.outputs, names, None, self._path,
-                            (*self._chain, (self._key, self)))
+        executor, _ = lower(
+            self._functions,
+            nodes,
+            feeds,
+            feed_types,
+            body.outputs,
+            names,
+            None,
+            self._path,
+            (*self._chain, (self._key, self)),
+        )
         return executor
 
 
@@ -228,10 +246,18 @@ def _key(name: str, attrs: Any) -> _Key:
     return name, tuple(sorted((attr, value.SerializeToString(deterministic=True)) for attr, value in attrs.items()))
 
 
-def lower(functions: Functions, nodes: Sequence[Node], feeds: Sequence[tuple[Node, int]], feed_types: Sequence[int],
-          fetches: Sequence[tuple[Node, int]], fetch_names: Sequence[str | None],
-          adapt_feed: Callable[[int, Any], Any] | None, path: str = "", chain: tuple[Any, ...] = (),
-          by_dataflow: bool = False) -> tuple[Program | Dataflow, bool]:
+def lower(
+    functions: Functions,
+    nodes: Sequence[Node],
+    feeds: Sequence[tuple[Node, int]],
+    feed_types: Sequence[int],
+    fetches: Sequence[tuple[Node, int]],
+    fetch_names: Sequence[str | None],
+    adapt_feed: Callable[[int, Any], Any] | None,
+    path: str = "",
+    chain: tuple[Any, ...] = (),
+    by_dataflow: bool = False,
+) -> tuple[Program | Dataflow, bool]:
     """Return what runs some nodes, and whether it may wait.
 
     Parameters

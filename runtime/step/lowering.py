@@ -30,8 +30,19 @@ __all__ = ["CONSTANT_OF_SESSION", "PLUMBING", "Feed", "Lowering", "StraightLower
 Feed = tuple["Node", int]
 """A fed endpoint: node and output slot."""
 
-PLUMBING = frozenset({"Identity", "StopGradient", "PreventGradient", "Snapshot", "GuaranteeConst",
-                      "PlaceholderWithDefault", "IdentityN", "RefIdentity", "LoopCond"})
+PLUMBING = frozenset(
+    {
+        "Identity",
+        "StopGradient",
+        "PreventGradient",
+        "Snapshot",
+        "GuaranteeConst",
+        "PlaceholderWithDefault",
+        "IdentityN",
+        "RefIdentity",
+        "LoopCond",
+    }
+)
 """Ops whose outputs are their inputs."""
 
 CONSTANT_OF_SESSION = frozenset({"VariableV2", "Variable", "VarHandleOp"})
@@ -61,8 +72,7 @@ class Lowering:
         The functions being called on the way here, for recursion.
     """
 
-    def __init__(self, functions: Functions, state: SessionState, path: str = "",
-                 chain: tuple[Any, ...] = ()) -> None:
+    def __init__(self, functions: Functions, state: SessionState, path: str = "", chain: tuple[Any, ...] = ()) -> None:
         self.functions = functions
         self.state = state
         self.path = path
@@ -152,8 +162,9 @@ class Lowering:
         """Tell whether a node calls library functions."""
         known = self._takes_functions.get(node.op)
         if known is None:
-            known = node.op_def is None or any(attr.kind in ("func", "list(func)")
-                                               for attr in node.op_def.attrs.values())
+            known = node.op_def is None or any(
+                attr.kind in ("func", "list(func)") for attr in node.op_def.attrs.values()
+            )
             self._takes_functions[node.op] = known
         return known
 
@@ -180,11 +191,16 @@ class Lowering:
                 call = _with_host_inputs(call, kernel, len(numbers))
         except Exception as error:
             raise name_error(error, name) from error
-        return BoundKernel(node, name, call, compiled, len(numbers), numpy_types(node.output_types), derefs(node),
-                           kernel.needs_step)
+        return BoundKernel(
+            node, name, call, compiled, len(numbers), numpy_types(node.output_types), derefs(node), kernel.needs_step
+        )
 
-    def known_outputs(self, node: Node, kernel: registry.Kernel | None, numbers: Sequence[int],
-                      ) -> tuple[list[int] | None, BoundKernel | None]:
+    def known_outputs(
+        self,
+        node: Node,
+        kernel: registry.Kernel | None,
+        numbers: Sequence[int],
+    ) -> tuple[list[int] | None, BoundKernel | None]:
         """Return the numbers of a node's outputs if they are constant, and its kernel if that was bound for it.
 
         The outputs are None when the node has to run in the step.
@@ -251,8 +267,13 @@ def _with_host_inputs(call: Callable[..., Any], kernel: registry.Kernel, num_inp
     lead = 2 if kernel.asynchronous else int(kernel.needs_step)
 
     def run(*args: Any) -> Any:
-        return call(*args[:lead], *(value.get() if index in positions and hasattr(value, "get") else value
-                                    for index, value in enumerate(args[lead:])))
+        return call(
+            *args[:lead],
+            *(
+                value.get() if index in positions and hasattr(value, "get") else value
+                for index, value in enumerate(args[lead:])
+            ),
+        )
 
     return run
 
@@ -260,9 +281,15 @@ def _with_host_inputs(call: Callable[..., Any], kernel: registry.Kernel, num_inp
 class StraightLowering(Lowering):
     """Makes a `Program`: every node once, in the order given."""
 
-    def program(self, nodes: Sequence[Node], feeds: Sequence[Feed], feed_types: Sequence[int],
-                fetches: Sequence[Feed], fetch_names: Sequence[str | None],
-                adapt_feed: Callable[[int, Any], Any] | None) -> Program:
+    def program(
+        self,
+        nodes: Sequence[Node],
+        feeds: Sequence[Feed],
+        feed_types: Sequence[int],
+        fetches: Sequence[Feed],
+        fetch_names: Sequence[str | None],
+        adapt_feed: Callable[[int, Any], Any] | None,
+    ) -> Program:
         """Return the program of these nodes.
 
         Parameters
@@ -303,5 +330,15 @@ class StraightLowering(Lowering):
             outputs.append(made)
             self.define(node, made)
         wanted = [use(values[node][slot]) for node, slot in fetches]  # type: ignore[arg-type]
-        return Program(bounds, inputs, outputs, self.num_values, self.constants, feed_types, wanted, fetch_names,
-                       adapt_feed, self.path)
+        return Program(
+            bounds,
+            inputs,
+            outputs,
+            self.num_values,
+            self.constants,
+            feed_types,
+            wanted,
+            fetch_names,
+            adapt_feed,
+            self.path,
+        )

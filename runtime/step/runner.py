@@ -57,9 +57,11 @@ class StepRunner:
     def __init__(self, num_threads: int | None = None, short_s: float = _SHORT_S) -> None:
         if num_threads is not None and num_threads < 1:
             raise ValueError(f"num_threads is {num_threads}; at least 1 is needed")
-        self._limit = num_threads if num_threads is not None else max(2, len(os.sched_getaffinity(0))
-                                                                      if hasattr(os, "sched_getaffinity")
-                                                                      else os.cpu_count() or 2)
+        self._limit = (
+            num_threads
+            if num_threads is not None
+            else max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2)
+        )
         self._short_s = short_s
         self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []

@@ -49,8 +49,9 @@ def _beginning(event: tuple[Any, ...]) -> int:
     return event[2]  # type: ignore[no-any-return]
 
 
-def _add_node(entry: Any, path: str, node: Any, times_ns: tuple[int, int, int], thread: int, outputs: list[Any],
-              allocations: int) -> int:
+def _add_node(
+    entry: Any, path: str, node: Any, times_ns: tuple[int, int, int], thread: int, outputs: list[Any], allocations: int
+) -> int:
     scheduled_ns, started_ns, ended_ns = times_ns
     name = path + node.name
     # What lasts less than a microsecond would have no width in a timeline.

@@ -64,7 +64,7 @@ def set_attr(attrs: Any, name: str, value: Any) -> None:
     elif isinstance(value, np.ndarray):
         fill_tensor(target.tensor, value)
     else:
-        getattr(target, "func").CopyFrom(value)
+        target.func.CopyFrom(value)
 
 
 def fill_tensor(tensor: Any, value: np.ndarray[Any, Any]) -> None:
@@ -120,8 +120,13 @@ class GraphMaker:
     def placeholder(self, name: str, kind: DataType = DataType.FLOAT) -> str:
         return self.op("Placeholder", name, T=kind)
 
-    def function(self, name: str, inputs: dict[str, DataType], outputs: dict[str, tuple[str, DataType]],
-                 control_outputs: Sequence[str] = ()) -> GraphMaker:
+    def function(
+        self,
+        name: str,
+        inputs: dict[str, DataType],
+        outputs: dict[str, tuple[str, DataType]],
+        control_outputs: Sequence[str] = (),
+    ) -> GraphMaker:
         """Add a library function and return the maker of its body; inputs are written ``x`` or ``node:arg:0``."""
         made = self.proto.library.function.add()
         made.signature.name = name
@@ -138,8 +143,9 @@ class GraphMaker:
     def loop(self, name: str, start: str, limit: str, kind: DataType = DataType.INT32, parallel: int = 10) -> str:
         """Add ``while i < limit: i += 1`` in frames; return the Exit."""
         self.op("Enter", f"{name}/enter", start, T=kind, frame_name=name, parallel_iterations=parallel)
-        self.op("Enter", f"{name}/limit", limit, T=kind, frame_name=name, is_constant=True,
-                parallel_iterations=parallel)
+        self.op(
+            "Enter", f"{name}/limit", limit, T=kind, frame_name=name, is_constant=True, parallel_iterations=parallel
+        )
         self.op("Merge", f"{name}/merge", f"{name}/enter", f"{name}/next", T=kind, N=2)
         self.op("Less", f"{name}/less", f"{name}/merge", f"{name}/limit", T=kind)
         self.op("LoopCond", f"{name}/cond", f"{name}/less")
@@ -166,13 +172,20 @@ class Runner:
         self._next_step += 1
         return StepContext(self._next_step, self.state, **options)
 
-    def compile(self, feeds: Sequence[str], fetches: Sequence[str], targets: Sequence[str] = (),
-                partial: bool = False) -> CompiledStep:
-        return compile_step(select(self.graph, feeds, fetches, targets), self.graph.library, self.state,
-                            partial=partial)
+    def compile(
+        self, feeds: Sequence[str], fetches: Sequence[str], targets: Sequence[str] = (), partial: bool = False
+    ) -> CompiledStep:
+        return compile_step(
+            select(self.graph, feeds, fetches, targets), self.graph.library, self.state, partial=partial
+        )
 
-    def run(self, fetches: str | Sequence[str], feeds: dict[str, Any] | None = None, targets: Sequence[str] = (),
-            partial: bool = False) -> Any:
+    def run(
+        self,
+        fetches: str | Sequence[str],
+        feeds: dict[str, Any] | None = None,
+        targets: Sequence[str] = (),
+        partial: bool = False,
+    ) -> Any:
         """Run to the end; one fetch gives its value, several give a list."""
         feeds = feeds or {}
         names = [fetches] if isinstance(fetches, str) else list(fetches)
@@ -180,8 +193,9 @@ class Runner:
         values = step.run(self.context(), [np.asarray(value) for value in feeds.values()])
         return values[0] if isinstance(fetches, str) else values
 
-    def by_dataflow(self, fetches: str | Sequence[str], feeds: dict[str, Any] | None = None,
-                    targets: Sequence[str] = ()) -> Any:
+    def by_dataflow(
+        self, fetches: str | Sequence[str], feeds: dict[str, Any] | None = None, targets: Sequence[str] = ()
+    ) -> Any:
         """Run by the dataflow executor, whatever the step."""
         feeds = feeds or {}
         names = [fetches] if isinstance(fetches, str) else list(fetches)

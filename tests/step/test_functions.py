@@ -18,9 +18,17 @@ BOOL = DataType.BOOL
 STRING = DataType.STRING
 
 
-def _call(maker: GraphMaker, name: str, callee: str, *inputs: str, op: str = "PartitionedCall", outputs: int = 1) -> None:
-    maker.call(op, name, *inputs, f=function(callee), Tin=[FLOAT] * len([i for i in inputs if i[0] != "^"]),
-               Tout=[FLOAT] * outputs)
+def _call(
+    maker: GraphMaker, name: str, callee: str, *inputs: str, op: str = "PartitionedCall", outputs: int = 1
+) -> None:
+    maker.call(
+        op,
+        name,
+        *inputs,
+        f=function(callee),
+        Tin=[FLOAT] * len([i for i in inputs if i[0] != "^"]),
+        Tout=[FLOAT] * outputs,
+    )
 
 
 def _double(maker: GraphMaker, name: str = "double") -> None:
@@ -84,23 +92,51 @@ def _branches(maker: GraphMaker) -> None:
 
 
 @pytest.mark.parametrize("op", ["If", "StatelessIf"])
-@pytest.mark.parametrize(("kind", "value", "expected"), [
-    (BOOL, True, 6), (BOOL, False, 3), (INT, np.int32(-1), 6), (INT, np.int32(0), 3), (FLOAT, np.float32(0.5), 6),
-    (FLOAT, np.zeros((2, 2), np.float32), 6), (FLOAT, np.zeros((0, 2), np.float32), 3),
-    (STRING, np.array(b"no", dtype=object), 6), (STRING, np.array(b"", dtype=object), 3)])
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        (BOOL, True, 6),
+        (BOOL, False, 3),
+        (INT, np.int32(-1), 6),
+        (INT, np.int32(0), 3),
+        (FLOAT, np.float32(0.5), 6),
+        (FLOAT, np.zeros((2, 2), np.float32), 6),
+        (FLOAT, np.zeros((0, 2), np.float32), 3),
+        (STRING, np.array(b"no", dtype=object), 6),
+        (STRING, np.array(b"", dtype=object), 3),
+    ],
+)
 def test_if_takes_one_branch_by_truth(maker, op, kind, value, expected):
     _branches(maker)
     maker.placeholder("p", kind)
-    maker.call(op, "if", "p", "x", Tcond=kind, Tin=[FLOAT], Tout=[FLOAT], then_branch=function("double"),
-               else_branch=function("same"))
+    maker.call(
+        op,
+        "if",
+        "p",
+        "x",
+        Tcond=kind,
+        Tin=[FLOAT],
+        Tout=[FLOAT],
+        then_branch=function("double"),
+        else_branch=function("same"),
+    )
     assert Runner(maker).run("if:0", {"x:0": np.float32(3), "p:0": value}) == expected
 
 
 def test_the_other_branch_does_not_run(maker):
     _branches(maker)
     maker.placeholder("p", BOOL)
-    maker.call("If", "if", "p", "x", Tcond=BOOL, Tin=[FLOAT], Tout=[FLOAT], then_branch=function("double"),
-               else_branch=function("never"))
+    maker.call(
+        "If",
+        "if",
+        "p",
+        "x",
+        Tcond=BOOL,
+        Tin=[FLOAT],
+        Tout=[FLOAT],
+        then_branch=function("double"),
+        else_branch=function("never"),
+    )
     runner = Runner(maker)
     assert runner.run("if:0", {"x:0": np.float32(3), "p:0": True}) == 6
     with pytest.raises(InvalidArgument, match=r"\{\{node if/check\}\}"):
@@ -152,8 +188,17 @@ def test_for_runs_over_a_range(maker):
     runner = Runner(maker)
 
     def run(start: int, limit: int, delta: int) -> float:
-        return float(runner.run("for:0", {"x:0": np.float32(100), "start:0": np.int32(start),
-                                          "limit:0": np.int32(limit), "delta:0": np.int32(delta)}))
+        return float(
+            runner.run(
+                "for:0",
+                {
+                    "x:0": np.float32(100),
+                    "start:0": np.int32(start),
+                    "limit:0": np.int32(limit),
+                    "delta:0": np.int32(delta),
+                },
+            )
+        )
 
     assert run(0, 5, 2) == 106
     assert run(5, 0, -2) == 109
@@ -183,8 +228,17 @@ def test_recursion_ends_at_a_bound(maker):
     body = maker.function("f", {"x": FLOAT}, {"y": ("if:output:0", FLOAT)})
     body.const("zero", np.float32(0))
     body.op("Greater", "more", "x", "zero:output:0")
-    body.call("If", "if", "more:z:0", "x", Tcond=BOOL, Tin=[FLOAT], Tout=[FLOAT], then_branch=function("again"),
-              else_branch=function("stop"))
+    body.call(
+        "If",
+        "if",
+        "more:z:0",
+        "x",
+        Tcond=BOOL,
+        Tin=[FLOAT],
+        Tout=[FLOAT],
+        then_branch=function("again"),
+        else_branch=function("stop"),
+    )
     again = maker.function("again", {"x": FLOAT}, {"y": ("add:z:0", FLOAT)})
     again.const("one", np.float32(1))
     again.const("two", np.float32(2))
@@ -211,8 +265,17 @@ def test_frames_inside_a_function():
     body.const("zero", np.int32(0))
     inner = GraphMaker(body._nodes)
     inner.loop("w", "zero:output:0", "n")
-    names = {"enter": "output", "limit": "output", "merge": "output", "less": "z", "cond": "output", "body": "output",
-             "one": "output", "add": "z", "next": "output"}
+    names = {
+        "enter": "output",
+        "limit": "output",
+        "merge": "output",
+        "less": "z",
+        "cond": "output",
+        "body": "output",
+        "one": "output",
+        "add": "z",
+        "next": "output",
+    }
     for node in maker.proto.library.function[0].node_def:  # inputs in a function name the argument of the producer
         for position, text in enumerate(node.input):
             local = text.partition("/")[2].partition(":")[0]

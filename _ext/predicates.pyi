@@ -1,0 +1,3 @@
+from typing import Any
+
+def truth(value: Any) -> bool: ...

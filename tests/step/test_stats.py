@@ -1,0 +1,107 @@
+"""The step_stats of a traced step, and TensorFlow's timeline module reading them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime import wire
+from runtime._ext.executor import StepTrace
+from runtime.dtypes import DataType
+from runtime.step.stats import step_stats
+from tests.step.maker import GraphMaker, Runner, function
+
+DEVICE = "/job:local/replica:0/task:0/device:CPU:0"
+
+
+@pytest.fixture(scope="module")
+def stats() -> wire.StepStats:
+    maker = GraphMaker()
+    maker.placeholder("x")
+    maker.placeholder("p", DataType.BOOL)
+    maker.const("two", np.full((2, 3), 2, np.float32))
+    maker.op("Add", "scope/add", "x", "two")
+    maker.op("Switch", "switch", "scope/add", "p")
+    maker.op("NoOp", "done", "^switch")
+    body = maker.function("f", {"x": DataType.FLOAT}, {"y": ("neg:y:0", DataType.FLOAT)})
+    body.op("Neg", "neg", "x")
+    maker.call("PartitionedCall", "call", "switch:1", f=function("f"), Tin=[DataType.FLOAT], Tout=[DataType.FLOAT])
+    runner = Runner(maker)
+    trace = StepTrace()
+    compiled = runner.compile(["x:0", "p:0"], ["call:0"], ["done"])
+    compiled.run(runner.context(trace=trace), [np.ones((2, 3), np.float32), np.array(True)])
+    return step_stats(trace, DEVICE)
+
+
+def test_every_node_that_ran_has_an_entry(stats):
+    (device,) = stats.dev_stats
+    assert device.device == DEVICE
+    entries = {entry.node_name: entry for entry in device.node_stats}
+    assert set(entries) == {"scope/add", "switch", "done", "call", "call/neg"}
+    assert entries["scope/add"].timeline_label == "scope/add = Add(x, two)"
+    assert entries["done"].timeline_label == "done = NoOp(^switch)"
+    inner, outer = entries["call/neg"], entries["call"]
+    assert outer.all_start_nanos <= inner.all_start_nanos
+    assert (inner.all_start_nanos + inner.all_end_rel_nanos) <= (outer.all_start_nanos + outer.all_end_rel_nanos)
+    for entry in entries.values():
+        assert entry.all_start_micros == entry.all_start_nanos // 1000 > 1_600_000_000_000_000
+        assert 0 <= entry.op_start_rel_micros < entry.op_end_rel_micros <= entry.all_end_rel_micros
+        assert entry.thread_id in device.thread_names
+
+
+def test_outputs_are_described(stats):
+    entries = {entry.node_name: entry for entry in stats.dev_stats[0].node_stats}
+    (output,) = entries["scope/add"].output
+    description = output.tensor_description
+    assert description.dtype == DataType.FLOAT
+    assert [dim.size for dim in description.shape.dim] == [2, 3]
+    assert description.allocation_description.requested_bytes == 24
+    assert entries["scope/add"].memory[0].total_bytes == 24
+    assert [output.slot for output in entries["switch"].output] == [1]
+    assert not entries["done"].output
+
+
+def test_threads_get_small_numbers():
+    maker = GraphMaker()
+    maker.placeholder("x")
+    maker.op("Neg", "neg", "x")
+    runner = Runner(maker)
+    trace = StepTrace()
+    compiled = runner.compile(["x:0"], ["neg:0"])
+
+    def run() -> None:
+        compiled.run(runner.context(trace=trace), [np.ones(1, np.float32)])
+
+    run()
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(10)
+    device = step_stats(trace, DEVICE).dev_stats[0]
+    assert sorted(device.thread_names) == [0, 1]
+    assert [entry.thread_id for entry in device.node_stats] == [0, 1]
+
+
+_PEER = """
+import sys, json
+from tensorflow.core.framework import step_stats_pb2
+from tensorflow.python.client import timeline
+stats = step_stats_pb2.StepStats.FromString(sys.stdin.buffer.read())
+made = timeline.Timeline(stats).generate_chrome_trace_format(show_dataflow=True, show_memory=True)
+print(made)
+"""
+
+
+def test_tensorflows_timeline_reads_it(stats, peer_python: Path):
+    done = subprocess.run(
+        [peer_python, "-c", _PEER], input=stats.SerializeToString(), capture_output=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    text = done.stdout.decode()
+    events = json.loads(text[text.index("{") :])["traceEvents"]
+    ops = {event["name"] for event in events if event.get("cat") == "Op"}
+    assert {"Add", "Switch", "NoOp", "PartitionedCall", "Neg"} <= ops
