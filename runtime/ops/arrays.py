@@ -432,7 +432,8 @@ def _concat_offset(node: Node, env: KernelEnv) -> Callable[..., Any]:
         first = shapes[0]
         for index, shape in enumerate(shapes):
             if shape.ndim != 1:
-                raise InvalidArgument(f"input {index + 1} should be a vector, but got shape {format_shape(shape.shape)}")
+                raise InvalidArgument(f"input {index + 1} should be a vector, but got shape "
+                                      f"{format_shape(shape.shape)}")
         rank = first.shape[0]
         axis = int(concat_dim)
         if not -rank <= axis < rank:

@@ -62,7 +62,7 @@ def summarize(array: Any, kind: DataType, limit: int) -> str:
         limit = size
     show = formatter(kind)
     flat = values.reshape(-1)
-    if values.ndim < 2:
+    if values.ndim < 2 or values.dtype.kind == "c":
         text = " ".join(show(value) for value in flat[:limit])
         return text + "..." if size > limit else text
     parts: list[str] = []

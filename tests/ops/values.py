@@ -28,13 +28,14 @@ def values(kind: Any, shape: Sequence[int], seed: int = 0, low: float = -4.0, hi
         result[...] = words[random.integers(0, 4, tuple(shape))]
         return result
     if dtype.kind == "b":
-        return random.integers(0, 2, tuple(shape)).astype(bool)
+        return np.asarray(random.integers(0, 2, tuple(shape))).astype(bool)
     if dtype.kind == "u":
-        return random.integers(0, 8, tuple(shape)).astype(dtype)
+        return np.asarray(random.integers(0, 8, tuple(shape))).astype(dtype)
     if dtype.kind == "i":
-        return random.integers(int(low), int(high) + 1, tuple(shape)).astype(dtype)
+        return np.asarray(random.integers(int(low), int(high) + 1, tuple(shape))).astype(dtype)
     if dtype.kind == "c":
-        return (random.uniform(low, high, tuple(shape)) + 1j * random.uniform(low, high, tuple(shape))).astype(dtype)
+        real, imaginary = random.uniform(low, high, (2, *shape))
+        return np.asarray(real + 1j * imaginary).astype(dtype)
     return np.asarray(random.uniform(low, high, tuple(shape))).astype(dtype)
 
 
