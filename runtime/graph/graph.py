@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from runtime import wire
-from runtime._ext.errors import InvalidArgument, NotFound
+from runtime._ext.errors import InvalidArgument
 from runtime.dtypes import REF_OFFSET
 from runtime.graph import names
 from runtime.graph.collection import collection_paused
 from runtime.graph.library import FunctionLibrary
-from runtime.graph.node import Node
+from runtime.graph.node import Node, unknown_op
 from runtime.graph.validate import Signature, check_versions, describe, signature_of, type_label
 
 __all__ = ["Graph", "is_back_edge"]
@@ -199,10 +199,7 @@ class _Builder:
                 if found is not None:
                     break
             else:
-                raise NotFound(
-                    f"Op type not registered '{op}' in binary running on this server. Make sure the Op and "
-                    "Kernel are registered in the binary running in this process."
-                )
+                raise unknown_op(op)
         self._signatures[op] = found
         return found
 

@@ -15,7 +15,7 @@ from runtime._ext.errors import Error, InvalidArgument, NotFound
 from runtime.dtypes import REF_OFFSET, base
 from runtime.graph.graph import Graph
 from runtime.graph.library import FunctionBody
-from runtime.graph.node import Node
+from runtime.graph.node import Node, unknown_op
 from runtime.graph.validate import Signature, signature_of, type_label
 from runtime.ops.opdef import ArgDef
 
@@ -160,10 +160,7 @@ class _Instantiation:
     def _add_outputs(self, proto: Any) -> None:
         signature = signature_of(proto.op) or self._library.signature(proto.op)
         if signature is None:
-            raise NotFound(
-                f"Op type not registered '{proto.op}' in binary running on this server. Make sure the Op and "
-                "Kernel are registered in the binary running in this process."
-            )
+            raise unknown_op(proto.op)
         slot = 0
         for arg in signature.op_def.outputs:
             count = _count(arg, proto)

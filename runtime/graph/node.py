@@ -8,7 +8,7 @@ from runtime._ext.errors import InvalidArgument, NotFound
 from runtime.dtypes import REF_OFFSET, DataType
 from runtime.ops import opdef
 
-__all__ = ["Node", "attr_value", "node_types"]
+__all__ = ["Node", "attr_value", "node_types", "require_op", "unknown_op"]
 
 _MISSING = object()
 
@@ -134,52 +134,15 @@ def node_types(proto: Any, op_def: opdef.OpDef) -> tuple[tuple[int, ...], tuple[
 
     Raises
     ------
+    NotFound
+        If an attr that decides a type or a count is missing.
     InvalidArgument
-        If an attr that decides a type or a count is missing, of the wrong kind or not allowed.
+        If it is of the wrong kind or not allowed.
     """
-    return _types(proto, op_def, op_def.inputs), _types(proto, op_def, op_def.outputs)
+    from runtime.graph.validate import Signature, signature_of  # which need this module
 
-
-def _types(proto: Any, op_def: opdef.OpDef, args: tuple[opdef.ArgDef, ...]) -> tuple[int, ...]:
-    types: list[int] = []
-    for arg in args:
-        if arg.list_attr is not None:
-            found = [int(kind) for kind in _type_attr(proto, op_def, arg.list_attr)]
-        else:
-            kind = int(arg.dtype) if arg.dtype is not None else int(_type_attr(proto, op_def, arg.type_attr or ""))
-            count = 1 if arg.number_attr is None else int(_type_attr(proto, op_def, arg.number_attr))
-            found = [kind] * count
-        if arg.is_ref:
-            found = [kind + REF_OFFSET if kind <= REF_OFFSET else kind for kind in found]
-        types.extend(found)
-    return tuple(types)
-
-
-def _type_attr(proto: Any, op_def: opdef.OpDef, name: str) -> Any:
-    declared = op_def.attrs[name]
-    if name not in proto.attr:
-        if declared.has_default:
-            return declared.default
-        raise InvalidArgument(f"NodeDef missing attr '{name}' from Op<name={op_def.name}>; NodeDef: "
-                              f"{{{{node {proto.name}}}}}")
-    value = attr_value(proto.attr[name], declared.kind)
-    allowed = declared.allowed
-    if allowed is not None:
-        for item in value if isinstance(value, list) else (value,):
-            if item not in allowed and not _quantized_or_small(item):
-                choices = ", ".join(sorted(kind.label for kind in allowed))
-                label = item.label if isinstance(item, DataType) else str(item)
-                raise InvalidArgument(f"Value for attr '{name}' of {label} is not in the list of allowed values: "
-                                      f"{choices}\n\t; NodeDef: {{{{node {proto.name}}}}}; Op<name={op_def.name}>")
-    return value
-
-
-def _quantized_or_small(kind: Any) -> bool:
-    """Quantised, float8 and int4 types are left out of the allowed sets of opdefs.txt; let the kernel decide."""
-    return isinstance(kind, DataType) and (kind in _OUTSIDE_THE_SETS or kind >= DataType.FLOAT8_E5M2)
-
-
-_OUTSIDE_THE_SETS = frozenset({DataType.QINT8, DataType.QUINT8, DataType.QINT16, DataType.QUINT16, DataType.QINT32})
+    known = signature_of(op_def.name)
+    return (known if known is not None and known.op_def is op_def else Signature(op_def)).types(proto)
 
 
 def require_op(op: str) -> opdef.OpDef:
@@ -192,6 +155,11 @@ def require_op(op: str) -> opdef.OpDef:
     """
     found = opdef.lookup(op)
     if found is None:
-        raise NotFound(f"Op type not registered '{op}' in binary running on this server. Make sure the Op and Kernel "
-                       "are registered in the binary running in this process.")
+        raise unknown_op(op)
     return found
+
+
+def unknown_op(op: str) -> NotFound:
+    """Return the error, in TensorFlow's words, for an op type that nobody knows."""
+    return NotFound(f"Op type not registered '{op}' in binary running on this server. Make sure the Op and Kernel "
+                    "are registered in the binary running in this process.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,16 @@ class CallableTable:
     """
 
     def __init__(self, session: MasterSession) -> None:
-        self._session = session
+        self._owner = weakref.ref(session)  # or a closed session would live until the next garbage collection
         self._callables: dict[int, PreparedStep] = {}
         self._next = 0
         self._lock = threading.Lock()
+
+    @property
+    def _session(self) -> MasterSession:
+        session = self._owner()
+        assert session is not None  # whoever calls a method holds the session
+        return session
 
     def make(self, options: Any) -> int:
         """Compile a callable and return its handle.
@@ -56,11 +63,12 @@ class CallableTable:
             )
         run_options = StepOptions.from_proto(options.run_options)
         feeds, fetches = tuple(options.feed), tuple(options.fetch)
-        graph = self._session.graph
+        session = self._session
+        graph = session.graph
         if options.tensor_connection:
             graph = connect(graph, options.tensor_connection, feeds, fetches, tuple(options.target))
         distinct = tuple(dict.fromkeys(fetches))
-        selection, step = self._session.compile(select(graph, feeds, distinct, options.target))
+        selection, step = session.compile(select(graph, feeds, distinct, options.target))
         position = {name: index for index, name in enumerate(distinct)}
         entry = Compiled()
         entry.future.set_result((selection, step))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,13 @@ from runtime._ext.errors import Error, InvalidArgument
 from runtime.dtypes import from_numpy, to_numpy
 from runtime.graph.graph import Graph
 from runtime.graph.node import Node
-from runtime.graph.prune import fetch_endpoint, select
-from runtime.master.steps import PreparedStep, StepOptions, StepTable
+from runtime.graph.prune import Selection, fetch_endpoint, select
+from runtime.master.steps import PreparedStep, Signature, StepOptions, StepTable
 
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
     from runtime.master.session import MasterSession
+    from runtime.step.compile import CompiledStep
 
 __all__ = ["PartialRuns"]
 
@@ -32,10 +34,14 @@ class PartialRuns:
     """
 
     def __init__(self, session: MasterSession, step_limit: int) -> None:
-        self._session = session
-        self._steps = StepTable(
-            step_limit, lambda signature: session.compile(select(session.graph, *signature), partial=True)
-        )
+        owner = self._owner = weakref.ref(session)  # as in CallableTable
+
+        def compile_partial(signature: Signature) -> tuple[Selection, CompiledStep]:
+            live = owner()
+            assert live is not None
+            return live.compile(select(live.graph, *signature), partial=True)
+
+        self._steps = StepTable(step_limit, compile_partial)
         self._runs: dict[str, _Run] = {}
         self._next = 0
         self._lock = threading.Lock()
@@ -55,7 +61,9 @@ class PartialRuns:
         prepared = self._steps.exact.get(key)
         if prepared is None:
             prepared = self._steps.prepare(key, feeds, fetches, targets, StepOptions())
-        run = _Run(self._session, prepared, self._session.begin())
+        session = self._owner()
+        assert session is not None
+        run = _Run(session, prepared, session.begin())
         self._runs[handle] = run
         return handle
 

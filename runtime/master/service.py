@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from runtime import wire
-from runtime._ext.errors import Cancelled, Error, InvalidArgument
+from runtime._ext.errors import Cancelled, Error, Internal, InvalidArgument
 from runtime._ext.step_codec import (
     RunStepCall,
     encode_run_callable_response,
@@ -168,12 +168,20 @@ class MasterService:
             if call.store_errors_in_response_body:
                 return encode_run_step_error(error.code, error.message, b"")
             raise
+        except Exception as error:
+            logger.exception("a RunStep failed with an error of the wrong kind")
+            fault = Internal(f"{type(error).__name__}: {error}")
+            if call.store_errors_in_response_body:
+                return encode_run_step_error(fault.code, fault.message, b"")
+            raise fault from error
 
     async def _prepare(self, session: MasterSession, call: RunStepCall) -> PreparedStep:
         options = StepOptions.parse(call.options)
         feeds, fetches, targets = call.feed_names, call.fetches, call.targets
+        pending = session.steps.pending(feeds, fetches, targets)
+        if pending is not None:  # a thread is compiling it for another request: do not block one more with waiting
+            await asyncio.shield(asyncio.wrap_future(pending))
         large = len(session.graph.nodes) > _LARGE_GRAPH_NODES and not session.steps.knows(feeds, fetches, targets)
-        large = large or session.steps.pending(feeds, fetches, targets) is not None
         return await self._in_thread(large, lambda: session.steps.prepare(call.key, feeds, fetches, targets, options))
 
     async def _run(

@@ -6,6 +6,7 @@ import logging
 import random
 import secrets
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,14 @@ class MasterSession:
         self.graph = Graph.from_proto(graph_def, accept=self._accept)
         resources = ResourceManager(task.job_name) if config.isolate else None
         self.state = SessionState(task.devices[0], task.files, resources)
-        self.steps = StepTable(step_limit, self._compile)
+        owner = weakref.ref(self)  # as in CallableTable
+
+        def compile_signature(signature: Signature) -> tuple[Selection, CompiledStep]:
+            live = owner()
+            assert live is not None
+            return live.compile(select(live.graph, *signature))
+
+        self.steps = StepTable(step_limit, compile_signature)
         self.callables = CallableTable(self)
         self.partial_runs = PartialRuns(self, step_limit)
         self._extending = threading.Lock()
@@ -158,9 +166,6 @@ class MasterSession:
         return feed_endpoint(self.graph, name)[3]
 
     # Preparing steps
-
-    def _compile(self, signature: Signature) -> tuple[Selection, CompiledStep]:
-        return self.compile(select(self.graph, *signature))
 
     def compile(self, selection: Selection, *, partial: bool = False) -> tuple[Selection, CompiledStep]:
         """Compile a selection of this session's graph, or of one with the same functions."""

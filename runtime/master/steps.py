@@ -105,12 +105,12 @@ class Compiled:
     exact_keys : list
         Keys of the `PreparedStep` entries that lean on it.
     used : bool
-        Since the table last looked for something to drop.
+        Again since the table last looked for something to drop.
     """
 
     future: Future[tuple[Selection, CompiledStep]] = field(default_factory=Future)
     exact_keys: list[Hashable] = field(default_factory=list)
-    used: bool = True
+    used: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -160,8 +160,8 @@ class StepTable:
     Parameters
     ----------
     limit : int
-        How many compiled signatures are kept; the one that was not used for longest goes first, nearly: those used
-        since the last look are spared, in the manner of a clock.
+        How many compiled signatures are kept. Which one goes is found in the manner of a clock: the oldest, but those
+        that were used since they were last looked at get another round.
     compile : callable
         ``compile(signature)`` returns a selection and a compiled step.
 
@@ -220,7 +220,8 @@ class StepTable:
             if entry is None:
                 self._make_room()
                 entry = self._signatures[signature] = Compiled()
-            entry.used = True
+            else:
+                entry.used = True
         if mine:
             try:
                 entry.future.set_result(self._compile(signature))
@@ -271,15 +272,15 @@ class StepTable:
                 self.exact.pop(key, None)
 
     def _victim(self) -> Signature | None:
-        """Return the oldest signature that was not used since the last look, or just the oldest."""
-        oldest = None
-        for signature, entry in self._signatures.items():
-            if entry.future.done():
-                if not entry.used:
-                    return signature
-                entry.used = False
-                oldest = oldest or signature
-        return oldest
+        """Return the first signature that was not used since it was last looked at; the others go to the end."""
+        for _ in range(2 * len(self._signatures)):
+            signature = next(iter(self._signatures))
+            entry = self._signatures[signature]
+            if entry.future.done() and not entry.used:
+                return signature
+            entry.used = False
+            self._signatures[signature] = self._signatures.pop(signature)
+        return None
 
     def clear(self) -> None:
         """Forget everything."""
