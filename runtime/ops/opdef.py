@@ -16,7 +16,7 @@ from typing import Any
 
 from runtime.dtypes import DataType, as_datatype
 
-__all__ = ["ArgDef", "AttrDef", "OpDef", "lookup", "names"]
+__all__ = ["ArgDef", "AttrDef", "OpDef", "lookup", "names", "sections"]
 
 _FLOAT = ("f16", "bf16", "f32", "f64")
 _INTEGERS = ("i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")
@@ -208,3 +208,16 @@ def lookup(name: str) -> OpDef | None:
 def names() -> list[str]:
     """Return the names of all known op types, in the order of the file (tier by tier)."""
     return list(_lines())
+
+
+def sections() -> dict[str, str]:
+    """Return the heading that each op type stands under in the file, such as ``Tier 1: Random``."""
+    found = {}
+    heading = ""
+    text = resources.files("runtime.ops").joinpath("opdefs.txt").read_text(encoding="utf-8")
+    for line in text.splitlines():
+        if line.startswith(("# Tier ", "# Internal:")):
+            heading = line[2:]
+        elif line and not line.startswith("#"):
+            found[line.partition(" : ")[0].rstrip("*")] = heading
+    return found

@@ -53,6 +53,7 @@ FAMILIES = (
     "runtime.ops.unary",
     "runtime.ops.reductions",
     "runtime.ops.linalg",
+    "runtime.ops.einsum",
     "runtime.ops.nn",
     "runtime.ops.convolution",
     "runtime.ops.variables",

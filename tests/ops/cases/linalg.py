@@ -17,6 +17,7 @@ def cases() -> Iterator[Case]:
     """Yield the cases."""
     yield from _products()
     yield from _batches()
+    yield from _sums_of_products()
 
 
 def _tolerance(kind: Any) -> dict[str, float]:
@@ -63,3 +64,35 @@ def _batches() -> Iterator[Case]:
         yield op_case(op, one, np.ones((3, 3, 2), np.float32))
         yield op_case(op, one, np.ones(3, np.float32))
         yield op_case(op, np.ones((), np.float32), one)
+
+
+SIZES = {"a": 2, "b": 3, "c": 4, "d": 5, "i": 3, "j": 4}
+EQUATIONS = (
+    "ab,bc->ac", "ab,bc->ca", "ab,cb->ac", "ba,bc->ac", "abc,acd->abd", "abc,cd->abd", "abc,abd->acd", "ab,ab->ab",
+    "ab,ab->", "ab,ab->a", "a,b->ab", "a,a->", "a,a->a", "a,->a", ",->", "abc,c->ab", "abc,b->ac", "abcd,bd->ca",
+    "ab->ba", "ab->a", "ab->", "abc->cb", "ii->i", "ii->", "iij->ji", "i->ii", "ij->iij", "iij,jb->ib", "abc->bca",
+    "...ab,...bc->...ac", "...ab->...ba", "a...b,bc->a...c", "...,...->...", "ab...,bc->ac...", "...a->...",
+    "abcd,abed->abce", "ab,cd->abcd", "ab,cd->bd",
+)
+
+
+def _shape(labels: str, extra: tuple[int, ...]) -> tuple[int, ...]:
+    head, dots, tail = labels.strip().partition("...")
+    sizes = {**SIZES, "e": 6}
+    return (*(sizes[label] for label in head), *(extra if dots else ()), *(sizes[label] for label in tail))
+
+
+def _sums_of_products() -> Iterator[Case]:
+    for equation in EQUATIONS:
+        for extra in ((), (2,), (6, 1)) if "..." in equation else ((),):
+            operands = equation.split("->")[0].split(",")
+            for kind in (np.float32, np.complex64, np.int32, bf16, np.float64):
+                inputs = [values(kind, _shape(labels, extra), seed) for seed, labels in enumerate(operands)]
+                yield op_case("Einsum", *inputs, equation=equation, **_tolerance(kind))
+    x, y = values(np.float32, (5, 1, 2, 3), 1), values(np.float32, (4, 3, 2), 2)
+    yield op_case("Einsum", x, y, equation="...ab,...bc->...ac", absolute=1e-6)
+    yield op_case("Einsum", x[:0], y, equation="...ab,...bc->...ac")
+    yield op_case("Einsum", x[0, 0], y[0], equation=" ab , bc -> ac ", text=False)
+    yield op_case("Einsum", x[0, 0], x[0, 0], equation="ab,bc->ac", text=False)
+    yield op_case("Einsum", x[0, 0], y, equation="ab,bc->ac", text=False)
+    yield op_case("Einsum", x[0, 0], equation="aa->a", text=False)
