@@ -11,6 +11,7 @@ cdef class Method:
     cdef readonly bint server_streaming
     cdef readonly object handler        # async, of the form that the method has
     cdef readonly object immediate      # plain callable (request, call) -> bytes or None, or None
+    cdef readonly object refusal        # exception that answers every call, or None
 
 
 cdef class Call:
@@ -36,6 +37,8 @@ cdef class Call:
     cdef int64_t _unacknowledged        # bytes consumed, not yet given back to the sender's window
     cdef int64_t _deferred              # bytes in messages that nobody has asked for yet
     cdef Py_ssize_t _held               # bytes counted in the account
+    cdef Py_ssize_t _ahead              # bytes counted in the service's look-ahead
+    cdef bint _is_counted               # whether the message under assembly is in the account
     cdef Py_ssize_t _delivered          # of these, the message that the handler works on
     cdef int64_t _send_window
     cdef object _outbox                 # deque of messages (bytes) to send, or None

@@ -18,6 +18,8 @@ class Method:
     def handler(self) -> Callable[..., Any]: ...
     @property
     def immediate(self) -> Callable[[bytes, Call], bytes | None] | None: ...
+    @property
+    def refusal(self) -> Exception | None: ...
     def __new__(
         cls,
         path: str,
@@ -25,6 +27,7 @@ class Method:
         server_streaming: bool,
         handler: Callable[..., Any] | None,
         immediate: Callable[[bytes, Call], bytes | None] | None = None,
+        refusal: Exception | None = None,
     ) -> Method: ...
 
 @disjoint_base

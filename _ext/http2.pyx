@@ -70,6 +70,8 @@ cdef enum:
     MAX_STREAMS = 1 << 16
     # A stream may run this far ahead of a handler that reads slowly.
     STREAM_WINDOW = 4 << 20
+    # What all streams together may run ahead before it counts as bytes in flight.
+    MAX_LOOKAHEAD = 64 << 20
     CONNECTION_WINDOW = 1 << 30
     DEFAULT_WINDOW = 65535
     MAX_WINDOW = 0x7FFFFFFF
@@ -175,14 +177,17 @@ cdef class Method:
         The plane's asynchronous handler; the service runs it.
     immediate : callable or None
         ``immediate(request, call)`` returns the answer's bytes, or None to have the handler run. Unary methods only.
+    refusal : Exception or None
+        When given, every call is answered with it, and its request is not taken.
     """
 
-    def __cinit__(self, str path, bint client_streaming, bint server_streaming, handler, immediate=None):
+    def __cinit__(self, str path, bint client_streaming, bint server_streaming, handler, immediate=None, refusal=None):
         self.path = path
         self.client_streaming = client_streaming
         self.server_streaming = server_streaming
         self.handler = handler
         self.immediate = immediate
+        self.refusal = refusal
 
 
 cdef class Call:
@@ -266,14 +271,24 @@ cdef class Call:
 
         The message before counts as done with from now on.
         """
+        cdef Py_ssize_t size
+        account = self._connection.service.account
         if self._delivered and not self.is_done:
-            self._connection.service.account.used -= self._delivered
+            account.used -= self._delivered
             self._held -= self._delivered
         self._delivered = 0
         while True:
             if self._inbox:
-                message = self._inbox.popleft()
-                self._delivered = len(message)
+                message, is_counted = self._inbox.popleft()
+                size = len(message)
+                if not is_counted:
+                    self._connection.service.lookahead -= size
+                    self._ahead -= size
+                    if not account.fits(size):
+                        raise account.refusal(size, "a message of the request stream")
+                    account.used += size
+                    self._held += size
+                self._delivered = size
                 if self._deferred and len(self._inbox) <= 1:
                     deferred, self._deferred = self._deferred, 0
                     self._consumed(deferred)
@@ -487,12 +502,19 @@ cdef class Call:
         if not self.method.client_streaming and self._inbox:
             self.finish(13, f"{self.method.path}: more than one request message in a unary call")
             return 0
-        if not account.fits(self._message_total):
-            error = account.refusal(self._message_total, "a request")
-            self._fail(error)
-            return 0
-        account.used += self._message_total
-        self._held += self._message_total
+        # What a stream runs ahead of its handler is bounded by its window, and counts when the handler takes it.
+        self._is_counted = (not self.method.client_streaming or self._message_total > STREAM_WINDOW
+                            or self._connection.service.lookahead + self._message_total > MAX_LOOKAHEAD)
+        if self._is_counted:
+            if not account.fits(self._message_total):
+                self._fail(account.refusal(self._message_total, "a message of the request stream"
+                                           if self.method.client_streaming else "a request"))
+                return 0
+            account.used += self._message_total
+            self._held += self._message_total
+        else:
+            self._connection.service.lookahead += self._message_total
+            self._ahead += self._message_total
         try:
             self._message = PyBytes_FromStringAndSize(NULL, self._message_total)
         except MemoryError:
@@ -511,7 +533,7 @@ cdef class Call:
                 return 0
         if self._inbox is None:
             self._inbox = deque()
-        self._inbox.append(message)
+        self._inbox.append((message, self._is_counted) if self.method.client_streaming else message)
         if self._receiver is not None and not self._receiver.done():
             self._receiver.set_result(None)
         return 0
@@ -532,8 +554,12 @@ cdef class Call:
             raise InvalidArgument(f"{self.method.path}: the message is no valid {self._encoding.decode()}: {error}")
         if decoder.unconsumed_tail:
             raise account.refusal(len(result) + 1, "a compressed request")
-        account.used += len(result) - self._message_total
-        self._held += len(result) - self._message_total
+        if self._is_counted:
+            account.used += len(result) - self._message_total
+            self._held += len(result) - self._message_total
+        else:
+            self._connection.service.lookahead += len(result) - self._message_total
+            self._ahead += len(result) - self._message_total
         return result
 
     cdef int _consumed(self, Py_ssize_t size) except -1:
@@ -614,7 +640,9 @@ cdef class Call:
             self.is_cancelled = True
         connection._calls.pop(self.stream_id, None)
         connection.service.account.used -= self._held
+        connection.service.lookahead -= self._ahead
         self._held = 0
+        self._ahead = 0
         self._message = None
         if self._timer is not None:
             self._timer.cancel()
@@ -646,8 +674,9 @@ cdef class Connection:
     Parameters
     ----------
     service : object
-        Has ``methods`` (dict of path bytes to `Method`), ``account`` (`fits(n)`, `refusal(n, what)`, `used`, `limit`,
-        `num_calls`), ``authorize`` (None, or a callable of the metadata that returns a reason to refuse), ``read_buffer``
+        Has ``methods`` (dict of path bytes to `Method`), ``unknown_method`` (a text), ``account`` (`fits(n)`, `refusal(n, what)`, `used`, `limit`,
+        `num_calls`), ``lookahead`` (bytes of
+        messages that wait for their handlers, not in the account yet), ``authorize`` (None, or a callable of the metadata that returns a reason to refuse), ``read_buffer``
         (a bytearray shared by all connections of the loop), ``run(call, request)``, ``status_of(path, error)``,
         ``opened(connection)`` and ``closed(connection)``.
     loop : asyncio event loop
@@ -976,7 +1005,11 @@ cdef class Connection:
                 return 0
         if found is None:
             call._remote_closed = ends
-            call.finish(12, f"Method not found: {path.decode('latin-1')}")
+            call.finish(12, self.service.unknown_method)
+            return 0
+        if call.method.refusal is not None:
+            call._remote_closed = ends
+            call._fail(call.method.refusal)
             return 0
         if encoding is not None and encoding != b"identity":
             if encoding not in (b"gzip", b"deflate"):

@@ -310,6 +310,10 @@ class Settings:
     handshake_timeout_s: float = setting(
         _seconds(0.1, 3600), 10.0, metavar="SECONDS", help="time a new connection gets to say that it speaks gRPC"
     )
+    transport: str = setting(
+        _choice("native", "grpc"), "native", metavar="NAME",
+        help="who speaks HTTP/2: native (this project's own, fastest) or grpc (the gRPC library)"
+    )
     loop: str = setting(
         _choice("auto", "uvloop", "asyncio"), "auto", metavar="NAME", help="event loop: auto, uvloop or asyncio"
     )

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import socket
+import ssl
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     import grpc
 
     from runtime.config import Settings
+
+# Takes a call's metadata; returns None, or the reason why the call is refused.
+Authorize = Callable[[Iterable[Any]], str | None]
 
 # Shorter tokens fall to guessing; 16 characters of base64 are 96 bits.
 MIN_TOKEN_CHARS = 16
@@ -169,6 +173,39 @@ def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
     if settings.tls_client_ca is not None:
         roots = _read_pem("tls_client_ca", settings.tls_client_ca, b"CERTIFICATE-----")
     return grpc.ssl_server_credentials([(key, chain)], roots, require_client_auth=roots is not None)
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """Return the TLS context that the settings ask for, or None for a listener in clear text.
+
+    With ``tls_client_ca`` every client must show a certificate signed by one of its authorities.
+
+    Raises
+    ------
+    InvalidArgument
+        If a file cannot be read, is not PEM of the right kind, or key and certificate do not belong together.
+    """
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    _read_pem("tls_cert", settings.tls_cert, b"CERTIFICATE-----")
+    _read_pem("tls_key", settings.tls_key, b"PRIVATE KEY-----")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        # A password prompt would stop a server for ever: an encrypted key is an error.
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: b"")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise InvalidArgument(
+            f"settings tls_cert and tls_key: {settings.tls_cert} and {settings.tls_key} cannot be used together: {error}"
+        ) from error
+    if settings.tls_client_ca is not None:
+        roots = _read_pem("tls_client_ca", settings.tls_client_ca, b"CERTIFICATE-----")
+        try:
+            context.load_verify_locations(cadata=roots.decode("ascii", "replace"))
+        except ssl.SSLError as error:
+            raise InvalidArgument(f"setting tls_client_ca: {settings.tls_client_ca} cannot be used: {error}") from error
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def _read_pem(name: str, path: Path, mark: bytes) -> bytes:

@@ -7,42 +7,21 @@ call about a quarter of its time.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 from grpc.aio import AbortError
 
+from runtime.edge.failures import as_domain_error
 from runtime.edge.limits import WATCHED_ANSWER_BYTES, Account
-from runtime.errors import (
-    Error,
-    Internal,
-    InvalidArgument,
-    ResourceExhausted,
-    Unauthenticated,
-    grpc_status,
-    header_message,
-)
+from runtime.errors import Error, Unauthenticated, grpc_status, header_message
 
 if TYPE_CHECKING:
+    from runtime.edge.auth import Authorize
+    from runtime.edge.transport import MethodForm
+
     Rpc = grpc.RpcMethodHandler[Any, Any]
-
-logger = logging.getLogger(__name__)
-
-Metadata = Any
-Authorize = Callable[[Metadata], str | None]
-
-
-class Method(Protocol):
-    """What the edge needs to know of a method; :class:`runtime.wire.MethodType` has it."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def client_streaming(self) -> bool: ...
-    @property
-    def server_streaming(self) -> bool: ...
 
 
 class Router(grpc.GenericRpcHandler):
@@ -101,7 +80,7 @@ def refusal(error: Error) -> Rpc:
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-def wrap(method: Method, handler: Callable[..., Any], account: Account) -> Rpc:
+def wrap(method: MethodForm, handler: Callable[..., Any], account: Account) -> Rpc:
     """Return gRPC's handler object for a plane's handler, of the form that the method has."""
     if method.client_streaming:
         if method.server_streaming:
@@ -236,26 +215,9 @@ async def _counted_answers(answers: AsyncIterator[bytes], account: Account) -> A
 
 async def _fail(path: str, context: Any, error: Exception) -> NoReturn:
     """End a call with the status that belongs to an exception."""
-    if isinstance(error, AbortError):
-        raise error
+    if isinstance(error, (AbortError, grpc.RpcError)) or type(error).__name__ in ("UsageError", "ExecuteBatchError"):
+        raise error  # aborted already, or the call itself is gone and gRPC deals with it
     await _abort(context, as_domain_error(path, error))
-
-
-def as_domain_error(path: str, error: Exception) -> Error:
-    """Return what a client is told about an exception; one that nobody meant to raise is logged here, once."""
-    if isinstance(error, Error):
-        return error
-    kind = type(error)
-    if kind.__name__ == "DecodeError" and kind.__module__.startswith("google.protobuf"):
-        return InvalidArgument(f"{path}: the request is not a valid message of its type")
-    if isinstance(error, MemoryError):
-        logger.error("call failed for want of memory", extra={"method": path}, exc_info=error)
-        return ResourceExhausted(f"{path}: the server has no memory left for this call")
-    if isinstance(error, grpc.RpcError) or kind.__name__ in ("UsageError", "ExecuteBatchError"):
-        # The call itself is gone; gRPC deals with it.
-        raise error
-    logger.error("unexpected exception in a handler", extra={"method": path}, exc_info=error)
-    return Internal(f"{path}: unexpected {kind.__name__}; the server's log has the details")
 
 
 async def _abort(context: Any, error: Error) -> NoReturn:

@@ -1,9 +1,9 @@
 """The server's own gRPC transport: `runtime._ext.http2` on the sockets of an asyncio loop.
 
 A small call through the gRPC library costs more in the library than in this project, and a large message is copied
-several times on its way. This transport answers a call within the read callback and assembles a message once; the wire is
-the same. It serves what the library serves: all four call forms, TLS, metadata, deadlines, compression of requests,
-cancellation, draining.
+several times on its way. This transport answers a call within the read callback and assembles a message once; the
+wire is the same. It serves what the library serves: all four call forms, TLS, metadata, deadlines, compression of
+requests, cancellation, draining.
 """
 
 from __future__ import annotations
@@ -11,27 +11,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 from runtime._ext.http2 import Abort, Call, Connection, Method
+from runtime.edge import auth
+from runtime.edge import sockets as listening
+from runtime.edge.failures import as_domain_error
 from runtime.edge.limits import WATCHED_ANSWER_BYTES, Account
+from runtime.edge.sockets import BACKLOG
 from runtime.errors import Error, header_message
 
 if TYPE_CHECKING:
-    from runtime.edge.handlers import Authorize
+    from runtime.config import Settings
+    from runtime.edge.auth import Authorize
+    from runtime.edge.transport import MethodForm
 
 logger = logging.getLogger(__name__)
 
-# Read from all connections of the loop, one after the other; an incomplete frame is kept by its connection. Large enough for
-# a long DATA frame to arrive in few reads, small enough to stay in the cache between the socket and the message.
+# Read from all connections of the loop, one after the other; an incomplete frame is kept by its connection. Large
+# enough for a long DATA frame to arrive in few reads, small enough to stay in the cache on the way to the message.
 READ_BUFFER_BYTES = 256 << 10
 # How often connections are looked at for signs of life.
 WATCH_INTERVAL_S = 5.0
 # A connection that does not answer a ping for this long is dead.
 PING_TIMEOUT_S = 20.0
-BACKLOG = 512
 
 
 class _Protocol(Connection, asyncio.BufferedProtocol):
@@ -62,13 +68,15 @@ class NativeServer:
         self.methods: dict[bytes, Method] = {}
         self.account = account
         self.authorize = authorize
+        self.unknown_method = "no such method here"
+        self.lookahead = 0
         self.read_buffer = bytearray(READ_BUFFER_BYTES)
         self._as_error = as_error
         self._keepalive_s = keepalive_s
         self._handshake_timeout_s = handshake_timeout_s
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._watch: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._empty = asyncio.Event()
@@ -79,37 +87,30 @@ class NativeServer:
         """Register a method."""
         self.methods[path.encode()] = Method(path, client_streaming, server_streaming, handler, immediate)
 
-    async def start(self, *, host: str | None = None, port: int = 0, path: str | None = None,
-                    tls: ssl.SSLContext | None = None) -> int:
-        """Listen and answer; return the port (0 for a unix socket).
+    def refuse(self, path: str, error: Error) -> None:
+        """Answer every call of a method with an error, without taking its request."""
+        self.methods[path.encode()] = Method(path, False, False, None, None, error)
 
-        Raises
-        ------
-        OSError
-            If the address cannot be had.
-        """
+    async def start(self, sockets: list[socket.socket], tls: ssl.SSLContext | None = None) -> None:
+        """Answer on listening sockets, which are closed when the server stops."""
         loop = self._loop = asyncio.get_running_loop()
+        handshake: dict[str, Any] = {}
         if tls is not None:
             tls.set_alpn_protocols(["h2"])
-        handshake = {"ssl_handshake_timeout": self._handshake_timeout_s} if tls is not None else {}
+            handshake["ssl_handshake_timeout"] = self._handshake_timeout_s
 
         def protocol() -> asyncio.BufferedProtocol:
             return _Protocol(self, loop)
 
-        if path is not None:
-            self._server = await loop.create_unix_server(protocol, path, ssl=tls, backlog=BACKLOG, **handshake)
-            bound = 0
-        else:
-            self._server = await loop.create_server(protocol, host, port, ssl=tls, backlog=BACKLOG,
-                                                    reuse_address=True, **handshake)
-            bound = int(self._server.sockets[0].getsockname()[1])
+        for one in sockets:
+            create = loop.create_unix_server if one.family == socket.AF_UNIX else loop.create_server
+            self._servers.append(await create(protocol, sock=one, ssl=tls, backlog=BACKLOG, **handshake))
         self._watch = loop.call_later(WATCH_INTERVAL_S, self._look)
-        return bound
 
     def drain(self) -> None:
         """Close the port; tell clients to go elsewhere; connections end with their last call."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in list(self._connections):
             connection.drain()
 
@@ -225,3 +226,50 @@ class NativeServer:
                 connection.ping()
         self._watch = self._loop.call_later(WATCH_INTERVAL_S, self._look)
 
+
+class NativeTransport:
+    """This project's transport on the address of the settings; see :class:`runtime.edge.transport.Transport`."""
+
+    def __init__(self, settings: Settings, account: Account, authorize: Authorize | None) -> None:
+        self._settings = settings
+        self._tls = auth.tls_context(settings)
+        self._server = NativeServer(account, authorize, as_domain_error, settings.keepalive_s,
+                                    settings.handshake_timeout_s)
+        self._sockets: list[socket.socket] = []
+
+    @property
+    def unknown_method(self) -> str:
+        """See :class:`runtime.edge.transport.Transport`."""
+        return self._server.unknown_method
+
+    @unknown_method.setter
+    def unknown_method(self, text: str) -> None:
+        self._server.unknown_method = text
+
+    async def bind(self) -> str:
+        """See :class:`runtime.edge.transport.Transport`."""
+        self._sockets, address = listening.bind(self._settings.listen)
+        return address
+
+    def add(self, method: MethodForm, handler: Callable[..., Any]) -> None:
+        """See :class:`runtime.edge.transport.Transport`."""
+        self._server.add(method.path, client_streaming=method.client_streaming,
+                         server_streaming=method.server_streaming, handler=handler,
+                         immediate=getattr(handler, "immediate", None))
+
+    def refuse(self, method: MethodForm, error: Error) -> None:
+        """See :class:`runtime.edge.transport.Transport`."""
+        self._server.refuse(method.path, error)
+
+    async def start(self) -> None:
+        """See :class:`runtime.edge.transport.Transport`."""
+        await self._server.start(self._sockets, self._tls)
+
+    async def stop(self, grace_s: float) -> None:
+        """See :class:`runtime.edge.transport.Transport`."""
+        await self._server.stop(grace_s)
+
+    async def discard(self) -> None:
+        """See :class:`runtime.edge.transport.Transport`."""
+        for one in self._sockets:
+            one.close()

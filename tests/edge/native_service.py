@@ -12,7 +12,8 @@ from typing import Any
 
 import uvloop
 
-from runtime.edge.handlers import as_domain_error
+from runtime.edge import sockets
+from runtime.edge.failures import as_domain_error
 from runtime.edge.limits import Account
 from runtime.edge.native import NativeServer
 from runtime.errors import FailedPrecondition, InvalidArgument
@@ -126,12 +127,8 @@ def running(*, limit: int = 1 << 30, authorize: Any = None, tls: ssl.SSLContext 
                        handler=getattr(echo, name))
         server.add(SERVICE + "now", client_streaming=False, server_streaming=False, handler=echo.echo,
                    immediate=echo.echo_now)
-        if unix_path is not None:
-            await server.start(path=str(unix_path))
-            address = f"unix:{unix_path}"
-        else:
-            port = await server.start(host="127.0.0.1", tls=tls)
-            address = f"127.0.0.1:{port}"
+        opened, address = sockets.bind("127.0.0.1:0" if unix_path is None else f"unix:{unix_path}")
+        await server.start(opened, tls)
         stop = asyncio.Event()
         started.update(address=address, server=server, echo=echo, loop=asyncio.get_running_loop(), stop=stop)
         ready.set()
