@@ -1,8 +1,8 @@
 """Steps over gRPC: this server beside TensorFlow's own, one TensorFlow client, one interleaved run.
 
-``python -m runtime.bench.bench_steps [--seconds S] [--cases A,B] [--json FILE]`` starts both servers in processes of their own
-and reports the time of a call as ours/TensorFlow's: below one is faster. The 10th percentile is the figure to believe on a
-shared machine.
+``python -m runtime.bench.bench_steps [--seconds S] [--cases A,B] [--json FILE]`` starts both servers in processes of
+their own and reports the time of a call as ours/TensorFlow's: below one is faster. The 10th percentile is the figure to
+believe on a shared machine.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def run(cases: list[str], seconds: float) -> list[dict[str, Any]]:
             rows.append(row)
             print(f"  {row['case']:<18} {row['ratio_p10']:.2f}", file=sys.stderr, flush=True)
         if client.wait() != 0:
-            raise SystemExit(f"the client ended with status {client.returncode} after {len(rows)} of {len(cases)} cases")
+            raise SystemExit(f"the client ended with status {client.returncode} after {len(rows)} of {len(cases)} "
+                             "cases")
     return rows
 
 

@@ -1,9 +1,9 @@
 """Time steps of one unmodified TensorFlow client against several servers, interleaved.
 
 Runs in the interpreter that has TensorFlow: ``python steps_tf.py SPEC.json``, where the specification is
-``{"targets": {name: "grpc://..."}, "cases": [names], "seconds": per case and server}``. Prints one JSON object per line
-and case: for every server the times of a call in microseconds (p10, median, mean) and the number of calls. The servers take
-turns in short blocks, so that a slow phase of the machine hits all of them.
+``{"targets": {name: "grpc://..."}, "cases": [names], "seconds": per case and server}``. Prints one JSON object per
+line and case: for every server the times of a call in microseconds (p10, median, mean) and the number of calls. The
+servers take turns in short blocks, so that a slow phase of the machine hits all of them.
 """
 
 import json
@@ -101,7 +101,8 @@ def mlp(batch):
         labels = tf1.placeholder(tf.int32, [None])
         layer = x
         for index, (rows, columns) in enumerate([(784, 512), (512, 512), (512, 10)]):
-            weights = tf1.get_variable(f"w{index}", initializer=(rng.standard_normal((rows, columns)) * 0.05).astype("f4"))
+            start = (rng.standard_normal((rows, columns)) * 0.05).astype("f4")
+            weights = tf1.get_variable(f"w{index}", initializer=start)
             bias = tf1.get_variable(f"b{index}", initializer=np.zeros(columns, "f4"))
             layer = tf1.nn.bias_add(tf1.matmul(layer, weights), bias)
             if index < 2:

@@ -196,7 +196,8 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
         context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: b"")
     except (ssl.SSLError, OSError, ValueError) as error:
         raise InvalidArgument(
-            f"settings tls_cert and tls_key: {settings.tls_cert} and {settings.tls_key} cannot be used together: {error}"
+            f"settings tls_cert and tls_key: certificate and key ({settings.tls_cert}, {settings.tls_key}) cannot be "
+            f"used together: {error}"
         ) from error
     if settings.tls_client_ca is not None:
         roots = _read_pem("tls_client_ca", settings.tls_client_ca, b"CERTIFICATE-----")

@@ -70,11 +70,17 @@ def connect(address: str, credentials: Any = None, token: str | None = None, **o
         yield Client(address, channel, metadata)
 
 
+@pytest.fixture(params=["native", "grpc"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """Each transport in turn: what a client sees must be the same."""
+    return str(request.param)
+
+
 @pytest.fixture
-def serving(fake: list[str]) -> Iterator[Callable[..., runtime.Server]]:
+def serving(fake: list[str], transport: str) -> Iterator[Callable[..., runtime.Server]]:
     """Return a function that starts a server with fake planes; all are stopped at the end."""
     with contextlib.ExitStack() as stack:
-        yield lambda **options: stack.enter_context(runtime.Server(**options))
+        yield lambda **options: stack.enter_context(runtime.Server(**{"transport": transport, **options}))
 
 
 @pytest.fixture

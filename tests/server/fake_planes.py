@@ -54,6 +54,7 @@ class FakePlane:
                     events.append("cancelled")
                     raise
             case "until-drain":
+                events.append("waits for the drain")
                 await self.drained.wait()
                 return b"drained"
             case "size":

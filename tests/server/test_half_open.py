@@ -6,6 +6,8 @@ import contextlib
 import os
 from collections.abc import Callable
 
+import pytest
+
 import runtime
 from tests.server.conftest import connect
 from tests.server.raw_http2 import PREFACE, Raw
@@ -38,10 +40,14 @@ def test_connection_that_stops_in_its_preface_is_closed(serving: Callable[..., r
         assert raw.closed_within(10)
 
 
-def test_peer_that_answers_no_ping_is_dropped(serving: Callable[..., runtime.Server], monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    from runtime.edge import listener
+def test_peer_that_answers_no_ping_is_dropped(
+    serving: Callable[..., runtime.Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime.edge import grpc_transport, native
 
-    monkeypatch.setattr(listener, "KEEPALIVE_TIMEOUT_MS", 1000)
+    monkeypatch.setattr(grpc_transport, "KEEPALIVE_TIMEOUT_MS", 1000)
+    monkeypatch.setattr(native, "PING_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(native, "WATCH_INTERVAL_S", 0.2)
     server = serving(keepalive_s=1)
     with Raw(server.address) as raw:
         # It speaks HTTP/2, but as a dead machine would it never answers the pings that come now.

@@ -186,6 +186,7 @@ def test_drain_ends_watches_reflection_and_what_planes_let_go(serving: Start, fa
         )
         assert next(reflection)
         waiting = client.future(RUN_STEP, b"until-drain")
+        until(lambda: "waits for the drain" in fake)
         start = time.monotonic()
         server.stop(20)
         assert time.monotonic() - start < 5
