@@ -56,6 +56,8 @@ FAMILIES = (
     "runtime.ops.einsum",
     "runtime.ops.nn",
     "runtime.ops.convolution",
+    "runtime.ops.pooling",
+    "runtime.ops.normalization",
     "runtime.ops.variables",
     "runtime.ops.scatters",
     "runtime.ops.optimizers",
