@@ -13,7 +13,7 @@ still grows. Several threads may add to one graph; each has its own open scopes.
 
 from __future__ import annotations
 
-import re
+import dataclasses
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -24,6 +24,7 @@ from runtime._ext.errors import FailedPrecondition, InvalidArgument, NotFound
 from runtime.dtypes import as_datatype
 from runtime.graph import op_inputs
 from runtime.graph.attrs import as_shape, attr_matches_default, set_attr, to_python
+from runtime.graph.device_spec import parse as parse_device
 from runtime.graph.node import Node, node_types, require_op
 from runtime.graph.scopes import NameTable, ScopeStack, check_op_name, check_scope_name
 from runtime.graph.static_shapes import infer_shapes, merge
@@ -456,9 +457,6 @@ class Graph(TrainingMethods):
         return f"<runtime.Graph of {len(self.operations)} operations>"
 
 
-_DEVICE_PART = re.compile(r"/(?:(job|replica|task):([^/]+)|(?:device:)?([A-Za-z_]+)(?::(\d+|\*))?)(?=/|\Z)")
-
-
 def _merged_device(outer: str, inner: str) -> str:
     """Return a device request with the parts that an inner one leaves open taken from an outer one.
 
@@ -467,21 +465,14 @@ def _merged_device(outer: str, inner: str) -> str:
     InvalidArgument
         If the inner one is not a device name.
     """
-    parts: dict[str, str] = {}
-    for request in (outer, inner):
-        position = 0
-        while position < len(request):
-            match = _DEVICE_PART.match(request, position)
-            if match is None:
-                raise InvalidArgument(f"'{request}' is not a device: write /job:NAME/task:N/device:TYPE:N, any of "
-                                      "these parts, or /cpu:N")
-            key, value, kind, index = match.groups()
-            if key is not None:
-                parts[key] = f"/{key}:{value}"
-            else:
-                parts["device"] = f"/device:{kind.upper() if len(kind) == 3 else kind}:{index or '*'}"
-            position = match.end()
-    return "".join(parts[key] for key in ("job", "replica", "task", "device") if key in parts)
+    inside = parse_device(inner)
+    if inside is None:
+        raise InvalidArgument(f"'{inner}' is not a device: write /job:NAME/task:N/device:TYPE:N, any of these parts, "
+                              "or /cpu:N")
+    outside = parse_device(outer) or inside
+    merged = {field.name: getattr(outside, field.name) if getattr(inside, field.name) is None
+              else getattr(inside, field.name) for field in dataclasses.fields(inside)}
+    return str(type(inside)(**merged))
 
 
 def _product(sizes: Iterable[int]) -> int:

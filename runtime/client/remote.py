@@ -1,0 +1,308 @@
+"""Sessions on a server: calls of MasterService, ours or TensorFlow's, over gRPC.
+
+Steps go as bytes that the compiled codec writes and reads, without protobuf objects between.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from google.protobuf.message import EncodeError, Message
+
+from runtime import wire
+from runtime._ext.errors import Aborted, DeadlineExceeded, Error, FailedPrecondition, InvalidArgument, Unavailable
+from runtime._ext.step_codec import (
+    RequestPlan,
+    encode_run_callable_request,
+    scan_run_callable_response,
+    scan_run_step_response,
+)
+from runtime.client.channels import Access, SharedChannel, address_of
+from runtime.client.transport import Array, DeviceInfo, Signature
+from runtime.errors import ResourceExhausted, from_code, from_rpc_error
+
+__all__ = ["RemoteTransport", "list_devices", "reset"]
+
+logger = logging.getLogger(__name__)
+
+_SERVICE = "/tensorflow.MasterService/"
+_HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+_RETRY_S = 0.05
+# A message must stay below 2 GiB: protobuf's own limit, which no setting lifts.
+_MAX_MESSAGE_BYTES = (1 << 31) - 1
+# Closing a session cancels its steps; a server that does not answer meanwhile is given up.
+_CLOSE_TIMEOUT_S = 30.0
+_RELEASE_TIMEOUT_S = 5.0
+_MAX_PLANS = 256
+
+
+class _Connection:
+    """A shared channel with the calls a master answers."""
+
+    def __init__(self, target: str, access: Access) -> None:
+        self.target = target
+        self._shared = SharedChannel.acquire(address_of(target), access)
+        self._metadata = access.metadata()
+        self._calls: dict[str, Any] = {}
+        self._closed = False
+
+    def call(self, method: str, request: bytes, timeout_s: float | None, wait_for_ready: bool = False) -> bytes:
+        """Call a method and return the response.
+
+        Raises
+        ------
+        Error
+            The server's error; UNAVAILABLE and DEADLINE_EXCEEDED name the target.
+        """
+        if self._closed:
+            raise FailedPrecondition("the session is closed")
+        if len(request) > _MAX_MESSAGE_BYTES:
+            raise InvalidArgument(f"the {method} request has {len(request)} bytes; one message holds at most "
+                                  f"{_MAX_MESSAGE_BYTES}: feed less at once")
+        stub = self._calls.get(method)
+        if stub is None:
+            path = method if method[0] == "/" else _SERVICE + method
+            stub = self._calls[method] = self._shared.channel.unary_unary(path)
+        pending = stub.future(request, timeout=timeout_s, metadata=self._metadata, wait_for_ready=wait_for_ready)
+        try:
+            response: bytes = pending.result()
+            return response
+        except grpc.RpcError as error:
+            raise self._told(error, method, timeout_s) from None
+        except grpc.FutureCancelledError:  # the channel was closed under the call
+            raise Aborted(f"{method} on {self.target} was cancelled: its session was closed") from None
+        except BaseException:  # interrupted while waiting: the server must not go on with it
+            pending.cancel()
+            raise
+
+    def _told(self, error: Any, method: str, timeout_s: float | None) -> Error:
+        told = from_rpc_error(error)
+        if isinstance(told, Unavailable):
+            return Unavailable(f"{self.target} cannot be reached ({method}): {told.message}")
+        if isinstance(told, DeadlineExceeded) and timeout_s is not None:
+            return DeadlineExceeded(f"{method} on {self.target} did not end within {timeout_s:g} s ({told.message})")
+        if isinstance(told, ResourceExhausted):
+            return ResourceExhausted(f"{method} on {self.target}: {told.message}")
+        return told
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._shared.release()
+
+
+class RemoteTransport:
+    """A session on the master at a target.
+
+    Parameters
+    ----------
+    target : str
+        ``grpc://HOST:PORT``, ``grpcs://HOST:PORT`` or ``unix:PATH``.
+    config : wire.ConfigProto
+        Sent with the session; ``operation_timeout_in_ms`` bounds every call.
+    access : Access
+    connect_timeout_s : float
+        Seconds to wait for a server that is not there yet, when the session is made.
+    """
+
+    def __init__(self, target: str, config: Any, access: Access, connect_timeout_s: float) -> None:
+        self._connection = _Connection(target, access)
+        self._target = target
+        self._config = config
+        self._connect_timeout_s = connect_timeout_s
+        self._timeout_s = config.operation_timeout_in_ms / 1000.0 if config.operation_timeout_in_ms > 0 else None
+        self._handle = ""
+        self._version = 0
+        self._plans: dict[Signature, tuple[RequestPlan, float | None]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._handle)
+
+    def create(self, graph_def: Any) -> None:
+        request = wire.CreateSessionRequest(graph_def=graph_def, config=self._config, target=self._target)
+        timeout_s = self._connect_timeout_s if self._timeout_s is None else min(self._connect_timeout_s,
+                                                                                self._timeout_s)
+        _wait_ready(self._connection, timeout_s)
+        answer = self._connection.call("CreateSession", _serialized(request), self._timeout_s)
+        response = wire.CreateSessionResponse.FromString(answer)
+        self._handle, self._version = response.session_handle, response.graph_version
+
+    def extend(self, graph_def: Any) -> None:
+        request = wire.ExtendSessionRequest(session_handle=self._handle, graph_def=graph_def,
+                                            current_graph_version=self._version)
+        answer = self._connection.call("ExtendSession", _serialized(request), self._timeout_s)
+        self._version = wire.ExtendSessionResponse.FromString(answer).new_graph_version
+
+    def run(self, signature: Signature, values: Sequence[Array]) -> tuple[list[Array], bytes]:
+        plan, timeout_s = self._plan(signature)
+        return self._step(plan, signature, values, timeout_s)
+
+    def _plan(self, signature: Signature) -> tuple[RequestPlan, float | None]:
+        found = self._plans.get(signature)
+        if found is None:
+            timeout_s = self._timeout_s
+            if signature.options:
+                limit_ms = wire.RunOptions.FromString(signature.options).timeout_in_ms
+                timeout_s = limit_ms / 1000.0 if limit_ms > 0 else timeout_s
+            plan = RequestPlan(self._handle, signature.feeds, signature.fetches, signature.targets,
+                               signature.options or None, "", True, signature.feed_types)
+            with self._lock:
+                if len(self._plans) >= _MAX_PLANS:
+                    self._plans.clear()
+                found = self._plans[signature] = plan, timeout_s
+        return found
+
+    def _step(self, plan: RequestPlan, signature: Signature, values: Sequence[Array], timeout_s: float | None
+              ) -> tuple[list[Array], bytes]:
+        _check_size(signature.feeds, values)
+        request = plan.encode(values, _request_id())
+        response = self._connection.call("RunStep", request, timeout_s)
+        names, arrays, code, message, metadata = scan_run_step_response(response)
+        if code:
+            raise from_code(code, message)
+        if tuple(names) != signature.fetches:
+            by_name = dict(zip(names, arrays, strict=True))
+            missing = [name for name in signature.fetches if name not in by_name]
+            if missing:
+                raise from_code(13, f"{self._target} answered a step without the fetch '{missing[0]}'")
+            arrays = [by_name[name] for name in signature.fetches]
+        return _writable(arrays), metadata or b""
+
+    def partial_setup(self, signature: Signature) -> str:
+        request = wire.PartialRunSetupRequest(session_handle=self._handle, feed=signature.feeds,
+                                              fetch=signature.fetches, target=signature.targets,
+                                              request_id=_request_id())
+        answer = self._connection.call("PartialRunSetup", request.SerializeToString(), self._timeout_s)
+        return wire.PartialRunSetupResponse.FromString(answer).partial_run_handle
+
+    def partial_run(self, handle: str, signature: Signature, values: Sequence[Array]) -> list[Array]:
+        plan = RequestPlan(self._handle, signature.feeds, signature.fetches, signature.targets, None, handle, True,
+                           signature.feed_types)
+        return self._step(plan, signature, values, self._timeout_s)[0]
+
+    def make_callable(self, options: Any) -> int:
+        request = wire.MakeCallableRequest(session_handle=self._handle, options=options, request_id=_request_id())
+        answer = self._connection.call("MakeCallable", request.SerializeToString(), self._timeout_s)
+        return wire.MakeCallableResponse.FromString(answer).handle
+
+    def run_callable(self, handle: int, feed_types: Sequence[int], values: Sequence[Array], timeout_s: float
+                     ) -> tuple[list[Array], bytes]:
+        _check_size([str(index) for index in range(len(values))], values)
+        request = encode_run_callable_request(self._handle, handle, values, _request_id(), feed_types)
+        answer = self._connection.call("RunCallable", request, timeout_s or self._timeout_s)
+        arrays, metadata = scan_run_callable_response(answer)
+        return _writable(arrays), metadata or b""
+
+    def release_callable(self, handle: int) -> None:
+        request = wire.ReleaseCallableRequest(session_handle=self._handle, handle=handle)
+        self._connection.call("ReleaseCallable", request.SerializeToString(), _RELEASE_TIMEOUT_S)
+
+    def list_devices(self) -> list[DeviceInfo]:
+        return _devices(self._connection, self._handle, self._timeout_s)
+
+    def close(self) -> None:
+        handle, self._handle = self._handle, ""
+        try:
+            if handle:
+                request = wire.CloseSessionRequest(session_handle=handle)
+                self._connection.call("CloseSession", request.SerializeToString(), self._timeout_s or _CLOSE_TIMEOUT_S)
+        except (Unavailable, Aborted, DeadlineExceeded) as error:
+            # The server has gone, or forgot the session: it is closed either way.
+            logger.info("session %s on %s was not closed properly: %s", handle, self._target, error)
+        finally:
+            self._connection.close()
+
+
+def reset(target: str, containers: Sequence[str], config: Any, access: Access, connect_timeout_s: float) -> None:
+    """Empty containers of a server (the default one when none is named), and end all its sessions."""
+    connection = _Connection(target, access)
+    try:
+        _wait_ready(connection, connect_timeout_s)
+        request = wire.ResetRequest(container=containers, device_filters=config.device_filters)
+        connection.call("Reset", request.SerializeToString(),
+                        config.operation_timeout_in_ms / 1000.0 or _CLOSE_TIMEOUT_S)
+    finally:
+        connection.close()
+
+
+def list_devices(target: str, access: Access, connect_timeout_s: float) -> list[DeviceInfo]:
+    """Return the devices of a server, without a session."""
+    connection = _Connection(target, access)
+    try:
+        _wait_ready(connection, connect_timeout_s)
+        return _devices(connection, "", connect_timeout_s)
+    finally:
+        connection.close()
+
+
+def _devices(connection: _Connection, handle: str, timeout_s: float | None) -> list[DeviceInfo]:
+    request = wire.ListDevicesRequest(session_handle=handle)
+    answer = wire.ListDevicesResponse.FromString(connection.call("ListDevices", request.SerializeToString(), timeout_s))
+    return [DeviceInfo(device.name, device.device_type, device.memory_limit, device.incarnation)
+            for device in (*answer.local_device, *answer.remote_device)]
+
+
+def _wait_ready(connection: _Connection, timeout_s: float) -> None:
+    """Wait until a server answers at all, so that a program may be started a little before its server.
+
+    Asked with a health check: whatever a server says to it, it is there.
+
+    Raises
+    ------
+    Unavailable
+        If there is no answer in time, with what kept the connection from being made.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            connection.call(_HEALTH_CHECK, b"", max(deadline - time.monotonic(), 0.001), wait_for_ready=True)
+            return
+        except DeadlineExceeded:
+            pass
+        except Unavailable:
+            if time.monotonic() < deadline:
+                time.sleep(_RETRY_S)
+                continue
+        except Error:
+            return
+        try:
+            connection.call(_HEALTH_CHECK, b"", _RELEASE_TIMEOUT_S)
+        except (Unavailable, DeadlineExceeded) as error:
+            raise Unavailable(f"no server answered within {timeout_s:g} s: {error.message}") from None
+        except Error:
+            pass
+        return
+
+
+def _serialized(message: Message) -> bytes:
+    try:
+        return message.SerializeToString()
+    except (ValueError, EncodeError) as error:
+        raise InvalidArgument(f"the {type(message).DESCRIPTOR.name} cannot be sent: {error}; a graph of more than "
+                              "2 GiB must feed its large constants or read them from a checkpoint") from error
+
+
+def _check_size(names: Sequence[str], values: Sequence[Array]) -> None:
+    total = sum(value.nbytes for value in values)
+    if total > _MAX_MESSAGE_BYTES:
+        largest = max(range(len(values)), key=lambda index: values[index].nbytes)
+        raise InvalidArgument(f"feeds of {total} bytes do not fit in one message of at most {_MAX_MESSAGE_BYTES} "
+                              f"bytes; the largest is '{names[largest]}' with {values[largest].nbytes}")
+
+
+def _writable(arrays: list[Array]) -> list[Array]:
+    """Return arrays that are the caller's to change; the codec's are views of the response."""
+    return [array if array.flags.writeable else array.copy() for array in arrays]
+
+
+def _request_id() -> int:
+    """Return a number, not 0, by which a server knows a request that comes twice."""
+    return random.getrandbits(63) or 1
