@@ -40,6 +40,7 @@ cdef class DataflowRun:
 
     cdef int _start(self) except -1
     cdef int _drive(self) except -1
+    cdef int _drive_on(self) except -1
     cdef int _step_through(self) except -1
     cdef int _accept_inbox(self) except -1
     cdef int _process(self, int index, bint is_dead, Iteration *iteration) except -1
@@ -47,7 +48,7 @@ cdef class DataflowRun:
     cdef int _start_async(self, NodePlan *node, int index, Iteration *iteration) except -1
     cdef PyObject *_take(self, NodePlan *node, Iteration *iteration, int position) except NULL
     cdef void _release_inputs(self, NodePlan *node, Iteration *iteration) noexcept
-    cdef int _complete(self, int index, Iteration *iteration, PyObject **outputs, bint is_dead) except -1
+    cdef int _complete(self, int index, Iteration *iteration, bint is_dead) except -1
     cdef int _propagate(self, NodePlan *node, int index, Iteration *iteration, PyObject **outputs,
                         bint is_dead) except -1
     cdef int _deliver_all(self, NodePlan *node, Iteration *target, PyObject **outputs, bint is_dead) except -1

@@ -34,12 +34,14 @@ from runtime._ext.dataflow_plan cimport (
     Edge,
     NodePlan,
 )
+from runtime._ext.float_errors cimport restore_warnings, silence_warnings
 from runtime._ext.invoke cimport (
     INPUT_HEADROOM,
     BoundKernel,
     dereference,
     invoke,
     named_error,
+    release_outputs,
     reusable_inputs,
     store_result,
 )
@@ -190,6 +192,13 @@ cdef class DataflowRun:
 
     cdef int _drive(self) except -1:
         """Go on until nothing is left to do here; the caller has set `_driving`."""
+        former = silence_warnings()
+        try:
+            return self._drive_on()
+        finally:
+            restore_warnings(former)
+
+    cdef int _drive_on(self) except -1:
         while True:
             try:
                 Py_EnterRecursiveCall(" in a step")
@@ -222,6 +231,7 @@ cdef class DataflowRun:
                 self._fail(step.error)
             if self._head == self._tail:
                 return 0
+            # copied: the queue may move while the node runs
             ready = self._queue[self._head & self._mask]
             self._head += 1
             self._process(ready.node, ready.is_dead, ready.iteration)
@@ -253,18 +263,19 @@ cdef class DataflowRun:
                 try:
                     store_result(&node.code, result, self._outputs)
                 except BaseException as problem:
+                    release_outputs(&node.code, self._outputs)
                     self._fail(named_error(problem, <str>node.code.name))
                     continue
                 if completion.started is not None:
                     self._record(node, completion.node, completion.started, completion.started)
-                self._complete(completion.node, iteration, self._outputs, False)
+                self._complete(completion.node, iteration, False)
             elif sender is not None:
                 self._missing_feeds -= 1
                 if self._error is None:
                     Py_INCREF(result)
                     self._outputs[0] = <PyObject *>result
                     self._root.outstanding += 1
-                    self._complete(sender, self._root, self._outputs, False)
+                    self._complete(sender, self._root, False)
         return 0
 
     # One node.
@@ -272,23 +283,17 @@ cdef class DataflowRun:
     cdef int _process(self, int index, bint is_dead, Iteration *iteration) except -1:
         """Run a ready node and pass on what it makes."""
         cdef NodePlan *node = &self.plan.nodes[index]
-        cdef int i
-        if is_dead:
-            self._release_inputs(node, iteration)
-            for i in range(node.code.num_outputs):
-                self._outputs[i] = NULL
-        else:
-            try:
-                if not self._run_node(node, index, iteration):
-                    return 0
-            except BaseException as error:
+        try:
+            if is_dead:
                 self._release_inputs(node, iteration)
-                for i in range(node.code.num_outputs):
-                    Py_XDECREF(self._outputs[i])
-                    self._outputs[i] = NULL
-                self._fail(named_error(error, <str>node.code.name))
+            elif not self._run_node(node, index, iteration):
                 return 0
-        return self._complete(index, iteration, self._outputs, is_dead)
+            self._complete(index, iteration, is_dead)
+        except BaseException as error:
+            release_outputs(&node.code, self._outputs)
+            if self._root != NULL:
+                self._fail(named_error(error, <str>node.code.name))
+        return 0
 
     cdef int _run_node(self, NodePlan *node, int index, Iteration *iteration) except -1:
         """Fill the outputs; return 0 when the node completes later."""
@@ -299,8 +304,6 @@ cdef class DataflowRun:
         cdef PyObject *held
         cdef unsigned int reusable = 0
         cdef object started = time.time_ns() if self.step.trace is not None else None
-        for i in range(node.code.num_outputs):
-            self._outputs[i] = NULL
         if kind == KIND_KERNEL:
             for i in range(node.num_inputs):
                 self._inputs[i] = cells[i]
@@ -408,18 +411,16 @@ cdef class DataflowRun:
 
     # Where values go.
 
-    cdef int _complete(self, int index, Iteration *iteration, PyObject **outputs, bint is_dead) except -1:
-        """Pass the outputs on (their references are taken over) and close what ends with the node."""
+    cdef int _complete(self, int index, Iteration *iteration, bint is_dead) except -1:
+        """Pass on what lies in the outputs, which are empty afterwards, and close what ends with the node."""
         cdef NodePlan *node = &self.plan.nodes[index]
         cdef int i
         cdef PyObject *value
-        try:
-            self._propagate(node, index, iteration, outputs, is_dead)
-        finally:
-            for i in range(node.code.num_outputs):
-                value = outputs[i]
-                outputs[i] = NULL
-                Py_XDECREF(value)
+        self._propagate(node, index, iteration, self._outputs, is_dead)
+        for i in range(node.code.num_outputs):
+            value = self._outputs[i]
+            self._outputs[i] = NULL
+            Py_XDECREF(value)
         iteration.outstanding -= 1
         if iteration.outstanding == 0 and iteration != self._root:
             self._clean_up(iteration)

@@ -36,7 +36,7 @@ cdef class BoundKernel:
 
 
 # Borrow inputs (which may be overwritten, and have INPUT_HEADROOM entries before them), fill outputs with new
-# references. On error all outputs are NULL.
+# references. After an error some outputs may be there; the caller releases them.
 cdef int invoke(Code *code, StepContext step, PyObject **inputs, PyObject **outputs,
                 unsigned int reusable) except -1
 
@@ -45,6 +45,9 @@ cdef int invoke_python(Code *code, StepContext step, PyObject **inputs, PyObject
 
 # Result of a Python definition to output references; steals nothing.
 cdef int store_result(Code *code, object result, PyObject **outputs) except -1
+
+# Release the outputs that are there and forget them.
+cdef void release_outputs(Code *code, PyObject **outputs) noexcept
 
 # Bits of `candidates` whose input is an array that only the executor holds and that owns writable memory.
 cdef unsigned int reusable_inputs(PyObject **inputs, unsigned int candidates) noexcept

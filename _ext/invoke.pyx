@@ -15,6 +15,7 @@ from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZ
 
 cimport numpy as cnp
 
+from runtime._ext.float_errors cimport restore_warnings, silence_warnings
 from runtime._ext.kernel_abi cimport CompiledKernel, KernelCall
 from runtime._ext.step_context cimport StepContext
 from runtime._ext.variable cimport Variable
@@ -59,7 +60,8 @@ cdef class BoundKernel:
     compiled : CompiledKernel or None
     num_inputs : int
     output_types : sequence of int
-        numpy type number expected of each output; -1 where anything goes (references).
+        numpy type number expected of each output; -1 where anything goes (references). An ``array.array('i')`` is kept
+        and not copied, so that nodes can share it.
     derefs : bytes or None
         One byte per input, 1 where a `Variable` arrives and its value is wanted.
     needs_step : bool
@@ -76,7 +78,9 @@ cdef class BoundKernel:
         self.call = call
         self.compiled = compiled
         self.derefs = derefs
-        self.types = array.array("i", output_types)
+        self.types = output_types if isinstance(output_types, array.array) else array.array("i", output_types)
+        if self.types.typecode != "i":
+            raise TypeError(f"output_types is an array of type {self.types.typecode!r}, not of int")
         self.code.fn = NULL if compiled is None else compiled.fn
         self.code.params = NULL if compiled is None else compiled.params
         self.code.call = <PyObject *>call
@@ -97,17 +101,17 @@ cdef class BoundKernel:
         """
         if self.code.flags & NEEDS_STEP:
             raise ValueError(f"the kernel of node {self.name} needs a running step")
-        cdef list outputs
         cdef int i
         cdef PyObject **made = <PyObject **>PyMem_Calloc(max(self.code.num_outputs, 1), sizeof(PyObject *))
         if made == NULL:
             raise MemoryError()
+        former = silence_warnings()
         try:
             store_result(&self.code, self.call(*args), made)
-            outputs = [<object>made[i] for i in range(self.code.num_outputs)]
-            _release_outputs(&self.code, made)
-            return outputs
+            return [<object>made[i] for i in range(self.code.num_outputs)]
         finally:
+            restore_warnings(former)
+            release_outputs(&self.code, made)
             PyMem_Free(made)
 
 
@@ -136,12 +140,8 @@ cdef int _invoke_values(Code *code, StepContext step, PyObject **inputs, PyObjec
         call.inputs, call.outputs = inputs, outputs
         call.num_inputs, call.num_outputs = code.num_inputs, code.num_outputs
         call.reusable, call.params = reusable, code.params
-        try:
-            if code.fn(&call) == 0:
-                return 0
-        except BaseException:
-            _release_outputs(code, outputs)
-            raise
+        if code.fn(&call) == 0:
+            return 0
     return invoke_python(code, step, inputs, outputs)
 
 
@@ -170,13 +170,9 @@ cdef int store_result(Code *code, object result, PyObject **outputs) except -1:
     if is_list or PyTuple_CheckExact(result):
         if (PyList_GET_SIZE(result) if is_list else PyTuple_GET_SIZE(result)) != count:
             raise Internal(f"the kernel returned {len(result)} outputs where the node has {count}")
-        try:
-            for i in range(count):
-                outputs[i] = _output(PyList_GET_ITEM(result, i) if is_list else PyTuple_GET_ITEM(result, i),
-                                     code.output_types[i], i)
-        except BaseException:
-            _release_outputs(code, outputs)
-            raise
+        for i in range(count):
+            outputs[i] = _output(PyList_GET_ITEM(result, i) if is_list else PyTuple_GET_ITEM(result, i),
+                                 code.output_types[i], i)
         return 0
     if count != 1:
         raise Internal(f"the kernel returned a {type(result).__name__} where a sequence of {count} outputs was due")
@@ -211,7 +207,7 @@ cdef str _dtype_name(int type_number):
     return str(<object>cnp.PyArray_DescrFromType(type_number))
 
 
-cdef void _release_outputs(Code *code, PyObject **outputs) noexcept:
+cdef void release_outputs(Code *code, PyObject **outputs) noexcept:
     cdef int i
     cdef PyObject *value
     for i in range(code.num_outputs):

@@ -15,6 +15,7 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
 
 cimport numpy as cnp
 
+from runtime._ext.float_errors cimport restore_warnings, silence_warnings
 from runtime._ext.invoke cimport (
     INPUT_HEADROOM,
     BoundKernel,
@@ -292,10 +293,14 @@ cdef class Program:
                 adapted[i] = self._adapt_feed(i, <object>value)
         if adapted is not None:
             items = RT_FAST_ITEMS(<PyObject *>adapted)
-        return self.execute(step, items, False)
+        former = silence_warnings()
+        try:
+            return self.execute(step, items, False)
+        finally:
+            restore_warnings(former)
 
     def call(self, StepContext step, args):
-        """Run without a check of the feeds' types: for function bodies, whose arguments the graph has typed."""
+        """Run inside a step, without a check of the feeds' types: for function bodies, whose arguments the graph typed."""
         args = PySequence_Fast(args, "args must be a sequence of values")
         if len(args) != self.num_feeds:
             raise ValueError(f"{len(args)} arguments given where the function has {self.num_feeds}")

@@ -7,6 +7,7 @@ vanish; by dataflow every edge counts, because it may carry death.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -53,9 +54,9 @@ _FIRST_CONSTANT = -1
 
 
 @lru_cache(maxsize=4096)
-def numpy_types(types: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the numpy type number expected of each output; -1 for references."""
-    return tuple(-1 if kind > REF_OFFSET else to_numpy(kind).num for kind in types)
+def numpy_types(types: tuple[int, ...]) -> array[int]:
+    """Return the numpy type number expected of each output, -1 for references; shared, not to be changed."""
+    return array("i", [-1 if kind > REF_OFFSET else to_numpy(kind).num for kind in types])
 
 
 class Lowering:
@@ -86,6 +87,8 @@ class Lowering:
         self._kernels: dict[str, registry.Kernel] = {}
         self._takes_functions: dict[str, bool] = {}
         self._on_host = state.device.xp is np
+        # shared by all nodes about which nothing particular is to be said: most of a large graph
+        self._plain_env = KernelEnv(state.device, state, functions.refuse, path)
 
     # Values and constants.
 
@@ -178,12 +181,14 @@ class Lowering:
         """
         name = self.path + node.name
         state = self.state
-        known = {index: self.constant(number) for index, number in enumerate(numbers) if number < 0}
-        compile_function: Callable[[Any], Any] = self.functions.refuse
-        if self.takes_functions(node):
-            compile_function = self.functions.compiler(f"{name}/", self.chain)
+        env = self._plain_env
+        takes_functions = self.takes_functions(node)
+        if takes_functions or (numbers and min(numbers) < 0):
+            known = {index: self.constant(number) for index, number in enumerate(numbers) if number < 0}
+            compile_function = self.functions.compiler(f"{name}/", self.chain) if takes_functions else env.compile_function
+            env = KernelEnv(state.device, state, compile_function, self.path, known)
         try:
-            call = kernel.bind(node, KernelEnv(state.device, state, compile_function, self.path, known))
+            call = kernel.bind(node, env)
             compiled = None
             if self._on_host and not kernel.asynchronous:
                 compiled = compiled_kernels.select(node.op, node.input_types, node.output_types, node.attr)
@@ -237,8 +242,7 @@ class Lowering:
         if value is None:
             name = self.path + node.name
             try:
-                env = KernelEnv(self.state.device, self.state, self.functions.refuse, self.path)
-                value = registry.find("Const").bind(node, env)()
+                value = registry.find("Const").bind(node, self._plain_env)()
             except Exception as error:
                 raise name_error(error, name) from error
             freeze(value)
@@ -251,14 +255,14 @@ _RESOURCE, _VARIANT = 20, 21
 
 def derefs(node: Node) -> bytes | None:
     """Return one byte per input, 1 where a reference arrives and a value is wanted; None when there is none."""
-    found = False
-    marks = bytearray(len(node.inputs))
-    types = node.input_types
-    for index, (source, slot) in enumerate(node.inputs):
-        if source.output_types[slot] > REF_OFFSET and types[index] <= REF_OFFSET:
-            marks[index] = 1
-            found = True
-    return bytes(marks) if found else None
+    for source, slot in node.inputs:
+        if source.output_types[slot] > REF_OFFSET:
+            break
+    else:
+        return None
+    marks = bytes(source.output_types[slot] > REF_OFFSET and kind <= REF_OFFSET
+                  for (source, slot), kind in zip(node.inputs, node.input_types))
+    return marks if any(marks) else None
 
 
 def _with_host_inputs(call: Callable[..., Any], kernel: registry.Kernel, num_inputs: int) -> Callable[..., Any]:
@@ -304,7 +308,7 @@ class StraightLowering(Lowering):
         self.add_feeds(feeds)
         values = self.values
         bounds: list[BoundKernel] = []
-        inputs: list[list[int]] = []
+        inputs: list[tuple[int, ...]] = []
         outputs: list[range] = []
         use = self.use
         for node in nodes:
@@ -325,7 +329,7 @@ class StraightLowering(Lowering):
                 continue
             assert kernel is not None
             bounds.append(bound or self.bind(node, kernel, numbers))
-            inputs.append([use(number) for number in numbers])
+            inputs.append(tuple([use(number) for number in numbers] if numbers and min(numbers) < 0 else numbers))
             made = self.new_values(len(node.output_types))
             outputs.append(made)
             self.define(node, made)

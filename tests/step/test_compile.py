@@ -324,3 +324,19 @@ def test_a_large_graph_compiles_in_time():
     compiled = runner.compile(["x:0"], [f"{value}:0"])
     assert time.perf_counter() - started < 2
     assert compiled.run(runner.context(), [np.float32(1) * np.ones((), np.float32)]) == [10_001]
+
+
+@pytest.mark.parametrize("by", ["run", "by_dataflow"])
+def test_divisions_by_zero_are_silent(by):
+    """Every warning is an error in these tests."""
+    maker = GraphMaker()
+    maker.placeholder("x")
+    maker.const("zero", np.float32(0))
+    maker.op("RealDiv", "folded", "zero", "zero")
+    maker.op("RealDiv", "div", "x", "zero")
+    maker.op("Add", "both", "div", "folded")
+    runner = Runner(maker)
+    before = np.geterr()
+    assert np.isnan(getattr(runner, by)("both:0", {"x:0": np.float32(1)}))
+    assert np.isinf(getattr(runner, by)("div:0", {"x:0": np.float32(1)}))
+    assert np.geterr() == before
