@@ -98,7 +98,7 @@ cdef bytes scan_named_tensor(bytes owner, Span message, Span* name, Span* tensor
     cdef int status
     cdef int num_tensors = 0
     cdef bytes joined
-    name.p = tensor.p = NULL
+    name.p = tensor.p = message.p
     name.n = tensor.n = 0
     c.base, c.p, c.end = <const uint8_t*>PyBytes_AS_STRING(owner), message.p, message.p + message.n
     start = c

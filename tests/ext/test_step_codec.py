@@ -138,6 +138,12 @@ def test_a_name_after_its_tensor_is_found() -> None:
     assert scan_run_step(field(2, named)).feed_names == ("late",)
 
 
+def test_a_feed_without_a_name_has_the_empty_name() -> None:
+    assert scan_run_step(field(2, field(2, tensor(1, ())))).feed_names == ("",)
+    with pytest.raises(InvalidArgument, match=r'feed\[0\] "": TensorProto.dtype'):
+        scan_run_step(field(2, b""))
+
+
 def make_request(**changes: Any) -> bytes:
     arguments: dict[str, Any] = {"session_handle": "s", "feed_names": ["x:0", "y:0"], "feed_values": [X, X],
                                  "fetches": ["f"], "targets": ["t"], "options": OPTIONS}

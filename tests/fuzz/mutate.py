@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from tests.ext.tensor_messages import field, tag, varint
 
 # Around the sizes of integers, of a message, and of what fits into a varint of n bytes.
-EDGES = [0, 1, 2, 7, 8, 127, 128, 16383, 16384, 2**21, 2**28, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**62, 2**63 - 1,
-         2**63, 2**64 - 1]
+EDGES = [0, 1, 2, 7, 8, 127, 128, 16383, 16384, 2**21, 2**28, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**62,
+         2**63 - 1, 2**63, 2**64 - 1]
 
 
 class Mutator:

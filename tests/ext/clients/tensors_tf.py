@@ -1,7 +1,8 @@
 """TensorFlow's side of ``test_codec_peer``: reads our tensors with its own code and writes some for us.
 
 Runs in the interpreter that has TensorFlow: ``python tensors_tf.py OURS.json THEIRS.json``. Both files hold lists of
-``{"name", "datatype", "shape", "message" (base64), "values" (base64 of the raw elements, or a list of them for strings)}``.
+``{"name", "datatype", "shape", "message", "values"}``: the message in base64, the values as raw
+elements in base64 or, for strings, a list of them.
 """
 
 import base64
@@ -34,7 +35,9 @@ def low_bits(array, datatype):
 
 def check_ours(path):
     failures = []
-    for item in json.load(open(path)):
+    with open(path) as file:
+        items = json.load(file)
+    for item in items:
         message = tensor_pb2.TensorProto.FromString(base64.b64decode(item["message"]))
         # make_ndarray knows strings in string_val alone.
         readers = {} if item["datatype"] == 7 or item["datatype"] in NOT_MADE else {"make_ndarray": tf.make_ndarray}
