@@ -1,9 +1,10 @@
 """The codec beside protobuf's parser, beside TensorFlow's own conversions, and beside a plain copy of the same bytes.
 
-``python -m runtime.bench.bench_codec [--seconds S] [--json FILE] [--without-tensorflow]``. ``copy`` is
-``ndarray.tobytes()``, the obvious way to a bytes object; ``encode`` over it is the figure to watch. The implementations
-take turns, so that a slow phase of the machine hits all of them; TensorFlow runs in a process of its own, directly
-afterwards.
+``python -m runtime.bench.bench_codec [--seconds S] [--json FILE] [--untuned] [--without-tensorflow]``. ``memcpy``
+copies the content to memory that is there already, the least an encoding can cost; ``tobytes`` is the plain way to a
+new bytes object. The allocator keeps freed memory, as in ``tensor-runtime serve``; ``--untuned`` leaves it as it is in
+a client. The implementations take turns, so that a slow phase of the machine hits all of them; TensorFlow runs in a
+process of its own, directly afterwards.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from runtime._ext.step_codec import RequestPlan, ResponsePlan, scan_run_step, sc
 from runtime._ext.tensor_codec import decode_tensor, encode_tensor
 from runtime.bench.peers import peer_python
 from runtime.bench.report import environment, print_table, write_json
+from runtime.process_tuning import tune_malloc
 
 CLIENT = Path(__file__).parent / "clients" / "codec_tf.py"
 SIZES = (1 << 10, 64 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20)
@@ -80,8 +82,9 @@ def tensor_rows(nbytes: int, seconds: float) -> list[dict[str, Any]]:
     """Return a row for encoding and one for decoding a float32 vector of ``nbytes``."""
     array = np.arange(nbytes // 4, dtype=np.float32)
     message = encode_tensor(array)
+    target = np.empty_like(array)
     encode = measure({"ours": lambda: encode_tensor(array), "protobuf": lambda: _protobuf_encode(array),
-                      "copy": lambda: array.tobytes()}, seconds)
+                      "tobytes": lambda: array.tobytes(), "memcpy": lambda: np.copyto(target, array)}, seconds)
     decode = measure({"ours": lambda: decode_tensor(message), "protobuf": lambda: _protobuf_decode(message)}, seconds)
     return [{"operation": "encode", "nbytes": nbytes, **encode}, {"operation": "decode", "nbytes": nbytes, **decode}]
 
@@ -143,7 +146,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="measured time per case and implementation")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--without-tensorflow", action="store_true", help="leave TensorFlow's functions out")
+    parser.add_argument("--untuned", action="store_true", help="give freed memory back to the system as usual")
     options = parser.parse_args()
+    if not options.untuned:
+        tune_malloc()
     rows = [row for nbytes in SIZES for row in tensor_rows(nbytes, options.seconds)]
     if not options.without_tensorflow:
         add_tensorflow(rows, list(SIZES), options.seconds)
@@ -154,15 +160,17 @@ def main() -> None:
 
     print_table(
         "float32 tensors; median times in us",
-        ["case", "ours", "copy", "protobuf", "TensorFlow", "ours/copy (best)"],
-        [[f"{row['operation']}[{_size(row['nbytes'])}]", cell(row, "ours"), cell(row, "copy"), cell(row, "protobuf"),
-          cell(row, "tensorflow"), row["ours"]["best_us"] / row["copy"]["best_us"] if "copy" in row else "-"]
+        ["case", "ours", "memcpy", "tobytes", "protobuf", "TensorFlow", "ours/memcpy (best)"],
+        [[f"{row['operation']}[{_size(row['nbytes'])}]", cell(row, "ours"), cell(row, "memcpy"),
+          cell(row, "tobytes"), cell(row, "protobuf"), cell(row, "tensorflow"),
+          row["ours"]["best_us"] / row["memcpy"]["best_us"] if "memcpy" in row else "-"]
          for row in rows],
     )
     print_table("messages of a small step; median times in us", ["case", "ours", "protobuf"],
                 [[row["operation"], cell(row, "ours"), cell(row, "protobuf")] for row in steps])
     if options.json:
-        write_json(options.json, {"benchmark": "codec", "environment": environment(), "tensors": rows, "steps": steps})
+        write_json(options.json, {"benchmark": "codec", "environment": environment(),
+                                  "tuned": not options.untuned, "tensors": rows, "steps": steps})
 
 
 if __name__ == "__main__":
