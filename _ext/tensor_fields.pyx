@@ -164,6 +164,7 @@ cdef bytes int_field(int number, object value):
     return PyBytes_FromStringAndSize(<char*>out, p - out)
 
 
+@cython.final
 cdef class TensorFields:
     """The repeated tensor field of one kind of message, prepared for writing again and again.
 
