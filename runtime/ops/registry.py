@@ -63,6 +63,7 @@ FAMILIES = (
     "runtime.ops.optimizers",
     "runtime.ops.random",
     "runtime.ops.segments",
+    "runtime.ops.uniques",
     "runtime.ops.control_flow",
     "runtime.ops.functional",
     "runtime.ops.queues",
