@@ -1,7 +1,5 @@
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from typing_extensions import disjoint_base
+from typing import Any, final
 
 from runtime._ext.dataflow_plan import DataflowPlan
 from runtime._ext.errors import Internal
@@ -11,20 +9,19 @@ _Done = Callable[[list[Any] | None, BaseException | None], object]
 
 class DeadFetch(Internal):
     index: int
-    def __init__(self, index: int) -> None: ...
+    def __init__(self, index: int = 0) -> None: ...
 
-@disjoint_base
+@final
 class DataflowRun:
     def feed(self, index: int, value: Any) -> None: ...
     def fetch(self, indices: Sequence[int], done: _Done) -> None: ...
     def finish(self, done: _Done) -> None: ...
     def drive(self) -> None: ...
 
-@disjoint_base
+@final
 class Completion:
     def __call__(self, result: Any, error: BaseException | None) -> None: ...
 
-@disjoint_base
 class Dataflow(DataflowPlan):
     def run(self, step: StepContext, feeds: Sequence[Any]) -> list[Any]: ...
     def call(self, step: StepContext, args: Sequence[Any]) -> list[Any]: ...

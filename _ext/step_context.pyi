@@ -1,15 +1,13 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
-from typing_extensions import disjoint_base
-
-@disjoint_base
+@final
 class StepTrace:
     @property
     def events(self) -> list[tuple[str, Any, int, int, int, int, list[Any]]]: ...
     def __new__(cls) -> StepTrace: ...
 
-@disjoint_base
+@final
 class StepContext:
     hand_over: Callable[[Callable[[], object]], object] | None
     @property
