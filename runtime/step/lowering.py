@@ -185,7 +185,9 @@ class Lowering:
         takes_functions = self.takes_functions(node)
         if takes_functions or (numbers and min(numbers) < 0):
             known = {index: self.constant(number) for index, number in enumerate(numbers) if number < 0}
-            compile_function = self.functions.compiler(f"{name}/", self.chain) if takes_functions else env.compile_function
+            compile_function = env.compile_function
+            if takes_functions:
+                compile_function = self.functions.compiler(f"{name}/", self.chain)
             env = KernelEnv(state.device, state, compile_function, self.path, known)
         try:
             call = kernel.bind(node, env)
