@@ -254,3 +254,35 @@ def _approximate_equal(node: Node, env: KernelEnv) -> Callable[..., Any]:
         return xp.less(xp.absolute(xp.subtract(x, y)), tolerance)
 
     return run
+
+
+@kernel("Complex", shape=broadcast)
+def _complex(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    xp = env.xp
+    dtype = to_numpy(node.output_types[0])
+
+    def join(real: Any, imaginary: Any) -> Any:
+        result = xp.empty(xp.broadcast_shapes(real.shape, imaginary.shape), dtype)
+        result.real = real
+        result.imag = imaginary
+        return result
+
+    return broadcasting(join)
+
+
+@kernel("Xlogy", "Xlog1py", "Xdivy", shape=broadcast)
+def _times_or_zero(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    """Products and quotients that are 0 where the first factor is, whatever the second."""
+    xp = env.xp
+    zero = to_numpy(_kind(node)).type(0)
+    if node.op == "Xdivy":
+        return broadcasting(lambda x, y: xp.where(x == 0, zero, xp.true_divide(x, y)))
+    logarithm = xp.log if node.op == "Xlogy" else xp.log1p
+    return broadcasting(lambda x, y: xp.where(x == 0, zero, xp.multiply(x, logarithm(y))))
+
+
+_register(("BitwiseAnd",), lambda xp: xp.bitwise_and)
+_register(("BitwiseOr",), lambda xp: xp.bitwise_or)
+_register(("BitwiseXor",), lambda xp: xp.bitwise_xor)
+_register(("NextAfter",), lambda xp: xp.nextafter)
+_register(("Atan2",), lambda xp: xp.arctan2)

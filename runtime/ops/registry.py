@@ -49,6 +49,7 @@ FAMILIES = (
     "runtime.ops.slicing",
     "runtime.ops.indexing",
     "runtime.ops.sequences",
+    "runtime.ops.counting",
     "runtime.ops.elementwise",
     "runtime.ops.unary",
     "runtime.ops.reductions",
@@ -72,6 +73,7 @@ FAMILIES = (
     "runtime.ops.checkpoints",
     "runtime.ops.summaries",
     "runtime.ops.strings",
+    "runtime.ops.string_conversions",
 )
 """Modules that register kernels; a new family is added here and nowhere else."""
 

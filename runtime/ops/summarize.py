@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime.dtypes import DataType
 
-__all__ = ["escape", "format_float", "formatter", "summarize"]
+__all__ = ["escape", "format_float", "formatter", "summarize", "summarize_ends"]
 
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "'": "\\'", "\\": "\\\\"}
 _SPECIAL = re.compile(r"[\x00-\x1f\"'\\\x7f]")
@@ -21,6 +21,13 @@ def escape(text: bytes) -> str:
     return _SPECIAL.sub(
         lambda found: _ESCAPES.get(found[0]) or f"\\{ord(found[0]):03o}", text.decode("utf-8", "replace")
     )
+
+
+def escape_bytes(text: bytes) -> bytes:
+    """Return a string as `escape` does, bytes that are not UTF-8 kept as they are."""
+    return _SPECIAL.sub(
+        lambda found: _ESCAPES.get(found[0]) or f"\\{ord(found[0]):03o}", text.decode("utf-8", "surrogateescape")
+    ).encode("utf-8", "surrogateescape")
 
 
 def format_float(value: Any, digits: int, exact_digits: int, kind: type[np.floating[Any]]) -> str:
@@ -92,3 +99,45 @@ def summarize(array: Any, kind: DataType, limit: int) -> str:
     if size > limit:
         parts.append("...")
     return "".join(parts)
+
+
+def summarize_ends(array: Any, kind: DataType, count: int) -> bytes:
+    """Return an array as text, every dimension in brackets with `count` entries from either end; all for -1.
+
+    What is left out is ``...``; strings stand in quotes when they are not alone.
+    """
+    values = np.asarray(array)
+    if kind is DataType.STRING:
+        show: Callable[[Any], bytes] = lambda value: b'"' + escape_bytes(value) + b'"'  # noqa: E731
+    else:
+        number = formatter(kind)
+        show = lambda value: number(value).encode()  # noqa: E731
+    size = values.size
+    if kind is DataType.BOOL and not size:
+        return b""
+    ends = size if count < 0 else min(count, size)
+    parts: list[bytes] = []
+
+    def one_dimension(axis: int, index: tuple[int, ...]) -> None:
+        if axis == values.ndim:
+            parts.append(show(values[index]))
+            return
+        length = values.shape[axis]
+        deeper = values.ndim - axis - 1
+        between = b"\n" * deeper + b" " * (axis + 1) if deeper else b" "
+        parts.append(b"[")
+        head = min(ends, length)
+        for position in range(head):
+            if position:
+                parts.append(between)
+            one_dimension(axis + 1, (*index, position))
+        if length > 2 * ends:
+            parts.append(between)
+            parts.append(b"...")
+        for position in range(max(length - ends, head), length):
+            parts.append(between)
+            one_dimension(axis + 1, (*index, position))
+        parts.append(b"]")
+
+    one_dimension(0, ())
+    return b"".join(parts)

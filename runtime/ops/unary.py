@@ -66,14 +66,54 @@ def _sigmoid(node: Node, env: KernelEnv) -> Callable[..., Any]:
     return _rounded_once(lambda x: xp.reciprocal(xp.add(xp.exp(xp.negative(x)), 1)), node, env)
 
 
-@kernel("Erf", shape=_SAME)
-def _erf(node: Node, env: KernelEnv) -> Callable[..., Any]:
-    return special.in_double(special.erf, env.xp, to_numpy(node.output_types[0]))
+_SPECIAL: dict[str, Callable[[Any, Any], Any]] = {
+    "Erf": special.erf,
+    "Erfc": special.erfc,
+    "Erfinv": special.erfinv,
+    "Lgamma": special.lgamma,
+    "Digamma": special.digamma,
+}
 
 
-@kernel("Erfc", shape=_SAME)
-def _erfc(node: Node, env: KernelEnv) -> Callable[..., Any]:
-    return special.in_double(special.erfc, env.xp, to_numpy(node.output_types[0]))
+@kernel(*_SPECIAL, shape=_SAME)
+def _special(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    return special.in_double(_SPECIAL[node.op], env.xp, to_numpy(node.output_types[0]))
+
+
+# --- complex numbers -------------------------------------------------------------------------------------------------
+
+
+@kernel("Conj", shape=_SAME)
+def _conj(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    if base(node.input_types[0]).is_object:
+        return lambda value: value
+    return env.xp.conjugate  # type: ignore[no-any-return]
+
+
+def _converted(function: Callable[[Any], Any], node: Node, env: KernelEnv) -> Callable[..., Any]:
+    """Return `function` with its result cast to the declared type, which an attr may choose freely."""
+    dtype = to_numpy(node.output_types[0])
+    return lambda value: env.xp.asarray(function(value)).astype(dtype, copy=False)
+
+
+@kernel("Real", shape=_SAME)
+def _real(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    return _converted(env.xp.real, node, env)
+
+
+@kernel("Imag", shape=_SAME)
+def _imag(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    return _converted(env.xp.imag, node, env)
+
+
+@kernel("ComplexAbs", shape=_SAME)
+def _complex_abs(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    return _converted(env.xp.absolute, node, env)
+
+
+@kernel("Angle", shape=_SAME)
+def _angle(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    return _converted(env.xp.angle, node, env)
 
 
 def _tanh_grad(xp: Any, y: Any, dy: Any) -> Any:
