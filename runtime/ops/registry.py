@@ -55,6 +55,8 @@ FAMILIES = (
     "runtime.ops.reductions",
     "runtime.ops.linalg",
     "runtime.ops.einsum",
+    "runtime.ops.diagonals",
+    "runtime.ops.decompositions",
     "runtime.ops.nn",
     "runtime.ops.convolution",
     "runtime.ops.pooling",
