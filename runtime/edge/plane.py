@@ -24,6 +24,30 @@ StreamStream = Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]
 Handler = UnaryUnary | UnaryStream | StreamUnary | StreamStream
 
 
+class Immediate:
+    """A handler of a unary method that has an immediate form.
+
+    Parameters
+    ----------
+    handler : callable
+        ``async def handler(request: bytes, context) -> bytes``, for every call that the immediate form leaves.
+    immediate : callable
+        ``immediate(request: bytes, context) -> bytes | None``, a plain function that the native transport calls inside
+        its read callback: it answers what takes about a millisecond at most, and returns None, without any effect,
+        for all else.
+    """
+
+    __slots__ = ("handler", "immediate")
+
+    def __init__(self, handler: UnaryUnary, immediate: Callable[[bytes, Any], bytes | None]) -> None:
+        self.handler = handler
+        self.immediate = immediate
+
+    def __call__(self, request: bytes, context: Any) -> Awaitable[bytes]:
+        """Call the asynchronous form."""
+        return self.handler(request, context)
+
+
 @runtime_checkable
 class Plane(Protocol):
     """A family of services as the server sees it.
@@ -37,8 +61,10 @@ class Plane(Protocol):
       of ``bytes``
     - stream in, stream out: as the two above together
 
-    Requests and answers are exact ``bytes`` objects: gRPC refuses subclasses, bytearrays and memoryviews.
-    ``context`` is grpc.aio's servicer context (``time_remaining()``, ``add_done_callback()``, ...). A handler
+    Requests and answers are exact ``bytes`` objects, not subclasses, bytearrays or memoryviews.
+    A unary handler may be an :class:`Immediate`.
+
+    ``context`` is the call (``time_remaining()``, ``add_done_callback()``, ...), as grpc.aio has it. A handler
     raises errors of :mod:`runtime.errors`; the server turns them into status codes, cuts messages to the size a
     header can carry, counts bytes in flight and checks tokens. An error may carry ``trailers``, a tuple of
     ``(key, value)`` pairs, which are sent as trailing metadata. When the client goes away or its deadline passes,

@@ -26,6 +26,7 @@ from runtime._ext.step_codec import (
 )
 from runtime.cluster import Cluster
 from runtime.devices.device import Device
+from runtime.edge.plane import Handler, Immediate
 from runtime.graph.device_spec import DeviceSpec
 from runtime.master.master import Master
 from runtime.master.metadata import step_metadata
@@ -37,7 +38,6 @@ from runtime.step.files import FileAccess
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
     from runtime.config import Settings
-    from runtime.edge.plane import Handler
 
 __all__ = ["MasterService", "create_plane"]
 
@@ -74,12 +74,12 @@ class MasterService:
                 "CreateSession": self.create_session,
                 "ExtendSession": self.extend_session,
                 "PartialRunSetup": self.partial_run_setup,
-                "RunStep": self.run_step,
+                "RunStep": Immediate(self.run_step, self.run_step_at_once),
                 "CloseSession": self.close_session,
                 "ListDevices": self.list_devices,
                 "Reset": self.reset,
                 "MakeCallable": self.make_callable,
-                "RunCallable": self.run_callable,
+                "RunCallable": Immediate(self.run_callable, self.run_callable_at_once),
                 "ReleaseCallable": self.release_callable,
             }
         }
@@ -143,9 +143,40 @@ class MasterService:
 
     # Steps
 
+    def run_step_at_once(self, request: bytes, context: Any) -> bytes | None:
+        """RunStep, where the step is known, waits for nothing and is short; None, without any effect, for all else."""
+        try:
+            call = scan_run_step(request)
+        except Error:
+            return None
+        session = self._sessions.get(call.session_handle)
+        prepared = None if session is None else session.steps.exact.get(call.key)
+        if (
+            session is None
+            or prepared is None
+            or call.partial_run_handle
+            or call.feed_datatypes != prepared.feed_types
+            or prepared.options.wants_metadata
+            or not self._runs_here(prepared.step, call.feed_values)
+        ):
+            return None
+        try:
+            if call.request_id:
+                self._check_id(call.request_id, "RunStep (Master)", call.session_handle)
+            prepared.entry.used = True
+            return prepared.plan.encode(_run_now(session, prepared, call.feed_values))
+        except Exception as error:
+            return _failed_step(call, error)
+
     async def run_step(self, request: bytes, context: Any) -> bytes:
         """RunStep."""
-        call = scan_run_step(request)
+        try:
+            call = scan_run_step(request)
+        except Error as error:
+            part = getattr(error, "call", None)  # what could be read of the request, when a feed is at fault
+            if part is None:
+                raise
+            return _failed_step(part, error)
         try:
             if call.request_id:
                 self._check_id(call.request_id, "RunStep (Master)", call.session_handle)
@@ -164,16 +195,8 @@ class MasterService:
                 outputs, metadata = await self._run(session, prepared, call.feed_values)
                 return prepared.plan.encode(outputs, metadata)
             return prepared.plan.encode(_run_now(session, prepared, call.feed_values))
-        except Error as error:
-            if call.store_errors_in_response_body:
-                return encode_run_step_error(error.code, error.message, b"")
-            raise
         except Exception as error:
-            logger.exception("a RunStep failed with an error of the wrong kind")
-            fault = Internal(f"{type(error).__name__}: {error}")
-            if call.store_errors_in_response_body:
-                return encode_run_step_error(fault.code, fault.message, b"")
-            raise fault from error
+            return _failed_step(call, error)
 
     async def _prepare(self, session: MasterSession, call: RunStepCall) -> PreparedStep:
         options = StepOptions.parse(call.options)
@@ -244,6 +267,21 @@ class MasterService:
         )
         return wire.MakeCallableResponse(handle=handle).SerializeToString()
 
+    def run_callable_at_once(self, request: bytes, context: Any) -> bytes | None:
+        """RunCallable, where the callable waits for nothing and is short; None, without any effect, for all else."""
+        try:
+            session_handle, handle, feeds, request_id = scan_run_callable(request)
+            session = self.master.session(session_handle)
+            prepared = session.callables.find(handle)
+            session.check_feeds(prepared, feeds)
+        except Error:
+            return None  # the asynchronous form makes the checks in their order
+        if prepared.options.wants_metadata or not self._runs_here(prepared.step, feeds):
+            return None
+        self._check_id(request_id, "RunCallable (Master)", session_handle)
+        outputs = _run_now(session, prepared, feeds)
+        return encode_run_callable_response(outputs, prepared.plan.datatypes, None)
+
     async def run_callable(self, request: bytes, context: Any) -> bytes:
         """RunCallable."""
         session_handle, handle, feeds, request_id = scan_run_callable(request)
@@ -269,6 +307,18 @@ class MasterService:
         if not large:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _failed_step(call: RunStepCall, error: Exception) -> bytes:
+    """Return the answer of a failed RunStep whose client wants errors in the body; raise the error otherwise."""
+    if not isinstance(error, Error):
+        logger.error("a RunStep failed with an error of the wrong kind", exc_info=error)
+        fault = Internal(f"{type(error).__name__}: {error}")
+        fault.__cause__ = error
+        error = fault
+    if call.store_errors_in_response_body:
+        return encode_run_step_error(error.code, error.message, b"")
+    raise error
 
 
 def _run_now(session: MasterSession, prepared: PreparedStep, feeds: Sequence[Any]) -> list[Any]:
