@@ -1,7 +1,7 @@
 """Random graphs with nested conditionals and loops, and what they must compute.
 
-A generator writes a graph the way TensorFlow's Python does, with Switch and Merge for conditionals and frames for loops,
-and beside it a small program in Python that computes the same values.
+A generator writes a graph the way that TensorFlow does in Python, with Switch and Merge for conditionals and frames for
+loops, and beside it a small program in Python that computes the same values.
 """
 
 from __future__ import annotations
