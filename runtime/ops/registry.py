@@ -46,8 +46,10 @@ Bind = Callable[["Node", "KernelEnv"], Callable[..., Any]]
 FAMILIES = (
     "runtime.ops.plumbing",
     "runtime.ops.arrays",
+    "runtime.ops.joining",
     "runtime.ops.slicing",
     "runtime.ops.indexing",
+    "runtime.ops.padding",
     "runtime.ops.sequences",
     "runtime.ops.counting",
     "runtime.ops.elementwise",

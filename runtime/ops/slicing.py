@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import InvalidArgument
 from runtime.dtypes import DataType, base, to_numpy
-from runtime.ops.registry import Shape, kernel
+from runtime.ops.arrays import same_rank
+from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape
 
 if TYPE_CHECKING:
@@ -17,11 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["StridedSpec", "strided_spec"]
 
 
-def _same_rank(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
-    return [None if shapes[0] is None else (None,) * len(shapes[0])]
-
-
-@kernel("Slice", shape=_same_rank, host=(1, 2))
+@kernel("Slice", shape=same_rank, host=(1, 2))
 def _slice(node: Node, env: KernelEnv) -> Callable[..., Any]:
 
     def run(tensor: Any, begin: Any, size: Any) -> Any:
