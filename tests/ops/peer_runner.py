@@ -1,6 +1,6 @@
-"""Run by the peer's interpreter: evaluate the cases of one file with TensorFlow's own kernels.
+"""Run by the peer's interpreter: evaluate the cases of some files with TensorFlow's own kernels.
 
-Arguments are the file of cases, as `tests.ops.case.write_cases` writes it, and the file for the answers, which
+Arguments are pairs of a file of cases, as `tests.ops.case.write_cases` writes it, and the file for the answers, which
 `read_answers` there reads: per case what each run gave as JSON, then the fetched tensors in order.
 """
 
@@ -103,4 +103,5 @@ def main(source, target):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    for cases, answers in zip(sys.argv[1::2], sys.argv[2::2]):
+        main(cases, answers)
