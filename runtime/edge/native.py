@@ -16,7 +16,8 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
-from runtime._ext.http2 import Abort, Call, Connection, Method
+from runtime._ext.http2 import Connection
+from runtime._ext.http2_call import Abort, Call, Method
 from runtime.edge import auth
 from runtime.edge import sockets as listening
 from runtime.edge.failures import as_domain_error

@@ -1,0 +1,24 @@
+"""The writing half of a connection: what its calls share."""
+
+from libc.stdint cimport int64_t, uint32_t
+
+
+cdef class Link:
+    cdef readonly object service
+    cdef object transport
+    cdef object loop
+    cdef dict calls                     # stream id to Call
+    cdef object blocked                 # deque of calls that wait for the connection's window or the socket
+    cdef list out                       # buffers to write at the end of this turn
+    cdef bint is_reading                # inside a read callback: writes wait for its end
+    cdef int64_t send_window
+    cdef int64_t initial_send_window    # of each new call
+    cdef Py_ssize_t max_frame           # the peer's
+    cdef bint is_paused                 # the socket takes no more for now
+    cdef bint is_draining
+    cdef bint is_closed
+    cdef long control_frames            # since the last call, without effect
+
+    cdef int write(self, object buffer) except -1
+    cdef int flush(self) except -1
+    cdef int reset(self, uint32_t stream, int code) except -1
