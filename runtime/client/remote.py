@@ -69,17 +69,15 @@ class _Connection:
         if stub is None:
             path = method if method[0] == "/" else _SERVICE + method
             stub = self._calls[method] = self._shared.channel.unary_unary(path)
-        pending = stub.future(request, timeout=timeout_s, metadata=self._metadata, wait_for_ready=wait_for_ready)
+        # The blocking form takes 0.2 ms where the future's takes 0.5. It gives way to KeyboardInterrupt, and letting
+        # go of the unfinished call then cancels it on the server.
         try:
-            response: bytes = pending.result()
+            response: bytes = stub(request, timeout=timeout_s, metadata=self._metadata, wait_for_ready=wait_for_ready)
             return response
         except grpc.RpcError as error:
             raise self._told(error, method, timeout_s) from None
-        except grpc.FutureCancelledError:  # the channel was closed under the call
-            raise Aborted(f"{method} on {self.target} was cancelled: its session was closed") from None
-        except BaseException:  # interrupted while waiting: the server must not go on with it
-            pending.cancel()
-            raise
+        except ValueError as error:  # the channel was closed at the same time
+            raise FailedPrecondition(f"{method} on {self.target}: the session is closed ({error})") from None
 
     def _told(self, error: Any, method: str, timeout_s: float | None) -> Error:
         told = from_rpc_error(error)

@@ -10,7 +10,11 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
+import sys
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
     from runtime.client.channels import Access
 
 __all__ = ["DeviceInfo", "Session"]
+
+logger = logging.getLogger(__name__)
 
 # How long the first step waits for a server that is not there yet, in seconds.
 CONNECT_TIMEOUT_S = 10.0
@@ -98,6 +104,7 @@ class Session:
             self._transport = LocalTransport(config)
         self._closed = False
         self._extending = threading.Lock()
+        _open_sessions.add(self)
 
     def run(self, fetches: Any, feed_dict: Mapping[Any, Any] | None = None, options: Any = None,
             run_metadata: Any = None, *, targets: Any = ()) -> Any:
@@ -268,8 +275,8 @@ class Session:
         self.close()
 
     def __del__(self) -> None:
-        # Without this a forgotten session would keep its variables' server busy until its end.
-        if not getattr(self, "_closed", True):
+        # Without this a forgotten session would live on in its server.
+        if not getattr(self, "_closed", True) and not sys.is_finalizing():
             try:
                 self.close()
             except Error:
@@ -296,6 +303,19 @@ class Session:
             elif graph_def.node or always:
                 self._transport.extend(graph_def)
             self._source.sent(graph_def, version)
+
+
+_open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Close what the program left open, while there is still an interpreter to do it."""
+    for session in list(_open_sessions):
+        try:
+            session.close()
+        except Error as error:
+            logger.info("%r could not be closed: %s", session, error)
 
 
 def _target(target: str | None) -> str:
