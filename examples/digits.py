@@ -113,7 +113,8 @@ def draw(history: History, path: Path) -> None:
     right.plot(epochs, history.train_accuracies, color="#31a354", linewidth=1.6, label="training")
     right.plot(epochs, history.test_accuracies, color="#e6550d", linewidth=1.6, label="test")
     right.axhline(GOAL, color="#969696", linewidth=0.8, linestyle="--", label=f"goal {GOAL:.0%}")
-    right.set(xlabel="epoch", ylabel="fraction recognised", title="Accuracy", ylim=(min(0.8, *history.test_accuracies), 1.005))
+    right.set(xlabel="epoch", ylabel="fraction recognised", title="Accuracy")
+    right.set_ylim(min(0.8, *history.test_accuracies), 1.005)
     for axes in (left, right):
         axes.grid(True, color="#eeeeee")
         axes.legend(frameon=False)

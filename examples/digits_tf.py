@@ -72,7 +72,9 @@ def main() -> None:
     tf.disable_eager_execution()
     model = build(sizes, options.learning_rate)
     with tf.Session(options.target) as session:
-        feeds = {place: value for places, values in zip(model["given"], weights) for place, value in zip(places, values)}
+        feeds = {}
+        for places, values in zip(model["given"], weights):
+            feeds.update(zip(places, values))
         session.run(model["initialize"], feeds)
         started = time.perf_counter()
         step = 0

@@ -138,6 +138,18 @@ def _axes(tensor: Tensor, rank: int, node: Node) -> list[int] | None:
     return [axis % rank for axis in axes]
 
 
+@_rule("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
+def _product(node: Node, inputs: Sequence[Tensor]) -> Sequence[Shape] | None:
+    """Compare the inner dimensions; the registry knows the outer ones."""
+    left, right = (tensor.shape for tensor in inputs)
+    names = ("transpose_a", "transpose_b") if node.op == "MatMul" else ("adj_x", "adj_y")
+    if left is not None and right is not None and len(left) >= 2 and len(right) >= 2:
+        inner, other = left[-2 if node.attr(names[0]) else -1], right[-1 if node.attr(names[1]) else -2]
+        if inner is not None and other is not None and inner != other:
+            raise InvalidArgument(f"inner dimensions must be equal, but are {inner} and {other}")
+    return None
+
+
 @_rule("Reshape")
 def _reshape(node: Node, inputs: Sequence[Tensor]) -> Sequence[Shape] | None:
     target = partial_vector(inputs[1])
