@@ -50,12 +50,8 @@ def _mat_mul(node: Node, env: KernelEnv) -> Callable[..., Any]:
     transpose_a, transpose_b = bool(node.attr("transpose_a")), bool(node.attr("transpose_b"))
 
     def run(a: Any, b: Any) -> Any:
-        if a.ndim != b.ndim:
-            raise InvalidArgument("In[0] and In[1] has different ndims: "
-                                  f"{format_shape(a.shape)} vs. {format_shape(b.shape)}")
-        for index, value in enumerate((a, b)):
-            if value.ndim != 2:
-                raise InvalidArgument(f"In[{index}] is not a matrix. Instead it has shape {format_shape(value.shape)}")
+        if a.ndim != 2 or b.ndim != 2:
+            raise _no_matrix(a, b)
         left = a.T if transpose_a else a
         right = b.T if transpose_b else b
         if left.shape[1] != right.shape[0]:
@@ -64,6 +60,13 @@ def _mat_mul(node: Node, env: KernelEnv) -> Callable[..., Any]:
         return product(left, right)
 
     return run
+
+
+def _no_matrix(a: Any, b: Any) -> InvalidArgument:
+    if a.ndim != b.ndim:
+        return InvalidArgument("In[0] and In[1] has different ndims: "
+                               f"{format_shape(a.shape)} vs. {format_shape(b.shape)}")
+    return InvalidArgument(f"In[0] is not a matrix. Instead it has shape {format_shape(a.shape)}")
 
 
 def _batch_mat_mul_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:

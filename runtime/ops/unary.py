@@ -6,6 +6,9 @@ import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from runtime._ext import special_functions
 from runtime._ext.errors import InvalidArgument
 from runtime.dtypes import DataType, base, to_numpy
 from runtime.ops import special
@@ -75,8 +78,17 @@ _SPECIAL: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+_COMPILED: dict[str, Callable[[Any], Any]] = {
+    "Erf": special_functions.erf,
+    "Erfc": special_functions.erfc,
+    "Lgamma": special_functions.lgamma,
+}
+
+
 @kernel(*_SPECIAL, shape=_SAME)
 def _special(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    if env.xp is np and node.op in _COMPILED:
+        return _rounded_once(_COMPILED[node.op], node, env)
     return special.in_double(_SPECIAL[node.op], env.xp, to_numpy(node.output_types[0]))
 
 
