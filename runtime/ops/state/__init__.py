@@ -1,0 +1,1 @@
+"""What stateful ops keep between steps, apart from the kernels that reach it."""
