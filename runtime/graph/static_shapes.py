@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runtime._ext.errors import InvalidArgument, NotFound
+from runtime._ext.errors import InvalidArgument
 from runtime.graph.node import Node
 from runtime.graph.tensor import Tensor
 from runtime.graph.value_shapes import value_shapes
@@ -33,7 +33,7 @@ def infer_shapes(node: Node, inputs: Sequence[Tensor]) -> tuple[Shape, ...]:
         return ()
     try:
         shape_fn = registry.find(node.op).shape
-    except NotFound:  # another server may have a kernel: the graph is still valid
+    except InvalidArgument:  # another server may have a kernel: the graph is still valid
         shape_fn = None
     found: tuple[Shape, ...] = (None,) * count
     try:

@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runtime._ext.errors import NotFound
+from runtime._ext.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
@@ -150,13 +150,13 @@ def find(op: str) -> Kernel:
 
     Raises
     ------
-    NotFound
+    InvalidArgument
         If no kernel is registered for it.
     """
     load()
     found = _KERNELS.get(op)
     if found is None:
-        raise NotFound(f"No OpKernel was registered to support Op '{op}'; `tensor-runtime ops` lists those that run "
+        raise InvalidArgument(f"No OpKernel was registered to support Op '{op}'; `tensor-runtime ops` lists those that run "
                        "here")
     return found
 

@@ -162,7 +162,7 @@ def _resolve_handles(value: Any, name: str, state: SessionState) -> Any:
     ------
     InvalidArgument
         If an element is no handle, or names a resource of another device.
-    NotFound
+    InvalidArgument
         If the resource does not exist.
     """
     resolved = np.empty(value.shape, dtype=object)

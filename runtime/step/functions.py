@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from runtime._ext.errors import Internal, NotFound
+from runtime._ext.errors import Internal, InvalidArgument
 from runtime._ext.executor import Dataflow, Program
 from runtime.graph.prune import order
 from runtime.ops import registry
@@ -216,7 +216,7 @@ _HARMLESS = frozenset({"VarHandleOp", "VariableV2", "Variable", "GuaranteeConst"
 def _is_asynchronous(op: str) -> bool:
     try:
         return registry.find(op).asynchronous
-    except NotFound:  # said when the body is compiled, if that node is needed
+    except InvalidArgument:  # said when the body is compiled, if that node is needed
         return False
 
 

@@ -144,7 +144,7 @@ class Lowering:
 
         Raises
         ------
-        NotFound
+        InvalidArgument
             If nothing does; the node is named.
         """
         found = self._kernels.get(node.op)

@@ -239,7 +239,7 @@ def test_a_missing_kernel_is_named_when_the_step_is_compiled(monkeypatch):
     maker.op("Neg", "scope/neg", "x")
     registry.load()
     monkeypatch.delitem(registry._KERNELS, "Neg")
-    with pytest.raises(NotFound, match=r"(?s)No OpKernel.*'Neg'.*\{\{node scope/neg\}\}"):
+    with pytest.raises(InvalidArgument, match=r"(?s)No OpKernel.*'Neg'.*\{\{node scope/neg\}\}"):
         Runner(maker).compile(["x:0"], ["scope/neg:0"])
 
 
