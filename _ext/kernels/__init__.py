@@ -18,7 +18,7 @@ __all__ = ["MODULES", "select"]
 
 Selector = Callable[[str, Sequence[int], Sequence[int], Callable[..., Any]], "CompiledKernel | None"]
 
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = ("runtime._ext.kernels.elementwise",)
 """Names of the kernel modules, asked in this order."""
 
 

@@ -1,0 +1,47 @@
+"""How element-wise kernels of other modules are described and called; see ``elementwise.h``."""
+
+from cpython.object cimport PyObject
+
+cimport numpy as cnp
+
+cdef extern from "kernels/elementwise.h":
+    ctypedef void (*trt_unary_loop)(char *out, const char *x, cnp.npy_intp count) noexcept nogil
+    ctypedef void (*trt_binary_loop)(char *out, const char *x, const char *y, cnp.npy_intp count) noexcept nogil
+
+    ctypedef struct trt_unary_params:
+        trt_unary_loop loop
+        int type
+        int out_type
+        int size
+        int out_size
+
+    ctypedef struct trt_binary_params:
+        trt_binary_loop both
+        trt_binary_loop right
+        trt_binary_loop left
+        int type
+        int out_type
+        int size
+        int out_size
+        int broadcasts
+
+    ctypedef struct trt_unary_entry:
+        const char *op
+        int type
+        int out_type
+        trt_unary_loop loop
+
+    ctypedef struct trt_binary_entry:
+        const char *op
+        int type
+        int out_type
+        trt_binary_loop both
+        trt_binary_loop right
+        trt_binary_loop left
+
+    int trt_unary(PyObject **inputs, PyObject **outputs, unsigned int reusable,
+                  const trt_unary_params *params) except -1
+    int trt_binary(PyObject **inputs, PyObject **outputs, unsigned int reusable,
+                   const trt_binary_params *params) except -1
+    int trt_add_n(PyObject **inputs, PyObject **outputs, int num_inputs, unsigned int reusable,
+                  const trt_binary_params *params) except -1
