@@ -156,8 +156,9 @@ def find(op: str) -> Kernel:
     load()
     found = _KERNELS.get(op)
     if found is None:
-        raise InvalidArgument(f"No OpKernel was registered to support Op '{op}'; `tensor-runtime ops` lists those that run "
-                       "here")
+        raise InvalidArgument(
+            f"No OpKernel was registered to support Op '{op}'; `tensor-runtime ops` lists those that run here"
+        )
     return found
 
 
