@@ -1,8 +1,9 @@
 from asyncio import AbstractEventLoop
 from typing import Any
 
-from runtime._ext.http2_link import Link
 from typing_extensions import disjoint_base
+
+from runtime._ext.http2_link import Link
 
 @disjoint_base
 class Connection(Link):

@@ -2,8 +2,9 @@ from asyncio import Task
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from runtime._ext.http2_link import Link
 from typing_extensions import disjoint_base
+
+from runtime._ext.http2_link import Link
 
 class Abort(Exception): ...
 
