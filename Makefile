@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-EDITABLE := $(PIP) --no-build-isolation --editable
+# The extensions are built in place before, and not once more for the install.
+EDITABLE := TENSOR_RUNTIME_PREBUILT=1 $(PIP) --no-build-isolation --editable
 # The sanitizers' libraries must come first in the process, and Python's own allocator would hide overruns.
 SANITIZED := build/sanitize
 SANITIZE_TESTS ?= tests/ext tests/fuzz tests/step tests/edge
@@ -17,7 +18,7 @@ SANITIZER_ENV = PYTHONPATH=$(SANITIZED)/lib:. PYTHONMALLOC=malloc \
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-run: $(VENV)/.run ## train the digit classifier on a server of its own, without TensorFlow
+run: build $(VENV)/.run ## train the digit classifier on a server of its own, without TensorFlow
 	$(BIN)/python examples/digits.py
 
 test: build $(VENV)/.test ## run every test; installs the peers, in an environment of their own, on first use

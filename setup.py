@@ -9,6 +9,8 @@ TENSOR_RUNTIME_SANITIZE
     ``1`` builds the extensions with the address and undefined-behaviour sanitizers.
 TENSOR_RUNTIME_FAST_BUILD
     ``1`` compiles without optimisation: for a build whose speed does not matter, as when packaging is tested.
+TENSOR_RUNTIME_PREBUILT
+    ``1`` leaves the extensions out: for an editable install of a checkout in which they were built in place.
 TENSOR_RUNTIME_JOBS
     How many extensions are built at once; the number of processors when not set.
 """
@@ -102,6 +104,8 @@ def packages() -> dict[str, str]:
 
 def extensions() -> list[Extension]:
     """Return one extension for each ``.pyx``."""
+    if asked("TENSOR_RUNTIME_PREBUILT"):
+        return []
     headers = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "_ext").rglob("*.h"))]
     return [
         Extension(
