@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from runtime._ext.errors import DataLoss
 
-__all__ = ["bytes_field", "fixed32_field", "packed_doubles", "read_fields", "read_varint", "signed", "varint",
+__all__ = ["bytes_field", "double_field", "fixed32_field", "packed_doubles", "read_fields", "read_varint", "varint",
            "varint_field"]
 
 _MAX_VARINT_BYTES = 10
@@ -41,11 +41,6 @@ def read_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return result & 0xFFFFFFFFFFFFFFFF, position + index + 1
     raise DataLoss(f"a number at byte {position} of {len(data)} has no end")
-
-
-def signed(value: int) -> int:
-    """Return a varint as a signed 64-bit number."""
-    return value - (1 << 64) if value >= 1 << 63 else value
 
 
 def varint_field(number: int, value: int) -> bytes:
