@@ -233,7 +233,7 @@ cdef unsigned int reusable_inputs(PyObject **inputs, unsigned int candidates) no
 cdef PyObject *dereference(PyObject *variable) except NULL:
     cdef object value
     if isinstance(<object>variable, Variable):
-        value = (<Variable>variable).value
+        value = (<Variable>variable).current()
         if value is None:
             raise FailedPrecondition(f"Attempting to use uninitialized value {(<Variable>variable).name}")
     else:  # a reference output that is fed is an array already

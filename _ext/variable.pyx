@@ -44,6 +44,24 @@ cdef class Variable:
         self.shape = shape
         self.value = None
         self.lock = threading.Lock()
+        self.writing = False
+
+    cdef object current(self):
+        if not self.writing:
+            return self.value
+        with self.lock:
+            return self.value
+
+    cdef int acquire(self) except -1:
+        self.lock.acquire()
+        return 0
+
+    cdef int release(self) except -1:
+        self.lock.release()
+        return 0
+
+    cdef int is_locked(self) except -1:
+        return self.lock.locked() is True
 
     def read(self):
         """Return the current array (shared, not to be written).
@@ -53,7 +71,7 @@ cdef class Variable:
         FailedPrecondition
             While uninitialised, in the words reference variables use.
         """
-        value = self.value
+        value = self.current()
         if value is None:
             raise FailedPrecondition(f"Attempting to use uninitialized value {self.name}")
         return value

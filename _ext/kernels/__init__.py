@@ -18,7 +18,11 @@ __all__ = ["MODULES", "select"]
 
 Selector = Callable[[str, Sequence[int], Sequence[int], Callable[..., Any]], "CompiledKernel | None"]
 
-MODULES: tuple[str, ...] = ("runtime._ext.kernels.elementwise",)
+MODULES: tuple[str, ...] = (
+    "runtime._ext.kernels.elementwise",
+    "runtime._ext.kernels.optimizers",
+    "runtime._ext.kernels.variables",
+)
 """Names of the kernel modules, asked in this order."""
 
 

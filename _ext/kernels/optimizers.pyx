@@ -1,0 +1,205 @@
+"""Optimizer updates for float and double: one pass over the variable, its slots and the gradient.
+
+The results are those of the Python definitions, bit for bit. An array that only its variable holds is changed in place;
+another one is left to its readers and replaced. Large updates give up the GIL and share their work over the worker
+pool. Whatever is unusual (wrong shapes, missing values, one variable named twice) is declined, so that the Python
+definition answers it.
+"""
+
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+
+cimport numpy as cnp
+
+from runtime._ext.kernel_abi cimport KernelCall, make_kernel
+from runtime._ext.kernels cimport simd
+from runtime._ext.kernels.variable_access cimport (
+    MAX_HELD,
+    TRT_DATA,
+    TRT_NDIM,
+    TRT_NEW_LIKE,
+    TRT_SAME_SHAPE,
+    TRT_SIZE,
+    Held,
+    changeable,
+    find_variable,
+    hold,
+    let_go,
+    plain_value,
+    trt_is_plain,
+)
+from runtime._ext.variable cimport Variable
+from runtime._ext.worker_pool cimport parallel_ranges, range_fn
+
+cnp.import_array()
+
+cdef extern from "kernels/array_access.h":
+    enum:
+        TRT_LONG_WORK_BYTES
+
+cdef extern from "kernels/optimizer_updates.h" nogil:
+    enum:
+        TRT_MAX_SLOTS
+        TRT_MAX_SCALARS
+    ctypedef struct trt_update:
+        const void *from_ "from"[TRT_MAX_SLOTS]
+        void *to[TRT_MAX_SLOTS]
+        const void *grad
+        double scalars[TRT_MAX_SCALARS]
+        int flag
+    range_fn trt_update_of(int level, int optimizer, int is_double)
+    void trt_prepare(trt_update *update, int optimizer, int is_double)
+
+cdef extern from *:
+    """
+    static inline double trt_load_scalar(const void *data, int is_double)
+    {
+        double wide;
+        float narrow;
+        if (is_double) {
+            memcpy(&wide, data, sizeof wide);
+            return wide;
+        }
+        memcpy(&narrow, data, sizeof narrow);
+        return narrow;
+    }
+    """
+    double trt_load_scalar(const void *data, int is_double)
+
+# What a thread does at a time: some 30 microseconds from and to memory.
+cdef enum:
+    TASK_BYTES = 1 << 19
+    TASK_MULTIPLE = 1024
+
+cdef struct Params:
+    range_fn update
+    int optimizer
+    int type_number
+    int num_slots
+    int num_scalars
+    int scalars[TRT_MAX_SCALARS]   # positions of the scalar inputs
+    int grad                       # and of the gradient
+    bint by_handle
+    int flag
+
+# Optimizer to (number in optimizer_updates.h, slots, inputs after them with "grad" for the gradient, attr that is the
+# flag). The names and their order are those of runtime/ops/optimizers.py.
+cdef dict _OPTIMIZERS = {
+    "GradientDescent": (0, 1, ("alpha", "grad"), ""),
+    "Momentum": (1, 2, ("lr", "grad", "momentum"), "use_nesterov"),
+    "KerasMomentum": (2, 2, ("lr", "grad", "momentum"), "use_nesterov"),
+    "Adam": (3, 3, ("beta1_power", "beta2_power", "lr", "beta1", "beta2", "epsilon", "grad"), "use_nesterov"),
+    "Adagrad": (4, 2, ("lr", "grad"), "update_slots"),
+    "RMSProp": (5, 3, ("lr", "rho", "momentum", "epsilon", "grad"), ""),
+}
+
+OPS = tuple([prefix + name for name in _OPTIMIZERS for prefix in ("Apply", "ResourceApply")
+             if not (prefix == "Apply" and name == "KerasMomentum")])
+
+cdef int _FLOAT = 1
+cdef int _DOUBLE = 2
+
+
+def select(str op, input_types, output_types, attr):
+    """Return the kernel of an optimizer op whose variables are float or double; None for others."""
+    cdef Params params
+    cdef int place
+    cdef int kind = attr("T")
+    if kind != _FLOAT and kind != _DOUBLE:
+        return None
+    params.by_handle = op.startswith("Resource")
+    number, params.num_slots, names, flag = _OPTIMIZERS[op.removeprefix("Resource").removeprefix("Apply")]
+    params.optimizer = number
+    params.type_number = cnp.NPY_FLOAT if kind == _FLOAT else cnp.NPY_DOUBLE
+    params.flag = bool(attr(flag)) if flag else 0
+    params.num_scalars = 0
+    place = params.num_slots
+    for name in names:
+        if name == "grad":
+            params.grad = place
+        else:
+            params.scalars[params.num_scalars] = place
+            params.num_scalars += 1
+        place += 1
+    params.update = trt_update_of(simd.level, params.optimizer, kind == _DOUBLE)
+    return make_kernel(_apply, &params, sizeof(Params))
+
+
+cdef int _apply(KernelCall *call) except -1:
+    cdef Params *params = <Params *>call.params
+    cdef PyObject *variables[TRT_MAX_SLOTS]
+    cdef PyObject *value
+    cdef PyObject *grad = call.inputs[params.grad]
+    cdef Held held
+    cdef trt_update update
+    cdef int i, status
+    cdef bint is_double = params.type_number == cnp.NPY_DOUBLE
+    cdef bint long_work
+    cdef Py_ssize_t element_bytes = (2 * params.num_slots + 1) * (8 if is_double else 4)
+    if not trt_is_plain(grad, params.type_number):
+        return 1
+    for i in range(params.num_scalars, TRT_MAX_SCALARS):
+        update.scalars[i] = 0.0
+    for i in range(params.num_scalars):
+        value = call.inputs[params.scalars[i]]
+        if not trt_is_plain(value, params.type_number) or TRT_NDIM(value) != 0:
+            return 1
+        update.scalars[i] = trt_load_scalar(TRT_DATA(value), is_double)
+    held.count = params.num_slots
+    for i in range(params.num_slots):
+        variables[i] = held.variables[i] = find_variable(call.inputs[i], params.by_handle)
+        if variables[i] == NULL:
+            return 1
+    long_work = TRT_SIZE(grad) * element_bytes > TRT_LONG_WORK_BYTES
+    if hold(&held, long_work):
+        return 1
+    try:
+        status = _update(params, variables, grad, &update, element_bytes, long_work)
+    finally:
+        let_go(&held)
+    if status == 0 and not params.by_handle:
+        Py_INCREF(<object>variables[0])
+        call.outputs[0] = variables[0]
+    return status
+
+
+cdef int _update(Params *params, PyObject **variables, PyObject *grad, trt_update *update, Py_ssize_t element_bytes,
+                 bint long_work) except -1:
+    cdef PyObject *fresh[TRT_MAX_SLOTS]
+    cdef PyObject *array
+    cdef Py_ssize_t size = TRT_SIZE(grad)
+    cdef Py_ssize_t grain
+    cdef int i, made = 0
+    for i in range(params.num_slots):
+        array = plain_value(variables[i], params.type_number)
+        if array == NULL or not TRT_SAME_SHAPE(array, grad):
+            return 1
+        update.from_[i] = update.to[i] = TRT_DATA(array)
+    trt_prepare(update, params.optimizer, params.type_number == cnp.NPY_DOUBLE)
+    update.grad = TRT_DATA(grad)
+    update.flag = params.flag
+    try:
+        while made < params.num_slots:
+            array = <PyObject *>(<Variable>variables[made]).value
+            fresh[made] = NULL
+            if not changeable(array):
+                fresh[made] = TRT_NEW_LIKE(array)
+                update.to[made] = TRT_DATA(fresh[made])
+            made += 1
+        if long_work:
+            for i in range(params.num_slots):
+                (<Variable>variables[i]).writing = fresh[i] == NULL
+            grain = max(TASK_BYTES // element_bytes // TASK_MULTIPLE * TASK_MULTIPLE, TASK_MULTIPLE)
+            with nogil:
+                parallel_ranges(params.update, update, size, grain)
+            for i in range(params.num_slots):
+                (<Variable>variables[i]).writing = False
+        else:
+            params.update(update, 0, size)
+        for i in range(params.num_slots):
+            if fresh[i] != NULL:
+                (<Variable>variables[i]).value = <object>fresh[i]
+    finally:
+        for i in range(made):
+            Py_XDECREF(fresh[i])
+    return 0
