@@ -89,7 +89,7 @@ class Pair:
 def variable(value: np.ndarray | None, name: str = "v", shape: Any = None, dtype: Any = None) -> Variable:
     """Return a variable that alone holds a copy of `value`."""
     made = Variable(name, "localhost", int(from_numpy(np.dtype(dtype or value.dtype))), shape)
-    made.value = None if value is None else value.copy()
+    made.value = None if value is None else np.array(value)
     return made
 
 

@@ -128,7 +128,7 @@ def test_read_only_array_is_replaced():
 def test_gradient_that_is_the_variable_itself():
     target = variable(np.arange(9, dtype="f4"))
     pair = make("GradientDescent", None, "f4", True)
-    apply(pair, [target], {"alpha": np.float32(0.5).reshape(()), "delta": target.value}, True)
+    apply(pair, [target], {"alpha": np.array(0.5, "f4"), "delta": target.value}, True)
     np.testing.assert_array_equal(target.value, np.arange(9, dtype="f4") / 2)
 
 
@@ -153,7 +153,7 @@ def test_unusual_inputs_are_declined():
     declines(grad=others["grad"].T)
     declines(grad=others["grad"][:, ::-1])
     declines(lr=np.ones(1, "f4"))
-    declines(lr=np.float64(1).reshape(()))
+    declines(lr=np.array(1, "f8"))
     strided = variable(slots[0])
     strided.value = np.asfortranarray(slots[0])
     declines([strided, fresh[1], fresh[2]])
@@ -171,7 +171,7 @@ def test_other_types_have_no_kernel():
 def test_threads_lose_no_update(shape):
     pair = make("GradientDescent", None, "f4", True)
     target = variable(np.zeros(shape, "f4"))
-    others = {"alpha": np.float32(1).reshape(()), "delta": np.full(shape, -1, "f4")}
+    others = {"alpha": np.array(1, "f4"), "delta": np.full(shape, -1, "f4")}
     turns, num_threads = 30, 4
     torn = []
 
