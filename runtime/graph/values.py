@@ -31,20 +31,23 @@ def natural_type(value: Any) -> DataType:
     """
     if isinstance(value, (np.ndarray, np.generic)):
         return _numpy_type(value.dtype, value)
+    leaf = _first_leaf(value)
+    if isinstance(leaf, (str, bytes)):  # numpy would want to know an encoding
+        return DataType.STRING
     array = _loose_array(value)
+    has_width = isinstance(leaf, (np.ndarray, np.generic))  # numpy's widths are meant, Python's are accidents
     if array.dtype == np.float64:
-        return DataType.FLOAT if not _holds_numpy(value) else DataType.DOUBLE
+        return DataType.DOUBLE if has_width else DataType.FLOAT
     if array.dtype == np.int64:
         fits = not array.size or (_INT32.min <= array.min() and array.max() <= _INT32.max)
-        return DataType.INT32 if fits and not _holds_numpy(value) else DataType.INT64
+        return DataType.INT32 if fits and not has_width else DataType.INT64
     return _numpy_type(array.dtype, value)
 
 
-def _holds_numpy(value: Any) -> bool:
-    """Tell whether a nested list holds numpy values, whose width is meant."""
+def _first_leaf(value: Any) -> Any:
     while isinstance(value, (list, tuple)) and value:
         value = value[0]
-    return isinstance(value, (np.ndarray, np.generic))
+    return value
 
 
 def _loose_array(value: Any) -> np.ndarray[Any, Any]:

@@ -133,8 +133,9 @@ def test_threads_may_build_together(graph: runtime.Graph) -> None:
 
 @pytest.mark.parametrize(
     ("value", "kind"),
-    [(1, DataType.INT32), (2**40, DataType.INT64), (1.5, DataType.FLOAT), (True, DataType.BOOL), ("a", DataType.STRING),
-     (b"a", DataType.STRING), (1j, DataType.COMPLEX128), ([1, 2], DataType.INT32), (np.float64(1), DataType.DOUBLE),
+    [(1, DataType.INT32), (2**40, DataType.INT64), (1.5, DataType.FLOAT), (True, DataType.BOOL),
+     ("a", DataType.STRING), (b"a", DataType.STRING), (1j, DataType.COMPLEX128), ([1, 2], DataType.INT32),
+     (np.float64(1), DataType.DOUBLE),
      ([np.float64(1)], DataType.DOUBLE), (np.arange(3), DataType.INT64), (np.zeros(2, np.uint8), DataType.UINT8),
      ([], DataType.FLOAT)],
 )
@@ -154,7 +155,8 @@ def test_constants_follow_the_tensor(graph: runtime.Graph) -> None:
     ("build", "message"),
     [
         (lambda g, x: g.op("MatMul", x, g.constant([[1]], name="ints")),
-         r"Op MatMul \(node 'MatMul'\): input 'b' must be float \(as input 'a' is\), got tensor 'ints:0' of type int32"),
+         r"Op MatMul \(node 'MatMul'\): input 'b' must be float \(as input 'a' is\), got tensor 'ints:0' of type "
+         "int32"),
         (lambda g, x: g.op("AddV2", x, "text", name="sum"),
          r"Op AddV2 \(node 'sum'\): input 'y' must be float \(as input 'x' is\): str 'text' is of type string"),
         (lambda g, x: g.op("AddV2", x, name="sum"), r"Op AddV2 \(node 'sum'\) takes 2 inputs \(x, y\), got 1"),
@@ -181,7 +183,7 @@ def test_constants_follow_the_tensor(graph: runtime.Graph) -> None:
         (lambda g, x: x[g.constant([0, 1])], r"only scalars can be indices"),
         (lambda g, x: g.variable(g.placeholder("float32", [None]), name="v"),
          r"variable 'v': the initial value 'Placeholder:0' has static shape \[\?\]; it must be fully known"),
-        (lambda g, x: g.matmul(g.constant([1.0]), x), r"input 'a' is tensor 'MatMul/a:0' of rank 1|'Const:0' of rank 1"),
+        (lambda g, x: g.matmul(g.constant([1.0]), x), r"input 'a' is tensor 'Const:0' of rank 1"),
     ],
 )
 def test_errors_name_op_input_expected_and_given(graph: runtime.Graph, build: Any, message: str) -> None:
@@ -361,7 +363,8 @@ def test_everyday_methods(graph: runtime.Graph) -> None:
 def test_variables_emit_tensorflows_operations(graph: runtime.Graph) -> None:
     v = graph.variable([1.0, 2.0], name="v")
     assert [(op.name, op.type) for op in graph.operations] == [
-        ("v/initial_value", "Const"), ("v", "VarHandleOp"), ("v/IsInitialized/VarIsInitializedOp", "VarIsInitializedOp"),
+        ("v/initial_value", "Const"), ("v", "VarHandleOp"),
+        ("v/IsInitialized/VarIsInitializedOp", "VarIsInitializedOp"),
         ("v/Assign", "AssignVariableOp"), ("v/Read/ReadVariableOp", "ReadVariableOp")]
     assert v.handle.op.attr("shared_name") == b"v"
     assert graph.relu(v).op.inputs[0].op.name == "Relu/ReadVariableOp"

@@ -40,8 +40,8 @@ def theirs() -> dict[str, dict[str, Any]]:
     cases = [{"class": kind, "arguments": arguments, "w": W, "table": TABLE, "rows": ROWS, "steps": STEPS}
              for kind, arguments, _, _ in PAIRS.values()]
     script = Path(__file__).with_name("peer_optimizers.py")
-    done = subprocess.run([str(peers.peer_python()), str(script)], input=json.dumps(cases), env=peers.peer_environment(),
-                          capture_output=True, text=True, timeout=peers.SCRIPT_TIMEOUT_S)
+    done = subprocess.run([str(peers.peer_python()), str(script)], input=json.dumps(cases), capture_output=True,
+                          env=peers.peer_environment(), text=True, timeout=peers.SCRIPT_TIMEOUT_S)
     assert done.returncode == 0, done.stderr
     return dict(zip(PAIRS, map(json.loads, done.stdout.splitlines())))
 
@@ -98,9 +98,13 @@ def test_step_is_counted_after_the_update() -> None:
         assert session.run(count) == 2
 
 
+def _computed_rate(graph: runtime.Graph) -> Any:
+    return graph.constant(0.2) * 0.5
+
+
 def test_rate_may_be_a_tensor_a_variable_or_a_function() -> None:
     for make in (lambda g: g.constant(0.1), lambda g: g.variable(0.1, name="rate", trainable=False),
-                 lambda g: (lambda graph: graph.constant(0.2) * 0.5)):
+                 lambda g: _computed_rate):
         graph, w, _, loss = _problem()
         train = optimizers.SGD(make(graph)).minimize(loss, [w])
         with runtime.Session(graph=graph) as session:

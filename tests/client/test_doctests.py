@@ -1,0 +1,16 @@
+"""The examples in the docstrings of the client side."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+
+import pytest
+
+
+@pytest.mark.parametrize("module", ["runtime.client.session", "runtime.graph.builder", "runtime.graph.initializers",
+                                    "runtime.graph.optimizers", "runtime.graph.training_methods"])
+def test_examples_run(module: str) -> None:
+    found = doctest.testmod(importlib.import_module(module))
+    assert found.attempted > 0
+    assert found.failed == 0
