@@ -53,7 +53,7 @@ class LocalTransport:
 
     def run(self, signature: Signature, values: Sequence[Array]) -> tuple[list[Array], bytes]:
         options = wire.RunOptions.FromString(signature.options) if signature.options else None
-        feeds = dict(zip(signature.feeds, values, strict=True))
+        feeds = dict(zip(signature.feeds, _lent(values), strict=True))
         outputs, metadata = self._opened().run(feeds, signature.fetches, signature.targets, options)
         return _owned(outputs), b"" if metadata is None else metadata.SerializeToString()
 
@@ -61,7 +61,7 @@ class LocalTransport:
         return self._opened().partial_runs.setup(signature.feeds, signature.fetches, signature.targets)
 
     def partial_run(self, handle: str, signature: Signature, values: Sequence[Array]) -> list[Array]:
-        feeds = dict(zip(signature.feeds, values, strict=True))
+        feeds = dict(zip(signature.feeds, _lent(values), strict=True))
         return _owned(self._opened().run_partial(handle, feeds, signature.fetches))
 
     def make_callable(self, options: Any) -> int:
@@ -69,7 +69,7 @@ class LocalTransport:
 
     def run_callable(self, handle: int, feed_types: Sequence[int], values: Sequence[Array], timeout_s: float
                      ) -> tuple[list[Array], bytes]:
-        outputs, metadata = self._opened().run_callable(handle, values)
+        outputs, metadata = self._opened().run_callable(handle, _lent(values))
         return _owned(outputs), b"" if metadata is None else metadata.SerializeToString()
 
     def release_callable(self, handle: int) -> None:
@@ -83,6 +83,11 @@ class LocalTransport:
     def close(self) -> None:
         self._session = None
         self._master.close()
+
+
+def _lent(values: Sequence[Array]) -> list[Array]:
+    """Return views: what keeps a feed beyond its step (a variable, a queue) copies what does not own its data."""
+    return [value.view() for value in values]
 
 
 def _owned(outputs: list[Array]) -> list[Array]:
