@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import InvalidArgument
-from runtime.dtypes import to_numpy
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape, like_input
 from runtime.ops.windows import layout_of
@@ -46,7 +45,7 @@ def _moments_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
 @kernel("FusedBatchNormV3", shape=_moments_shape)
 def fused_batch_norm(node: Node, env: KernelEnv) -> Run:
     xp, layout = env.xp, layout_of(node)
-    epsilon, factor = node.attr("epsilon"), node.attr("exponential_avg_factor")
+    epsilon, factor = node.attr("epsilon"), node.attr("exponential_avg_factor", 1.0)
     training = node.attr("is_training")
     of = xp.float32
 
@@ -91,6 +90,14 @@ def fused_batch_norm(node: Node, env: KernelEnv) -> Run:
     return run
 
 
+@kernel("FusedBatchNorm", "FusedBatchNormV2",
+        shape=lambda node, shapes: _moments_shape(node, shapes)[:5])
+def fused_batch_norm_older(node: Node, env: KernelEnv) -> Run:
+    """Bind the versions without a third reserve space."""
+    run = fused_batch_norm(node, env)
+    return lambda *inputs: run(*inputs)[:5]
+
+
 def _gradient_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
     shape = shapes[1]
     channels = shape[layout_of(node).channel] if shape is not None else None
@@ -101,11 +108,11 @@ def _gradient_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
 def fused_batch_norm_grad(node: Node, env: KernelEnv) -> Run:
     xp, layout = env.xp, layout_of(node)
     epsilon, training = node.attr("epsilon"), node.attr("is_training")
-    of, kind = xp.float32, to_numpy(node.attr("U"))
+    of = xp.float32
 
     def run(gradient: Any, x: Any, scale: Any, mean: Any, variance: Any, _unused: Any) -> tuple[Any, ...]:
         _check_gradient_inputs(gradient, x, len(layout.spatial) + 2)
-        channels = x.shape[layout.channel]
+        channels, kind = x.shape[layout.channel], scale.dtype
         for name, vector in (("scale", scale), ("reserve_space_1", mean), ("reserve_space_2", variance)):
             _check_vector(name, vector, channels)
         unused = xp.zeros(0, kind)
@@ -130,6 +137,13 @@ def fused_batch_norm_grad(node: Node, env: KernelEnv) -> Run:
                 offset_gradient.astype(kind, copy=False), unused, unused)
 
     return run
+
+
+@kernel("FusedBatchNormGrad", "FusedBatchNormGradV2", shape=_gradient_shape)
+def fused_batch_norm_grad_older(node: Node, env: KernelEnv) -> Run:
+    """Bind the versions without a third reserve space."""
+    run = fused_batch_norm_grad(node, env)
+    return lambda *inputs: run(*inputs, None)
 
 
 def _check_gradient_inputs(gradient: Any, x: Any, rank: int) -> None:

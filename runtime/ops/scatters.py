@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from runtime.graph.node import Node
     from runtime.step.environment import KernelEnv
 
-__all__ = ["add_rows", "scatter_rows"]
+__all__ = ["scatter_rows"]
 
 Run = Callable[..., Any]
 
@@ -48,20 +48,6 @@ def scatter_rows(target: Any, indices: Any, updates: Any, ufunc: Any, xp: Any) -
         _divide_integers(target, flat, rows)
     else:
         ufunc.at(target, flat, rows)
-
-
-def add_rows(target: Any, indices: Any, rows: Any, xp: Any) -> None:
-    """Add each of `rows` (k, ...) to the row of `target` (n, ...) that `indices` (k,) names; repeats add up."""
-    if rows.ndim == 1 or rows.size < 64:
-        xp.add.at(target, indices, rows)
-        return
-    order = xp.argsort(indices, kind="stable")
-    in_order = indices[order]
-    first = xp.flatnonzero(xp.concatenate([xp.ones(1, bool), in_order[1:] != in_order[:-1]]))
-    if first.size == in_order.size:
-        target[indices] += rows
-    else:
-        target[in_order[first]] += xp.add.reduceat(rows[order], first, axis=0)
 
 
 def _divide_integers(target: Any, indices: Any, rows: Any) -> None:

@@ -190,6 +190,10 @@ def _batch_norm(kind: Any, shape: tuple[int, ...], attrs: dict[str, Any]) -> Ite
     yield op_case("FusedBatchNormV3", x, scale, offset, nothing, nothing, **training)
     yield op_case("FusedBatchNormV3", x, scale, offset, mean, variance, is_training=False, compare=defined, **options)
     yield op_case("FusedBatchNormV3", x, scale, offset, mean, variance, exponential_avg_factor=0.25, **training)
+    if "epsilon" not in attrs and kind is ONE and len(shape) == 4:
+        for version in ("", "V2"):
+            yield op_case(f"FusedBatchNorm{version}", x, scale, offset, nothing, nothing, **training)
+            yield op_case(f"FusedBatchNormGrad{version}", values(kind, shape, 6), x, scale, mean, variance, **options)
     for is_training in (True, False):
         yield op_case("FusedBatchNormGradV3", values(kind, shape, 6), x, scale, mean, variance, nothing,
                       is_training=is_training, **options)
