@@ -27,7 +27,7 @@ from runtime.client.channels import Access, SharedChannel, address_of
 from runtime.client.transport import Array, DeviceInfo, Signature
 from runtime.errors import ResourceExhausted, from_code, from_rpc_error
 
-__all__ = ["RemoteTransport", "list_devices", "reset"]
+__all__ = ["RemoteTransport", "reset"]
 
 logger = logging.getLogger(__name__)
 
@@ -227,16 +227,6 @@ def reset(target: str, containers: Sequence[str], config: Any, access: Access, c
         request = wire.ResetRequest(container=containers, device_filters=config.device_filters)
         connection.call("Reset", request.SerializeToString(),
                         config.operation_timeout_in_ms / 1000.0 or _CLOSE_TIMEOUT_S)
-    finally:
-        connection.close()
-
-
-def list_devices(target: str, access: Access, connect_timeout_s: float) -> list[DeviceInfo]:
-    """Return the devices of a server, without a session."""
-    connection = _Connection(target, access)
-    try:
-        _wait_ready(connection, connect_timeout_s)
-        return _devices(connection, "", connect_timeout_s)
     finally:
         connection.close()
 

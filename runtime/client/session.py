@@ -232,7 +232,7 @@ class Session:
     def list_devices(self) -> list[DeviceInfo]:
         """Return the devices that the session can use."""
         self._check_open()
-        self._send_news(always=True)
+        self._send_news()
         return self._transport.list_devices()
 
     @staticmethod
@@ -290,7 +290,7 @@ class Session:
         if self._closed:
             raise FailedPrecondition("Attempted to use a closed Session.")
 
-    def _send_news(self, always: bool = False) -> None:
+    def _send_news(self) -> None:
         """Give the server the nodes it does not have; the first time this makes the session."""
         if self._transport.is_open and not self._source.has_news:
             return
@@ -300,7 +300,7 @@ class Session:
             graph_def, version = self._source.news()
             if not self._transport.is_open:
                 self._transport.create(graph_def)
-            elif graph_def.node or always:
+            elif graph_def.node:
                 self._transport.extend(graph_def)
             self._source.sent(graph_def, version)
 

@@ -309,10 +309,6 @@ class Graph(TrainingMethods):
         kind = None if dtype is None else as_datatype(dtype)
         return op_inputs.as_tensor(self, value, kind, name, f"conversion of '{name}'")
 
-    def ops_named(self, prefix: str) -> list[Operation]:
-        """Return the operations whose name begins with a prefix."""
-        return [op for op in self.operations if op.name.startswith(prefix)]
-
     def operation(self, name: str) -> Operation:
         """Return the operation of a name.
 

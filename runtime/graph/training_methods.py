@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from runtime._ext.errors import InvalidArgument
 from runtime.dtypes import DataType, as_datatype
@@ -23,7 +23,11 @@ __all__ = ["TrainingMethods"]
 class TrainingMethods(NeuralMethods):
     """Mixin of `runtime.graph.builder.Graph`."""
 
-    def variable(self: Any, initial_value: Any, name: str = "Variable", dtype: Any = None, trainable: bool = True,
+    def _graph(self) -> Graph:
+        """Return this object as what it is: the only class that is made of the mixins."""
+        return cast("Graph", self)
+
+    def variable(self, initial_value: Any, name: str = "Variable", dtype: Any = None, trainable: bool = True,
                  shape: Any = None, container: str = "") -> Variable:
         """Add state that outlives a step.
 
@@ -48,7 +52,7 @@ class TrainingMethods(NeuralMethods):
         >>> graph.variable([[1.0, 2.0]], name="w")
         <Variable 'w' shape=[1,2] dtype=float>
         """
-        graph: Graph = self
+        graph = self._graph()
         with graph.control_dependencies(None):
             if callable(initial_value):
                 sizes = as_shape(shape)
@@ -82,12 +86,12 @@ class TrainingMethods(NeuralMethods):
         """Return an operation that gives variables their initial values."""
         return self.group(*(variable.initializer for variable in variables), name=name)
 
-    def gradients(self: Any, ys: Any, xs: Any, grad_ys: Any = None, stop_gradients: Any = (), name: str = "gradients"
+    def gradients(self, ys: Any, xs: Any, grad_ys: Any = None, stop_gradients: Any = (), name: str = "gradients"
                   ) -> list[Tensor | IndexedSlices | None]:
         """Add operations for the derivatives of the sum of `ys` by each of `xs`; see `runtime.graph.gradients`."""
         from runtime.graph.gradients import gradients
 
-        return gradients(self, ys, xs, grad_ys, stop_gradients, name)
+        return gradients(self._graph(), ys, xs, grad_ys, stop_gradients, name)
 
     def dense(self, x: Any, units: int, activation: Callable[[Tensor], Tensor] | None = None, use_bias: bool = True,
               kernel_initializer: Any = initializers.glorot_uniform, bias_initializer: Any = initializers.zeros,
