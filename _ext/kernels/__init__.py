@@ -20,6 +20,8 @@ Selector = Callable[[str, Sequence[int], Sequence[int], Callable[..., Any]], "Co
 
 MODULES: tuple[str, ...] = (
     "runtime._ext.kernels.elementwise",
+    "runtime._ext.kernels.activations",
+    "runtime._ext.kernels.casts",
     "runtime._ext.kernels.optimizers",
     "runtime._ext.kernels.variables",
 )

@@ -1,4 +1,4 @@
-"""How element-wise kernels of other modules are described and called; see ``elementwise.h``."""
+"""How element-wise kernels are described and called (see ``elementwise.h``), for the modules that make them."""
 
 from cpython.object cimport PyObject
 
@@ -45,3 +45,11 @@ cdef extern from "kernels/elementwise.h":
                    const trt_binary_params *params) except -1
     int trt_add_n(PyObject **inputs, PyObject **outputs, int num_inputs, unsigned int reusable,
                   const trt_binary_params *params) except -1
+
+# Kernels of the rows of a table, by (op, DataType number of the inputs, DataType number of the output).
+cdef dict unary_kernels(const trt_unary_entry *entry)
+cdef dict binary_kernels(const trt_binary_entry *entry, bint broadcasts)
+
+cdef int fill_binary(trt_binary_params *params, const trt_binary_entry *entry, bint broadcasts) except -1
+cdef int item_size(int type_number) except -1
+cdef int datatype_of(int type_number) except -1

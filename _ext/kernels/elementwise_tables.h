@@ -4,30 +4,19 @@
 
 #include "kernels/simd.h"
 #include "kernels/elementwise.h"
+#include "kernels/loop_makers.h"
 
 #define TRT_LOOPS "kernels/elementwise_loops.h"
 #include "kernels/every_level.h"
 
 static const trt_binary_entry *trt_binary_entries(int level)
 {
-#if TRT_HAS_LEVELS
-    if (level == TRT_V4)
-        return trt_binary_table_v4;
-    if (level == TRT_V3)
-        return trt_binary_table_v3;
-#endif
-    return trt_binary_table_baseline;
+    TRT_OF_LEVEL(level, trt_binary_table)
 }
 
 static const trt_unary_entry *trt_unary_entries(int level)
 {
-#if TRT_HAS_LEVELS
-    if (level == TRT_V4)
-        return trt_unary_table_v4;
-    if (level == TRT_V3)
-        return trt_unary_table_v3;
-#endif
-    return trt_unary_table_baseline;
+    TRT_OF_LEVEL(level, trt_unary_table)
 }
 
 #endif

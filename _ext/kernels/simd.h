@@ -32,6 +32,14 @@ static inline int trt_level_works(int level)
     return 0;
 }
 
+/* Return from a function with what has this name in a level. */
+#if TRT_HAS_LEVELS
+#define TRT_OF_LEVEL(level, name) \
+    return (level) == TRT_V4 ? name##_v4 : (level) == TRT_V3 ? name##_v3 : name##_baseline;
+#else
+#define TRT_OF_LEVEL(level, name) return (void)(level), name##_baseline;
+#endif
+
 /* Put before a loop whose turns do not depend on each other. A kernel may write into an input: element i is then read
  * before element i is written, and no other turn touches it. Without this a compiler would keep a second, scalar loop
  * for arguments that overlap and take it whenever memory is reused. */

@@ -1,8 +1,8 @@
 """Which level of vector instructions the kernels use in this process.
 
 The best that the processor has, unless the environment variable ``TENSOR_RUNTIME_SIMD`` names one: ``baseline``, ``v3``
-(AVX2) or ``v4`` (AVX-512), as the x86-64 levels are called. Elsewhere there is the baseline alone. All levels give the same
-results for arithmetic; they are there for speed.
+(AVX2) or ``v4`` (AVX-512), as the x86-64 levels are called. Elsewhere there is the baseline alone. All levels give the
+same results for arithmetic; they are there for speed.
 """
 
 import os
