@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.interop.programs import Answers, Seen
+from tests.interop.programs import FROM, Answers, Seen
 
 PROGRAM = "training_tf"
 SAVE_OPS = ("SaveV2", "RestoreV2")
@@ -57,16 +59,33 @@ def test_a_checkpoint_is_written_read_and_read_elsewhere(seen: Seen) -> None:
     }
 
 
-def test_files_outside_the_allowed_folder_are_refused(answers: Answers, seen: Seen, server_name: str) -> None:
-    if server_name == "tensorflow":
-        pytest.skip("TensorFlow's server lets a graph touch every file")
-    assert seen("file_outside_what_is_allowed", "ReadFile", "WriteFile") == {"codes": [7, 7], "written": False}
+def test_files_outside_the_allowed_folder_are_refused(answers: Answers, files_allowed: Path) -> None:
+    answer = answers("ours", "files_elsewhere")
+    assert answer["files"] == []
+    for way, node in (("save", "save/SaveV2"), ("restore", "save/RestoreV2")):
+        assert answer[way]["code"] == 7
+        path = re.escape(f"{answer['folder']}/written")
+        assert re.fullmatch(
+            f"{FROM}file '{path}[^']*' is outside the directories that graph ops may touch "
+            rf"\({re.escape(str(files_allowed))}\); allow its directory with the setting files_allow of the server"
+            rf"\n\t \[\[\{{\{{node {node}\}}\}}\]\]",
+            answer[way]["message"],
+        )
+
+
+def test_an_input_pipeline_of_queues_delivers_everything_once(seen: Seen) -> None:
+    numbers = [*range(10), *range(10)]
+    expected = [numbers[start : start + 6] for start in range(0, 20, 6)]
+    assert seen("input_pipeline", "FIFOQueueV2", "QueueDequeueUpToV2", "CountUpTo") == {
+        "batches": [[batch, [str(number) for number in batch]] for batch in expected],
+        "end": "OutOfRangeError",
+    }
 
 
 def test_a_monitored_session_trains_saves_and_goes_on(both: Seen) -> None:
     ours, theirs = both("monitored_session", *SAVE_OPS, "MergeV2Checkpoints", "ShardedFilename", "ScalarSummary")
     assert close(ours["steps"], theirs["steps"], 1e-3)
-    assert ours["steps"][-1][0] == 7
+    assert [number for number, _ in ours["steps"]] == list(range(1, 9))
     assert (ours["events"], ours["latest"]) == (theirs["events"], theirs["latest"]) == (True, "model.ckpt-8")
 
 
