@@ -9,17 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runtime import errors
     from runtime.client.session import Session
     from runtime.graph.builder import Graph
     from runtime.server import Server
 
 __version__ = "0.1.0"
-__all__ = ["Graph", "Server", "Session", "__version__"]
+__all__ = ["Graph", "Server", "Session", "__version__", "errors"]
 
 _HOMES = {"Graph": "runtime.graph.builder", "Server": "runtime.server", "Session": "runtime.client.session"}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("runtime.errors")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'runtime' has no attribute {name!r}")

@@ -21,6 +21,7 @@ from runtime.dtypes import REF_OFFSET, to_numpy
 from runtime.ops import registry
 from runtime.step.environment import KernelEnv, SessionState
 from runtime.step.fold import Folding, freeze
+from runtime.step.ordering import writers_last
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
@@ -285,7 +286,7 @@ def _with_host_inputs(call: Callable[..., Any], kernel: registry.Kernel, num_inp
 
 
 class StraightLowering(Lowering):
-    """Makes a `Program`: every node once, in the order given."""
+    """Makes a `Program`: every node once, writers of variables as late as the graph lets them."""
 
     def program(
         self,
@@ -313,7 +314,7 @@ class StraightLowering(Lowering):
         inputs: list[tuple[int, ...]] = []
         outputs: list[range] = []
         use = self.use
-        for node in nodes:
+        for node in writers_last(nodes):
             op = node.op
             try:
                 numbers: list[int] = [values[source][slot] for source, slot in node.inputs]  # type: ignore[misc]
