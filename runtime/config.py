@@ -133,15 +133,15 @@ def _integer(low: int, high: int) -> Callable[[object], int]:
     return parse
 
 
-def _directories(value: object) -> tuple[Path, ...] | None:
-    if value is None or value == "all":
-        return None
+def _directories(value: object) -> tuple[Path, ...] | str:
+    if value in ("auto", "all"):
+        return str(value)
     if value == "none":
         return ()
     if isinstance(value, str):
         value = value.split(os.pathsep)
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, (str, Path)) and str(item) for item in value):
-        raise ValueError(f"expected all, none, or directories separated by {os.pathsep!r}")
+        raise ValueError(f"expected auto, all, none, or directories separated by {os.pathsep!r}")
     return tuple(Path(item).expanduser() for item in value)
 
 
@@ -286,11 +286,12 @@ class Settings:
     insecure: bool = setting(
         _flag, False, help="serve beyond this machine without TLS or token: anyone who can connect can run code"
     )
-    files_allow: tuple[Path, ...] | None = setting(
+    files_allow: tuple[Path, ...] | str = setting(
         _directories,
-        None,
+        "auto",
         metavar="DIRS",
-        help="directories whose files graph ops may read and write (checkpoints, summaries): all, none, or a list",
+        help="directories whose files graph ops may read and write (checkpoints, summaries): a list, all, none, or "
+        "auto (all on an address that only this machine reaches, none elsewhere)",
     )
     cached_steps: int = setting(
         _integer(1, 1 << 20), 512, metavar="N", help="compiled steps that a session keeps; the least used go first"

@@ -26,6 +26,7 @@ from runtime._ext.step_codec import (
 )
 from runtime.cluster import Cluster
 from runtime.devices.device import Device
+from runtime.edge.auth import is_local
 from runtime.edge.plane import Handler, Immediate
 from runtime.graph.device_spec import DeviceSpec
 from runtime.master.master import Master
@@ -401,6 +402,14 @@ def device_attributes(device: Device) -> Any:
     return message
 
 
+def file_access(settings: Settings) -> FileAccess:
+    """Return which files the graphs of a server's clients may touch."""
+    allow = settings.files_allow
+    if allow == "auto":
+        allow = "all" if is_local(settings.listen) else ()
+    return FileAccess(None if isinstance(allow, str) else allow)
+
+
 def create_plane(settings: Settings) -> MasterService:
     """Return the graph plane of a server; see `runtime.edge.plane`."""
     others: tuple[str, ...] = ()
@@ -412,5 +421,5 @@ def create_plane(settings: Settings) -> MasterService:
             for index in tasks
             if (job, index) != own
         )
-    task = Task(settings.job_name, settings.task_index, files=FileAccess(settings.files_allow))
+    task = Task(settings.job_name, settings.task_index, files=file_access(settings))
     return MasterService(Master(task, step_limit=settings.cached_steps, other_tasks=others))
