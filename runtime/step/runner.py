@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from runtime._ext import worker_pool
 from runtime._ext.errors import Cancelled
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class StepRunner:
 
     Notes
     -----
-    Safe from several threads. The pool's threads are daemons; `close` ends them.
+    Safe from several threads. The pool's threads are daemons; `close` ends them, and with the last runner of the
+    process the helper threads of large kernels.
     """
 
     def __init__(self, num_threads: int | None = None, short_s: float = _SHORT_S) -> None:
@@ -68,6 +70,7 @@ class StepRunner:
         self._idle = 0
         self._closed = False
         self._lock = threading.Lock()
+        worker_pool.retain()
 
     def runs_here(self, compiled: CompiledStep, feeds: Sequence[Any] = ()) -> bool:
         """Tell whether a step waits for nothing and is known to be short with feeds of this size."""
@@ -171,6 +174,7 @@ class StepRunner:
                 thread.join(_JOIN_S)
                 if thread.is_alive():
                     logger.warning("thread %s is still busy %s s after the runner was closed", thread.name, _JOIN_S)
+        worker_pool.release()
 
     def __enter__(self) -> StepRunner:
         return self
