@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,8 +55,8 @@ class Case:
     relative, absolute : float or None
         Tolerance instead of the dtype's; `absolute` is scaled by the largest finite expected magnitude, so that
         cancellation in sums does not count.
-    text : bool
-        Whether an error's text must be the same, not only its code.
+    text : bool or re.Pattern
+        Whether an error's text must be the same, not only its code; a pattern matches what may differ.
     compare : callable or None
         ``compare(ours, theirs)`` takes the fetched arrays of one run instead of the usual comparison.
     producer : int
@@ -68,7 +69,7 @@ class Case:
     runs: Sequence[Run]
     relative: float | None = None
     absolute: float = 0.0
-    text: bool = True
+    text: bool | re.Pattern[str] = True
     compare: Any = None
     feed_types: Mapping[str, DataType] = field(default_factory=dict)
     producer: int = PRODUCER
@@ -169,8 +170,8 @@ def node(op: str, name: str, inputs: Sequence[str] = (), /, **attrs: Any) -> Any
 
 
 def op_case(op: str, *inputs: Any, name: str = "", relative: float | None = None, absolute: float = 0.0,
-            text: bool = True, compare: Any = None, types: Sequence[DataType] | None = None, repeat: int = 1,
-            producer: int = PRODUCER, **attrs: Any) -> Case:
+            text: bool | re.Pattern[str] = True, compare: Any = None, types: Sequence[DataType] | None = None,
+            repeat: int = 1, producer: int = PRODUCER, **attrs: Any) -> Case:
     """Return the case of one op fed by placeholders.
 
     Parameters
@@ -231,7 +232,7 @@ def _infer(definition: opdef.OpDef, kinds: Sequence[DataType], given: Mapping[st
 
 
 def graph_case(op: str, name: str, nodes: Sequence[Any], *runs: Run, relative: float | None = None,
-               absolute: float = 0.0, text: bool = True, compare: Any = None) -> Case:
+               absolute: float = 0.0, text: bool | re.Pattern[str] = True, compare: Any = None) -> Case:
     """Return the case of a graph of several nodes; producers stand before their consumers."""
     return Case(op, f"{op}({name})", nodes, runs, relative, absolute, text, compare)
 

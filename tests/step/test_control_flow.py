@@ -48,6 +48,29 @@ def test_merge_takes_the_live_branch_and_tells_its_index(conditional, taken, val
     assert which.shape == ()
 
 
+@pytest.mark.parametrize(
+    ("index", "value", "branch"), [(0, 4.0, 0), (1, 6.0, 1), (2, 30.0, 2), (3, 30.0, 2), (-1, 30.0, 2)]
+)
+def test_a_switch_of_many_outputs_takes_one_and_the_last_for_any_other_index(index, value, branch):
+    maker = GraphMaker()
+    maker.placeholder("x")
+    maker.placeholder("i", INT)
+    maker.op("_SwitchN", "switch", "x", "i", num_outs=3)
+    for number, by in enumerate((1, 3, 10)):
+        maker.op("Identity", f"in{number}", f"switch:{number}")
+        maker.const(f"by{number}", np.float32(by), f"in{number}")
+    maker.op("Add", "branch0", "in0", "by0")
+    maker.op("Add", "branch1", "in1", "by1")
+    maker.op("Mul", "branch2", "in2", "by2")
+    maker.op("Merge", "merge", "branch0", "branch1", "branch2", N=3)
+    runner = Runner(maker)
+    feeds = {"x:0": np.float32(3), "i:0": np.int32(index)}
+    assert runner.run(["merge:0", "merge:1"], feeds) == [value, branch]
+    for number in {0, 1, 2} - {branch}:
+        with pytest.raises(DeadFetch):
+            runner.run([f"switch:{number}"], feeds)
+
+
 def test_fetching_the_untaken_side_says_which_fetch_is_dead(conditional):
     with pytest.raises(DeadFetch) as caught:
         conditional.run(["c/merge:0", "c/add:0"], {"x:0": np.float32(3), "p:0": False})
