@@ -22,6 +22,7 @@ MODULES: tuple[str, ...] = (
     "runtime._ext.kernels.elementwise",
     "runtime._ext.kernels.activations",
     "runtime._ext.kernels.casts",
+    "runtime._ext.kernels.reductions",
     "runtime._ext.kernels.matmul",
     "runtime._ext.kernels.optimizers",
     "runtime._ext.kernels.variables",

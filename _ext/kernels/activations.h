@@ -1,4 +1,4 @@
-/* Kernels of neural networks that are element-wise with a parameter or an own rule about shapes, and tables by level. */
+/* Kernels of neural networks that are element-wise with a parameter or an own rule about shapes; tables by level. */
 #ifndef TRT_KERNELS_ACTIVATIONS_H
 #define TRT_KERNELS_ACTIVATIONS_H
 
@@ -60,7 +60,8 @@ static inline int trt_bias_add(PyObject **inputs, PyObject **outputs, unsigned i
     dims[0] = PyArray_DIM(bias, 0);
     for (int i = 1; i < bias_rank; i++)
         dims[i] = 1;
-    return trt_binary_broadcast(value, rank, PyArray_DIMS(value), bias, bias_rank, dims, outputs, reusable & 1, &p->add);
+    return trt_binary_broadcast(value, rank, PyArray_DIMS(value), bias, bias_rank, dims, outputs, reusable & 1,
+                                &p->add);
 }
 
 /* One array and the slope in its place as the right side. */
