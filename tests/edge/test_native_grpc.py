@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from runtime.edge import certificates
 from tests.edge.native_service import SERVICE, RunningService, running
 
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -174,6 +177,21 @@ def test_unix_socket(tmp_path: Any, no_leaks: None) -> None:
     path = tmp_path / "s"
     with running(unix_path=path) as service, grpc.insecure_channel(service.address) as channel:
         assert unary(channel, "echo")(b"hello", timeout=TIMEOUT_S) == b"hello"
+
+
+@pytest.mark.parametrize("loop_kind", ["asyncio", "uvloop"])
+def test_large_messages_over_tls(tmp_path: Path, no_leaks: None, loop_kind: str) -> None:
+    certificates.make_authority(tmp_path, "ca", 1)
+    chain, key = certificates.make_leaf(tmp_path, tmp_path, "server", ["127.0.0.1"], 1)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain, key)
+    roots = grpc.ssl_channel_credentials((tmp_path / "ca.pem").read_bytes())
+    message = bytes(range(256)) * 100_000
+    with running(tls=context, loop_kind=loop_kind) as service, grpc.secure_channel(
+            service.address, roots, options=UNLIMITED) as channel:
+        assert unary(channel, "now")(message, timeout=TIMEOUT_S) == message
+        answers = list(channel.stream_stream(SERVICE + "chat")(iter([message, b"ab"]), timeout=TIMEOUT_S))
+        assert answers == [message[::-1], b"ba"]
 
 
 def test_message_beyond_the_cap_is_refused_before_it_arrives(no_leaks: None) -> None:
