@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t
 
 from runtime._ext.hpack cimport HeaderDecoder
+from runtime._ext.http2_call cimport Call
 from runtime._ext.http2_link cimport Link
 
 
@@ -15,6 +16,7 @@ cdef class Connection(Link):
     cdef Py_ssize_t _data_left
     cdef Py_ssize_t _padding_left
     cdef bint _data_ends
+    cdef Call _direct_call              # whose message the transport reads into, for one read
     # a header block that goes on in CONTINUATION frames
     cdef uint32_t _headers_stream
     cdef bint _headers_end

@@ -14,7 +14,8 @@ Sources: RFC 9113 (HTTP/2), RFC 7541 (HPACK), "gRPC over HTTP2" of the gRPC proj
 from collections import deque
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.memoryview cimport PyMemoryView_FromObject
+from cpython.buffer cimport PyBUF_WRITE
+from cpython.memoryview cimport PyMemoryView_FromMemory, PyMemoryView_FromObject
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
@@ -22,11 +23,11 @@ from runtime._ext.errors import InvalidArgument, ResourceExhausted
 from runtime._ext.hpack cimport HeaderDecoder, encode_headers
 from runtime._ext.http2_call cimport Call, Method
 from runtime._ext.http2_frames cimport (
-    ACK, COMPRESSION_ERROR, CONNECTION_WINDOW, CONTINUATION, DATA, DEFAULT_WINDOW, END_HEADERS, END_STREAM,
+    ACK, COMPRESSION_ERROR, CONNECTION_WINDOW, CONTINUATION, DATA, DEFAULT_WINDOW, DIRECT_READ, END_HEADERS, END_STREAM,
     ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, FRAME_HEADER, FRAME_SIZE_ERROR, GOAWAY, HEADERS, MAX_CONTINUATIONS,
     MAX_CONTROL_FRAME, MAX_CONTROL_FRAMES, MAX_DATA_FRAME, MAX_HEADER_BLOCK, MAX_STREAMS, MAX_UNSENT, MAX_WINDOW, NO_ERROR,
     PADDED, PING, PRIORITY_FLAG, PROTOCOL_ERROR, PUSH_PROMISE, REFUSED_STREAM, RST_STREAM, SETTINGS, STREAM_CLOSED,
-    STREAM_WINDOW, WINDOW_UPDATE, frame_bytes, setting, timeout_s, uint32_at, uint32_bytes)
+    STREAM_WINDOW, WINDOW_UPDATE, WRITE_AHEAD, frame_bytes, setting, timeout_s, uint32_at, uint32_bytes)
 from runtime._ext.http2_link cimport Link
 
 cdef bytes _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -72,7 +73,7 @@ cdef class Connection(Link):
     def connection_made(self, transport):
         """Greet the client: settings, and a large window for the connection."""
         self.transport = transport
-        transport.set_write_buffer_limits(high=1 << 20, low=1 << 18)
+        transport.set_write_buffer_limits(high=WRITE_AHEAD, low=WRITE_AHEAD // 4)
         settings = (setting(3, MAX_STREAMS) + setting(4, STREAM_WINDOW) + setting(5, MAX_DATA_FRAME)
                     + setting(6, MAX_HEADER_BLOCK))
         transport.write(frame_bytes(SETTINGS, 0, 0, settings)
@@ -107,12 +108,25 @@ cdef class Connection(Link):
         self.flush()
 
     def get_buffer(self, sizehint):
-        """Return where the transport shall read to: the shared buffer, behind what is left of the last read."""
-        cdef Py_ssize_t rest = len(self._rest)
+        """Return where the transport shall read to.
+
+        That is the message itself when much of one is still to come in the frame under way, else the shared buffer, behind
+        what is left of the last read.
+        """
+        cdef Py_ssize_t room, rest = len(self._rest)
+        cdef Call call
+        self._direct_call = None
+        if self._data_left >= DIRECT_READ and self._padding_left == 0 and rest == 0:
+            call = <Call>self.calls.get(self._data_stream)
+            if call is not None:
+                room = min(call.room(), self._data_left)
+                if room >= DIRECT_READ:
+                    self._direct_call = call
+                    return PyMemoryView_FromMemory(call.position(), room, PyBUF_WRITE)
         return PyMemoryView_FromObject(self.service.read_buffer)[rest:]
 
     def buffer_updated(self, Py_ssize_t size):
-        """Take `size` new bytes from the read buffer."""
+        """Take `size` new bytes from where `get_buffer` had them read to."""
         cdef bytearray buffer = self.service.read_buffer
         cdef char *data = buffer
         cdef Py_ssize_t rest = len(self._rest)
@@ -125,6 +139,12 @@ cdef class Connection(Link):
         self.awaits_ping = False
         self.is_reading = True
         try:
+            if self._direct_call is not None:
+                self._data_left -= size
+                self._direct_call.received(size)
+                if self._data_left == 0:
+                    self._end_data()
+                return
             self._parse(<const unsigned char *>data, rest + size)
         except InvalidArgument as error:
             self._fail(COMPRESSION_ERROR, error.message)

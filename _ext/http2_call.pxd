@@ -55,6 +55,10 @@ cdef class Call:
     cdef object encoding
 
     cdef int feed(self, const unsigned char *data, Py_ssize_t size) except -1
+    cdef Py_ssize_t room(self) noexcept
+    cdef char *position(self) noexcept
+    cdef int received(self, Py_ssize_t size) except -1
+    cdef int _account_for(self, Py_ssize_t size) except -1
     cdef int _begin_message(self) except -1
     cdef int _end_message(self) except -1
     cdef int consumed(self, Py_ssize_t size) except -1

@@ -356,10 +356,34 @@ cdef class Call:
             if self.message_size == self.message_total:
                 self._end_message()
         if not self.is_done:
-            if self.inbox is not None and len(self.inbox) > 1:
-                self.deferred += taken
-            else:
-                self.consumed(taken)
+            self._account_for(taken)
+        return 0
+
+    cdef int _account_for(self, Py_ssize_t size) except -1:
+        """Give bytes back to the sender's window, unless the handler is behind: then when it asks for more."""
+        if self.inbox is not None and len(self.inbox) > 1:
+            self.deferred += size
+        else:
+            self.consumed(size)
+        return 0
+
+    cdef Py_ssize_t room(self) noexcept:
+        """Return how many bytes of the message under assembly are still to come; 0 when none is."""
+        if self.is_done or self.message is None or self.prefix_size < PREFIX:
+            return 0
+        return self.message_total - self.message_size
+
+    cdef char *position(self) noexcept:
+        """Return where the next byte of the message belongs; there is `room` there."""
+        return PyBytes_AS_STRING(self.message) + self.message_size
+
+    cdef int received(self, Py_ssize_t size) except -1:
+        """Take bytes that were read to `position`."""
+        self.message_size += size
+        if self.message_size == self.message_total:
+            self._end_message()
+        if not self.is_done:
+            self._account_for(size)
         return 0
 
     cdef int _begin_message(self) except -1:

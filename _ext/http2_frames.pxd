@@ -54,8 +54,13 @@ cdef enum:
     # Above this much unsent, frames that ask for an answer are no longer read.
     MAX_UNSENT = 16 << 20
     # Bytes of one message handed to the transport before other calls get their turn.
-    PUMP_BYTES = 1 << 20
+    PUMP_BYTES = 4 << 20
     SMALL_ANSWER = 1 << 14
+    # What the socket may be behind before no more is handed to it. The bytes are the answers' own, not copies; the bound
+    # is for the calls that wait behind a large one.
+    WRITE_AHEAD = 4 << 20
+    # From this much on, a read goes straight into the message instead of by way of the read buffer.
+    DIRECT_READ = 1 << 16
 
 
 cdef inline void put_header(char *out, Py_ssize_t size, int kind, int flags, uint32_t stream) noexcept nogil:
