@@ -23,6 +23,7 @@ MODULES: tuple[str, ...] = (
     "runtime._ext.kernels.activations",
     "runtime._ext.kernels.casts",
     "runtime._ext.kernels.reductions",
+    "runtime._ext.kernels.shaping",
     "runtime._ext.kernels.matmul",
     "runtime._ext.kernels.optimizers",
     "runtime._ext.kernels.variables",
