@@ -31,9 +31,8 @@ def merge(left: Shape, right: Shape) -> Shape:
         return right if left is None else left
     if not matches(left, right):
         if len(left) != len(right):
-            raise InvalidArgument("Incompatible ranks during merge: "
-                                  f"{format_shape(left)} vs. {format_shape(right)}")
-        raise InvalidArgument("Incompatible shapes during merge: "
+            raise InvalidArgument(f"PartialTensorShape: Incompatible ranks during merge: {len(left)} vs. {len(right)}")
+        raise InvalidArgument("PartialTensorShape: Incompatible shapes during merge: "
                               f"{format_shape(left)} vs. {format_shape(right)}")
     return tuple(b if a is None else a for a, b in zip(left, right, strict=True))
 

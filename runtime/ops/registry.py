@@ -73,6 +73,7 @@ FAMILIES = (
     "runtime.ops.functional",
     "runtime.ops.queues",
     "runtime.ops.tensor_lists",
+    "runtime.ops.tensor_list_slices",
     "runtime.ops.tensor_arrays",
     "runtime.ops.checkpoints",
     "runtime.ops.summaries",

@@ -1,0 +1,1 @@
+"""Values of variant tensors: what an element of such a tensor is."""
