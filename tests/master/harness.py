@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -113,6 +114,16 @@ def fill(tensor: Any, value: Any) -> None:
 def array(tensor: Any) -> Any:
     """Return a TensorProto as an array."""
     return decode_tensor(tensor.SerializeToString())
+
+
+def wait_until_waiting(master: Caller, handle: str) -> None:
+    """Wait until a step of the session is under way."""
+    session = master.service.master.sessions[handle]
+    deadline = time.monotonic() + 10
+    while not session._running:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(0.05)  # until its kernel waits, too
 
 
 @contextmanager

@@ -7,11 +7,11 @@ import re
 import pytest
 
 from runtime import wire
-from runtime.errors import Aborted, FailedPrecondition, InvalidArgument, Unimplemented
+from runtime.errors import Aborted, Cancelled, FailedPrecondition, InvalidArgument, Unimplemented
 from runtime.master.master import Master
 from runtime.master.task import Task
 from tests.graph.graphs import FLOAT, INT32, const, function_def, graph_def, identity, node
-from tests.master.harness import Caller, serving
+from tests.master.harness import Caller, needs_queues, serving, wait_until_waiting
 
 CPU = "/job:local/replica:0/task:0/device:CPU:0"
 
@@ -142,6 +142,18 @@ def test_18_reset_of_a_container_keeps_the_others(master: Caller) -> None:
     assert master.run(handle, ["v/read:0"]) == [3.0]
     with pytest.raises(FailedPrecondition):
         master.run(handle, ["w/read:0"])
+
+
+@needs_queues
+def test_17_reset_ends_steps_that_wait_with_the_text(master: Caller) -> None:
+    queue = node("q", "FIFOQueueV2", component_types=[FLOAT], container=b"c", shared_name=b"of_reset")
+    handle = master.session(queue, node("take", "QueueDequeueV2", "q", component_types=[FLOAT]))
+    waiting = master.start_step(handle, ["take:0"])
+    wait_until_waiting(master, handle)
+    master.call("Reset", container=["c"])
+    with pytest.raises(Cancelled) as caught:
+        waiting.result(10)
+    assert str(caught.value) == "Step was cancelled by an explicit call to `Session::Close()`."
 
 
 @pytest.mark.parametrize(

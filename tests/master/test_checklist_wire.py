@@ -11,7 +11,7 @@ import pytest
 from runtime import wire
 from runtime.errors import Aborted, Cancelled, DeadlineExceeded, Internal, InvalidArgument
 from tests.graph.graphs import FLOAT, const, identity, node, placeholder
-from tests.master.harness import Caller, array, needs_queues, step_request
+from tests.master.harness import Caller, array, needs_queues, step_request, wait_until_waiting
 
 FROM = "From /job:local/replica:0/task:0:\n"
 
@@ -24,16 +24,6 @@ def queue_nodes() -> list[object]:
         node("take", "QueueDequeueV2", "q", component_types=[FLOAT]),
         node("size", "QueueSizeV2", "q"),
     ]
-
-
-def wait_until_waiting(master: Caller, handle: str) -> None:
-    """Wait until a step of the session is under way."""
-    session = master.service.master.sessions[handle]
-    deadline = time.monotonic() + 10
-    while not session._running:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    time.sleep(0.05)  # until its kernel waits, too
 
 
 def test_3_a_failure_goes_into_the_body_when_asked_and_into_the_status_otherwise(master: Caller) -> None:
