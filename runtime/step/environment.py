@@ -21,6 +21,9 @@ __all__ = ["CompiledFunction", "KernelEnv", "SessionState"]
 
 _T = TypeVar("_T")
 
+# One count for the whole process: the private resources of all sessions lie in the same containers of a device.
+_PRIVATE_NUMBERS = itertools.count(1)
+
 
 class SessionState:
     """State of one session on one device that its kernels share between steps and signatures.
@@ -46,7 +49,6 @@ class SessionState:
         self.functions: Functions | None = None
         self._kernels: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
-        self._private_names = itertools.count(1)
         self._private_resources: list[tuple[str, str, str]] = []
 
     def kernel_state(self, node_name: str, op: str, create: Callable[[], _T]) -> _T:
@@ -60,8 +62,8 @@ class SessionState:
             return self._kernels.setdefault(key, made)  # type: ignore[no-any-return]
 
     def private_name(self, node_name: str) -> str:
-        """Return a fresh name ``_N_node`` for a resource that belongs to this session alone."""
-        return f"_{next(self._private_names)}_{node_name}"
+        """Return a name ``_N_node``, new in this process, for a resource that belongs to this session alone."""
+        return f"_{next(_PRIVATE_NUMBERS)}_{node_name}"
 
     def step_resources(self) -> ResourceManager:
         """Return a new, empty manager for the resources of one step."""

@@ -36,6 +36,13 @@ _WEIGHT_FASTER = 0.5
 
 _JOIN_S = 5.0
 
+# When no thread has taken new work for so long although some lies there, all of them are held by long steps: a loop
+# that never ends must not keep everybody else's steps from beginning.
+_STALL_S = 0.05
+# Threads beyond the pool's size end after so long without work.
+_SPARE_S = 2.0
+_MOST_THREADS = 256
+
 
 class StepRunner:
     """Runs steps, and measures how long they take.
@@ -46,7 +53,8 @@ class StepRunner:
     Parameters
     ----------
     num_threads : int, optional
-        Size of the pool; by default the number of processors, at least 2. Threads start when they are needed.
+        Size of the pool; by default the number of processors, at least 2. Threads start when they are needed. When
+        all of them are held by long steps while others wait to begin, the pool grows for as long as that lasts.
     short_s : float
         Steps up to this long run in the caller's thread.
 
@@ -68,7 +76,10 @@ class StepRunner:
         self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle = 0
-        self._closed = False
+        self._taken = 0
+        self._started = 0
+        self._watch: threading.Thread | None = None
+        self._closing = threading.Event()
         self._lock = threading.Lock()
         worker_pool.retain()
 
@@ -136,21 +147,58 @@ class StepRunner:
             If the runner is closed.
         """
         with self._lock:
-            if self._closed:
+            if self._closing.is_set():
                 raise Cancelled("the step runner is closed")
+            self._work.put(work)
             if self._idle > 0:
                 self._idle -= 1  # that thread is spoken for; it counts itself idle again when it is done
             elif len(self._threads) < self._limit:
-                thread = threading.Thread(target=self._serve, name=f"step-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
-            self._work.put(work)
+                self._add_thread()
+            elif self._watch is None:
+                self._watch = threading.Thread(target=self._grow, name="step-watch", daemon=True)
+                self._watch.start()
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._serve, name=f"step-{self._started}", daemon=True)
+        self._started += 1
+        self._threads.append(thread)
+        thread.start()
+
+    def _grow(self) -> None:
+        """Add threads while work lies there that no thread takes; ends when none does."""
+        taken = -1
+        while True:
+            with self._lock:
+                waiting = self._work.qsize()
+                if not waiting or self._closing.is_set():
+                    self._watch = None
+                    return
+                if self._taken == taken:
+                    have = len(self._threads)
+                    for _ in range(min(waiting, have, _MOST_THREADS - have)):
+                        self._add_thread()
+                taken = self._taken
+            self._closing.wait(_STALL_S)
+
+    def _next(self) -> Callable[[], object] | None:
+        """Wait for work; None when the thread is to end."""
+        while True:
+            try:
+                return self._work.get(timeout=_SPARE_S if len(self._threads) > self._limit else None)
+            except queue.Empty:
+                with self._lock:
+                    if len(self._threads) > self._limit and self._work.empty():
+                        if self._idle > 0:  # 0 when another thread took the work that this one was spoken for
+                            self._idle -= 1
+                        self._threads.remove(threading.current_thread())
+                        return None
 
     def _serve(self) -> None:
         while True:
-            work = self._work.get()
+            work = self._next()
             if work is None:
                 return
+            self._taken += 1  # that it changes is all that counts
             try:
                 work()
             except BaseException:
@@ -163,12 +211,14 @@ class StepRunner:
     def close(self) -> None:
         """Let the pool finish what it has and end its threads; more work is refused. Closing again does nothing."""
         with self._lock:
-            if self._closed:
+            if self._closing.is_set():
                 return
-            self._closed = True
-            threads = list(self._threads)
+            self._closing.set()
+            threads, watch = list(self._threads), self._watch
         for _ in threads:
             self._work.put(None)
+        if watch is not None:
+            watch.join(_JOIN_S)
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(_JOIN_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -152,6 +153,30 @@ def test_closing_a_session_ends_its_steps_with_the_text(target: ServerProcess, c
         for call in calls:
             assert call.code().value[0] == 1
             assert call.details() == "Step was cancelled by an explicit call to `Session::Close()`."
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_steps_that_never_end_leave_room_for_the_first_step_of_another(target: ServerProcess, what: str) -> None:
+    """More endless steps than the machine has processors; a step that was never measured needs a thread, too."""
+    nodes, functions = ENDLESS[what]()
+    with connect(target.target) as client, connect(target.target) as other:
+        handle = client.session(*nodes, functions=functions)
+        request = step_request(handle, ["end:0"]).SerializeToString()
+        calls = [client.future("RunStep", request) for _ in range((os.cpu_count() or 1) + 6)]
+        time.sleep(0.3)
+        started = time.monotonic()
+        second = other.session(const("c", 1.0), *queue_nodes(b""))
+        assert other.run(second, ["c:0"]) == {"c:0": 1.0}
+        waiting = other.future("RunStep", step_request(second, ["take:0"]).SerializeToString())
+        other.step(second, target=["put"], feed={"value:0": 1.0})
+        assert waiting.result(10)
+        assert time.monotonic() - started < 3.0  # several steps, each of which is to take less than one second
+        assert not any(call.done() for call in calls)
+        client.call("CloseSession", session_handle=handle)
+        assert {call.code().value[0] for call in calls} == {1}
+    threads = vitals(target).threads
+    until(lambda: is_idle(target), "the server rests")
+    until(lambda: vitals(target).threads < threads, "the threads that were added end", 30)
 
 
 def test_reset_ends_steps_that_wait(target: ServerProcess, client: Wire) -> None:

@@ -16,7 +16,7 @@ from tests.graph.graphs import FLOAT, INT32, const, function_def, graph_def, ide
 from tests.graph.test_prune import CASES
 from tests.interop.programs import CPU, FROM
 from tests.interop.raw import Refused, Wire, connect
-from tests.master.harness import step_request
+from tests.master.harness import array, step_request
 
 UNFED = "You must feed a value for placeholder tensor 'x' with dtype float\n\t [[{{node x}}]]"
 
@@ -103,6 +103,17 @@ def test_8_a_call_whose_deadline_passes_or_that_is_cancelled_takes_no_element(cl
     client.step(handle, target=["put"], feed={"value:0": 3.0})
     assert client.run(handle, ["size:0"]) == {"size:0": 1}
     assert client.run(handle, ["take:0"]) == {"take:0": 3.0}
+
+
+def test_a_queue_without_a_shared_name_is_its_sessions_own(client: Wire) -> None:
+    first, second = client.session(*queue_nodes()), client.session(*queue_nodes())
+    client.step(first, target=["put"], feed={"value:0": 3.0})
+    assert client.run(second, ["size:0"]) == {"size:0": 0}
+    waiting = client.future("RunStep", step_request(second, ["take:0"]).SerializeToString())
+    client.call("CloseSession", session_handle=first)
+    client.step(second, target=["put"], feed={"value:0": 4.0})
+    (answer,) = wire.RunStepResponse.FromString(waiting.result()).tensor
+    assert array(answer.tensor) == 4.0
 
 
 def test_11_an_empty_graph_makes_a_session_and_devices_are_all_local(client: Wire) -> None:

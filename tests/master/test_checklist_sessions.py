@@ -145,6 +145,20 @@ def test_18_reset_of_a_container_keeps_the_others(master: Caller) -> None:
 
 
 @needs_queues
+def test_22_a_queue_without_a_shared_name_is_its_sessions_own(master: Caller) -> None:
+    nodes = [
+        node("q", "FIFOQueueV2", component_types=[FLOAT]),
+        const("c", 1.0),
+        node("put", "QueueEnqueueV2", "q", "c", Tcomponents=[FLOAT]),
+        node("size", "QueueSizeV2", "q"),
+    ]
+    first, second = master.session(*nodes), master.session(*nodes)
+    master.step(first, target=["put"])
+    master.call("CloseSession", session_handle=master.session(*nodes))
+    assert [master.run(handle, ["size:0"]) for handle in (first, second)] == [[1], [0]]
+
+
+@needs_queues
 def test_17_reset_ends_steps_that_wait_with_the_text(master: Caller) -> None:
     queue = node("q", "FIFOQueueV2", component_types=[FLOAT], container=b"c", shared_name=b"of_reset")
     handle = master.session(queue, node("take", "QueueDequeueV2", "q", component_types=[FLOAT]))

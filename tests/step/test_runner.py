@@ -133,6 +133,49 @@ def test_two_long_steps_run_side_by_side(runner):
         assert ended.acquire(timeout=10)
 
 
+def test_the_pool_grows_while_long_steps_hold_all_of_it(runner):
+    """Work behind steps that do not end begins all the same; the threads for it end when they are idle."""
+    gate, ended = threading.Event(), threading.Event()
+    for _ in range(20):
+        runner.hand_over(gate.wait)
+    runner.hand_over(ended.set)
+    assert ended.wait(10)
+    assert not gate.is_set()
+    gate.set()
+    assert _until(lambda: len(runner._threads) == 2 and runner._idle == 2)
+    barrier = threading.Barrier(3, timeout=10)
+    for _ in range(2):
+        runner.hand_over(barrier.wait)
+    barrier.wait()
+
+
+def test_a_pool_whose_work_goes_on_does_not_grow(runner):
+    ended = threading.Semaphore(0)
+    for _ in range(40):
+        runner.hand_over(lambda: (time.sleep(0.01), ended.release()))
+    for _ in range(40):
+        assert ended.acquire(timeout=10)
+    # A busy machine may hold both threads up for longer than that once.
+    assert runner._started <= 4
+
+
+def test_closing_ends_the_threads_of_a_pool_that_has_grown(no_leaks):
+    runner = StepRunner(1)
+    gate = threading.Event()
+    for _ in range(10):
+        runner.hand_over(gate.wait)
+    assert _until(lambda: len(runner._threads) > 3)
+    gate.set()
+    runner.close()
+
+
+def _until(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
 def test_work_that_fails_is_logged_and_the_thread_lives_on(runner, caplog):
     ended = threading.Event()
     runner.hand_over(lambda: 1 / 0)
