@@ -159,8 +159,8 @@ class Master:
         with self._lock:
             sessions = list(self.sessions.values())
             self.sessions.clear()
-        # Steps are cancelled before what they wait for is taken away: they end with CANCELLED, and not with what a queue
-        # says that has been closed.
+        # Steps are cancelled before what they wait for is taken away: they end with CANCELLED, and not with what a
+        # closed queue says.
         closing = [(session, session.close(CLOSED_BY_CLIENT)) for session in sessions]
         self.task.clear(containers)
         logger.info("reset", extra={"containers": ",".join(containers) or "default", "sessions": len(sessions)})

@@ -94,7 +94,7 @@ def delay_since(server: ServerProcess, before: dict[str, int]) -> float:
 class Waits:
     """What a second client met: the longest time a step took, how many there were, and what went wrong.
 
-    The time that a thread of the server waited for a processor does not count: other programs on a busy machine took it.
+    The time that a thread of the server waited for a processor does not count: others on a busy machine took it.
     """
 
     longest_s: float = 0.0
