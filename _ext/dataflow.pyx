@@ -47,6 +47,7 @@ from runtime._ext.invoke cimport (
 )
 from runtime._ext.predicates cimport choice_of
 from runtime._ext.step_context cimport StepContext
+from runtime._ext.turns cimport give_turn
 
 from runtime._ext.errors import Internal
 
@@ -56,10 +57,9 @@ cdef extern from "Python.h":
     object PyObject_Vectorcall(PyObject *callable, PyObject **args, size_t nargsf, PyObject *kwnames)
     int Py_EnterRecursiveCall(const char *where) except -1
     void Py_LeaveRecursiveCall()
-    int PyErr_CheckSignals() except -1
 
 cdef enum:
-    # Nodes after which the GIL is offered to other threads (see `runtime._ext.program`).
+    # Nodes after which it is looked at whether others shall have the GIL (see `runtime._ext.program`).
     NODES_PER_TURN = 512
 
 
@@ -223,6 +223,7 @@ cdef class DataflowRun:
         """Process what is ready and what has come in until there is neither."""
         cdef Ready ready
         cdef int turn = NODES_PER_TURN
+        cdef long long last_turn_ns = 0
         cdef StepContext step = self.step
         while True:
             if self._inbox:
@@ -238,9 +239,7 @@ cdef class DataflowRun:
             turn -= 1
             if turn == 0:
                 turn = NODES_PER_TURN
-                PyErr_CheckSignals()
-                with nogil:
-                    pass
+                give_turn(&last_turn_ns)
 
     cdef int _accept_inbox(self) except -1:
         """Take in the results of asynchronous kernels and the feeds of partial runs."""

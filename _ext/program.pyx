@@ -28,6 +28,7 @@ from runtime._ext.invoke cimport (
 from runtime._ext.kernel_abi cimport KernelCall
 from runtime._ext.predicates cimport truth_of
 from runtime._ext.step_context cimport StepContext
+from runtime._ext.turns cimport give_turn
 
 import numpy
 
@@ -53,14 +54,13 @@ cdef extern from *:
 cdef extern from "Python.h":
     int Py_EnterRecursiveCall(const char *where) except -1
     void Py_LeaveRecursiveCall()
-    int PyErr_CheckSignals() except -1
     object PySequence_Fast(object value, const char *message)
 
 cdef enum:
     # Frames kept for the next runs of a program: more than run at once on a usual machine, and they hold no tensors.
     MAX_POOLED_FRAMES = 8
-    # Compiled kernels do not pass through the interpreter, which is where a thread lets others have the GIL; so it is
-    # offered after this many instructions (some 30 microseconds of small kernels).
+    # Compiled kernels do not pass through the interpreter, which is where a thread lets others have the GIL; so whether
+    # it is time to offer it is looked at after this many instructions (some 30 microseconds of small kernels).
     INSTRUCTIONS_PER_TURN = 1024
 
 
@@ -334,6 +334,7 @@ cdef class Program:
     cdef int _run(self, StepContext step, PyObject **inputs, PyObject **outputs, PyObject **slots) except -1:
         cdef int pc = 0, i
         cdef int turn = INSTRUCTIONS_PER_TURN
+        cdef long long last_turn_ns = 0
         cdef bint traced = step.trace is not None
         cdef object started = None
         cdef Instruction *op = self._code
@@ -377,9 +378,7 @@ cdef class Program:
                     turn -= 1
                     if turn == 0:
                         turn = INSTRUCTIONS_PER_TURN
-                        PyErr_CheckSignals()
-                        with nogil:
-                            pass
+                        give_turn(&last_turn_ns)
             finally:
                 Py_LeaveRecursiveCall()
         except BaseException as error:
@@ -471,6 +470,7 @@ def run_while(Program condition not None, Program body not None, StepContext ste
     cdef list values = list(args)
     cdef list verdict, results
     cdef int turns = 0
+    cdef long long last_turn_ns = 0
     if condition.num_fetches != 1 or not len(values) == condition.num_feeds == body.num_feeds == body.num_fetches:
         raise ValueError(f"a loop over {len(values)} values has a condition from {condition.num_feeds} to "
                          f"{condition.num_fetches} and a body from {body.num_feeds} to {body.num_fetches} values")
@@ -486,6 +486,4 @@ def run_while(Program condition not None, Program body not None, StepContext ste
         turns += body.num_instructions + condition.num_instructions + 1
         if turns >= INSTRUCTIONS_PER_TURN:
             turns = 0
-            PyErr_CheckSignals()
-            with nogil:
-                pass
+            give_turn(&last_turn_ns)
