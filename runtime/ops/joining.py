@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from runtime.graph.node import Node
     from runtime.step.environment import KernelEnv
 
+# From this size on it is asked whether the memory could be had.
+_LARGE_BYTES = 1 << 30
+
 
 # --- joining and splitting -------------------------------------------------------------------------------------------
 
@@ -271,10 +274,14 @@ def _broadcast_to(node: Node, env: KernelEnv) -> Callable[..., Any]:
             raise InvalidArgument(f"Rank of input ({tensor.ndim}) must be no greater than rank of output shape "
                                   f"({len(dims)}).")
         try:
-            return xp.broadcast_to(tensor, dims)
+            spread = xp.broadcast_to(tensor, dims)
         except ValueError:
             raise InvalidArgument(f"Incompatible shapes: {format_shape(tensor.shape)} vs. "
                                   f"{format_shape(tuple(dims))}") from None
+        if spread.nbytes >= _LARGE_BYTES:
+            # A view takes no memory, but whoever reads it takes the time: refuse what could not be there.
+            xp.empty(spread.shape, spread.dtype)
+        return spread
 
     return run
 
