@@ -5,24 +5,26 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime import wire
 from runtime._ext.errors import Aborted, FailedPrecondition, InvalidArgument, Unimplemented
 from runtime.devices.device import Device
 from runtime.graph.device_spec import DeviceSpec, parse
 from runtime.master.config import SessionConfig, propagated_task
+from runtime.master.ending import CLOSE_WAIT_S, CLOSED_BY_CLIENT, SERVER_STOPPED
 from runtime.master.request_ids import RequestIds
-from runtime.master.session import CLOSE_WAIT_S, CLOSED_BY_CLIENT, MasterSession
 from runtime.master.task import Task
 from runtime.step.runner import StepRunner
+
+if TYPE_CHECKING:
+    from runtime.master.session import MasterSession
 
 __all__ = ["Master"]
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_STEP_LIMIT = 512
-SERVER_STOPPED = "Step was cancelled because the server is stopping."
 
 
 class Master:
@@ -93,6 +95,9 @@ class Master:
         FailedPrecondition
             If the master is closed.
         """
+        # Graphs, the compiler and their kind load with the first session: a quarter of a server's time to its start.
+        from runtime.master.session import MasterSession
+
         config = wire.ConfigProto() if config is None else config
         options = SessionConfig.from_proto(config)
         own = self.task

@@ -29,16 +29,16 @@ from runtime.devices.device import Device
 from runtime.edge.auth import is_local
 from runtime.edge.plane import Handler, Immediate
 from runtime.graph.device_spec import DeviceSpec
+from runtime.master.ending import CLOSE_WAIT_S, timed_out
 from runtime.master.master import Master
-from runtime.master.metadata import step_metadata
-from runtime.master.session import CLOSE_WAIT_S, MasterSession, timed_out
-from runtime.master.steps import PreparedStep, StepOptions
 from runtime.master.task import Task
 from runtime.step.files import FileAccess
 
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
     from runtime.config import Settings
+    from runtime.master.session import MasterSession
+    from runtime.master.steps import PreparedStep
 
 __all__ = ["MasterService", "create_plane"]
 
@@ -200,6 +200,8 @@ class MasterService:
             return _failed_step(call, error)
 
     async def _prepare(self, session: MasterSession, call: RunStepCall) -> PreparedStep:
+        from runtime.master.steps import StepOptions
+
         options = StepOptions.parse(call.options)
         feeds, fetches, targets = call.feed_names, call.fetches, call.targets
         pending = session.steps.pending(feeds, fetches, targets)
@@ -212,6 +214,8 @@ class MasterService:
         self, session: MasterSession, prepared: PreparedStep, feeds: Sequence[Any]
     ) -> tuple[list[Any], bytes | None]:
         """Run a step that may take long or wait: outputs and serialized RunMetadata."""
+        from runtime.master.metadata import step_metadata
+
         waiting = _Waiting()
         step = session.begin(trace=prepared.options.trace)
         session.start(prepared, step, feeds, waiting.done)
@@ -233,6 +237,8 @@ class MasterService:
         return wire.PartialRunSetupResponse(partial_run_handle=handle).SerializeToString()
 
     async def _run_partially(self, session: MasterSession, call: RunStepCall) -> bytes:
+        from runtime.master.steps import StepOptions
+
         options = StepOptions.parse(call.options)
         if options.collective_key:
             raise InvalidArgument(

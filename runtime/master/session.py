@@ -16,7 +16,6 @@ import numpy as np
 from runtime._ext.errors import (
     Aborted,
     Cancelled,
-    DeadlineExceeded,
     Error,
     FailedPrecondition,
     Internal,
@@ -33,6 +32,7 @@ from runtime.graph.prune import Selection, feed_endpoint, select
 from runtime.graph.validate import check_node, type_label
 from runtime.master.callables import CallableTable
 from runtime.master.config import SessionConfig
+from runtime.master.ending import CLOSE_WAIT_S, CLOSED_BY_CLIENT, timed_out
 from runtime.master.metadata import step_metadata
 from runtime.master.partial_run import PartialRuns
 from runtime.master.steps import PreparedStep, Signature, StepOptions, StepTable
@@ -44,15 +44,10 @@ if TYPE_CHECKING:
     from runtime.step.compile import CompiledStep
     from runtime.step.runner import StepRunner
 
-__all__ = ["CLOSE_WAIT_S", "MasterSession"]
+__all__ = ["MasterSession"]
 
 logger = logging.getLogger(__name__)
 
-CLOSE_WAIT_S = 30.0
-"""How long closing a session waits for its steps after cancelling them, in seconds. A kernel that ignores its
-cancellation for longer keeps its step; the session is gone all the same."""
-
-CLOSED_BY_CLIENT = "Step was cancelled by an explicit call to `Session::Close()`."
 _STEP_ID_BITS = 57
 
 Done = Callable[[list[Any] | None, BaseException | None], None]
@@ -515,14 +510,6 @@ def _datatype(array: Any) -> int:
         return int(from_numpy(array.dtype))
     except ValueError as error:
         raise InvalidArgument(str(error)) from None
-
-
-def timed_out(timeout_s: float) -> DeadlineExceeded:
-    """Return the error of a step that ran into its limit."""
-    return DeadlineExceeded(
-        f"The step did not end within its limit of {timeout_s * 1000:g} ms "
-        "(RunOptions.timeout_in_ms, or ConfigProto.operation_timeout_in_ms)"
-    )
 
 
 def feed_type_error(task: str, node: Node, slot: int, kind: int, expected: int) -> Error:

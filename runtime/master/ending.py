@@ -1,0 +1,26 @@
+"""How steps and sessions end before their time: the waits and the words.
+
+Apart from the session's module, which needs the whole graph plane: a server that waits for its first client has not
+loaded that yet.
+"""
+
+from __future__ import annotations
+
+from runtime._ext.errors import DeadlineExceeded
+
+__all__ = ["CLOSED_BY_CLIENT", "CLOSE_WAIT_S", "SERVER_STOPPED", "timed_out"]
+
+CLOSE_WAIT_S = 30.0
+"""How long closing a session waits for its steps after cancelling them, in seconds. A kernel that ignores its
+cancellation for longer keeps its step; the session is gone all the same."""
+
+CLOSED_BY_CLIENT = "Step was cancelled by an explicit call to `Session::Close()`."
+SERVER_STOPPED = "Step was cancelled because the server is stopping."
+
+
+def timed_out(timeout_s: float) -> DeadlineExceeded:
+    """Return the error of a step that ran into its limit."""
+    return DeadlineExceeded(
+        f"The step did not end within its limit of {timeout_s * 1000:g} ms "
+        "(RunOptions.timeout_in_ms, or ConfigProto.operation_timeout_in_ms)"
+    )
