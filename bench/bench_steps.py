@@ -1,8 +1,8 @@
 """Steps over gRPC: this server beside TensorFlow's own, one TensorFlow client, one interleaved run.
 
-``python -m runtime.bench.bench_steps [--seconds S] [--cases A,B] [--json FILE]`` starts both servers in processes of
-their own and reports the time of a call as ours/TensorFlow's: below one is faster. The 10th percentile is the figure to
-believe on a shared machine.
+``python -m runtime.bench.bench_steps [--seconds S] [--cases A,B] [--transport NAME] [--json FILE]`` starts both
+servers in processes of their own and reports the time of a call as ours/TensorFlow's: below one is faster. The 10th
+percentile is the figure to believe on a shared machine.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ CASES = ("constant", "small", "callable", "chain[1]", "chain[100]", "chain[1000]
          "large[1MB]", "large[16MB]", "large[64MB]", "mlp-adam[128]", "small-8-threads")
 
 
-def run(cases: list[str], seconds: float) -> list[dict[str, Any]]:
+def run(cases: list[str], seconds: float, transport: str) -> list[dict[str, Any]]:
     """Return one row per case: the servers' times and the ratio of their 10th percentiles and medians."""
     rows: list[dict[str, Any]] = []
-    with BenchServers() as servers:
+    with BenchServers("--transport", transport) as servers:
         spec = {"targets": servers.targets, "cases": cases, "seconds": seconds}
         client = subprocess.Popen([peer_python(), str(CLIENT), json.dumps(spec)], stdout=subprocess.PIPE, text=True)
         assert client.stdout is not None
@@ -49,9 +49,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="measured time per case and server")
     parser.add_argument("--cases", default=",".join(CASES), help="comma-separated, out of: " + ", ".join(CASES))
+    parser.add_argument("--transport", default="native", choices=("native", "grpc"), help="of our server")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
-    rows = run(options.cases.split(","), options.seconds)
+    rows = run(options.cases.split(","), options.seconds, options.transport)
     print_table(
         "steps, TensorFlow client; times in us",
         ["case", "ours p10", "TensorFlow p10", "ratio p10", "ours median", "TensorFlow median", "ratio median"],
@@ -60,7 +61,8 @@ def main() -> None:
          for row in rows],
     )
     if options.json:
-        write_json(options.json, {"benchmark": "steps", "environment": environment(), "rows": rows})
+        write_json(options.json, {"benchmark": "steps", "transport": options.transport, "environment": environment(),
+                                  "rows": rows})
 
 
 if __name__ == "__main__":

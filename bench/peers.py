@@ -70,19 +70,25 @@ def start_peer() -> tuple[subprocess.Popen[str], str]:
 class BenchServers:
     """Both servers, started on entry and killed on exit.
 
+    Parameters
+    ----------
+    *flags : str
+        For ``tensor-runtime serve``.
+
     Attributes
     ----------
     targets : dict
         ``ours`` and ``tensorflow`` to their ``grpc://`` targets.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *flags: str) -> None:
+        self._flags = flags
         self.targets: dict[str, str] = {}
         self.processes: dict[str, subprocess.Popen[str]] = {}
 
     def __enter__(self) -> Self:
         try:
-            self.processes["ours"], self.targets["ours"] = start_ours()
+            self.processes["ours"], self.targets["ours"] = start_ours(*self._flags)
             self.processes["tensorflow"], self.targets["tensorflow"] = start_peer()
         except BaseException:
             self._stop()
