@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-__all__ = ["BenchServers", "peer_python", "start_ours", "start_peer"]
+__all__ = ["BenchServers", "client_rows", "peer_python", "start_ours", "start_peer"]
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 120.0
@@ -106,3 +109,28 @@ class BenchServers:
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
+
+
+def client_rows(program: str, spec: dict[str, Any], timeout_s: float) -> Iterator[dict[str, Any]]:
+    """Run a client program of ``bench/clients`` in TensorFlow's interpreter; yield the JSON objects that it prints.
+
+    Raises
+    ------
+    SystemExit
+        If it fails or is not done after ``timeout_s`` seconds, when it is killed.
+    """
+    command = [peer_python(), str(ROOT / "bench" / "clients" / program), json.dumps(spec)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout is not None
+        timer = threading.Timer(timeout_s, client.kill)
+        timer.start()
+        try:
+            for line in client.stdout:
+                if line.startswith("{"):
+                    yield json.loads(line)
+            status = client.wait()
+        finally:
+            timer.cancel()
+            client.kill()
+    if status != 0:
+        raise SystemExit(f"{program} ended with status {status}; it may take {timeout_s:.0f} s")

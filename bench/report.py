@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["environment", "print_table", "write_json"]
+__all__ = ["add_ratios", "environment", "print_table", "spread", "write_json"]
 
 
 def environment() -> dict[str, Any]:
@@ -52,6 +52,24 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
     for row in cells:
         print("  ".join(cell.ljust(width) if index == 0 else cell.rjust(width)
                         for index, (cell, width) in enumerate(zip(row, widths, strict=True))))
+
+
+def add_ratios(row: dict[str, Any]) -> dict[str, Any]:
+    """Add ours/TensorFlow's to a row that holds both ``servers``, and return it.
+
+    ``ratio_p10`` and ``ratio_median`` are of the whole run, ``ratio_low`` and ``ratio_high`` the least and the greatest
+    ratio of 10th percentiles over its fifths.
+    """
+    ours, peer = row["servers"]["ours"], row["servers"]["tensorflow"]
+    parts = [mine / other for mine, other in zip(ours["p10_parts_us"], peer["p10_parts_us"])]
+    row.update(ratio_p10=ours["p10_us"] / peer["p10_us"], ratio_median=ours["median_us"] / peer["median_us"],
+               ratio_low=min(parts), ratio_high=max(parts))
+    return row
+
+
+def spread(row: dict[str, Any]) -> str:
+    """Return the least and the greatest ratio of a row as text."""
+    return f"{row['ratio_low']:.2f} - {row['ratio_high']:.2f}"
 
 
 def _cell(value: Any) -> str:

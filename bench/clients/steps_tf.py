@@ -2,8 +2,7 @@
 
 Runs in the interpreter that has TensorFlow: ``python steps_tf.py SPEC.json``, where the specification is
 ``{"targets": {name: "grpc://..."}, "cases": [names], "seconds": per case and server}``. Prints one JSON object per
-line and case: for every server the times of a call in microseconds (p10, median, mean) and the number of calls. The
-servers take turns in short blocks, so that a slow phase of the machine hits all of them.
+line and case: for every server what `interleaved.summary` says, and the time of the first call.
 """
 
 import json
@@ -16,6 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
+from interleaved import measure, percentile, summary
 
 tf1 = tf.compat.v1
 tf1.disable_eager_execution()
@@ -92,36 +92,6 @@ def while_loop(iterations):
     return build
 
 
-def mlp(batch):
-    """One Adam step of a 784-512-512-10 classifier."""
-
-    def build():
-        rng = np.random.default_rng(0)
-        x = tf1.placeholder(tf.float32, [None, 784])
-        labels = tf1.placeholder(tf.int32, [None])
-        layer = x
-        for index, (rows, columns) in enumerate([(784, 512), (512, 512), (512, 10)]):
-            start = (rng.standard_normal((rows, columns)) * 0.05).astype("f4")
-            weights = tf1.get_variable(f"w{index}", initializer=start)
-            bias = tf1.get_variable(f"b{index}", initializer=np.zeros(columns, "f4"))
-            layer = tf1.nn.bias_add(tf1.matmul(layer, weights), bias)
-            if index < 2:
-                layer = tf1.nn.relu(layer)
-        loss = tf1.reduce_mean(tf1.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=layer))
-        train = tf1.train.AdamOptimizer(1e-3).minimize(loss)
-        init = tf1.global_variables_initializer()
-        images = rng.standard_normal((batch, 784)).astype("f4")
-        digits = rng.integers(0, 10, batch).astype("i4")
-
-        def make(session):
-            session.run(init)
-            return lambda: session.run([train, loss], {x: images, labels: digits})
-
-        return make
-
-    return build
-
-
 CASES = {
     "constant": constant_fetch,
     "small": small_step,
@@ -134,42 +104,7 @@ CASES = {
     "large[16MB]": large(16),
     "large[64MB]": large(64),
     "while[1000]": while_loop(1000),
-    "mlp-adam[128]": mlp(128),
 }
-
-
-def percentile(values, fraction):
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * fraction))]
-
-
-def summary(times):
-    return {
-        "p10_us": percentile(times, 0.1) * 1e6,
-        "median_us": percentile(times, 0.5) * 1e6,
-        "mean_us": sum(times) / len(times) * 1e6,
-        "calls": len(times),
-    }
-
-
-def measure(calls, seconds):
-    """Call every function in turn, in blocks of about 50 ms, for `seconds` each."""
-    times = {name: [] for name in calls}
-    for call in calls.values():
-        for _ in range(5):
-            call()
-    spent = dict.fromkeys(calls, 0.0)
-    while min(spent.values()) < seconds:
-        for name, call in calls.items():
-            block = 0.0
-            while block < 0.05:
-                start = time.perf_counter()
-                call()
-                took = time.perf_counter() - start
-                times[name].append(took)
-                block += took
-            spent[name] += block
-    return times
 
 
 def threads_case(targets, seconds, count=8):
