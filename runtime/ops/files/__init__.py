@@ -1,0 +1,1 @@
+"""Formats of the files that graph ops read records from."""
