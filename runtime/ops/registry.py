@@ -75,6 +75,7 @@ FAMILIES = (
     "runtime.ops.tensor_lists",
     "runtime.ops.tensor_list_slices",
     "runtime.ops.tensor_arrays",
+    "runtime.ops.optionals",
     "runtime.ops.checkpoints",
     "runtime.ops.summaries",
     "runtime.ops.strings",

@@ -21,7 +21,7 @@ from runtime.ops.state.tensor_array import MAX_ELEMENTS
 if TYPE_CHECKING:
     from runtime.ops.registry import Shape
 
-__all__ = ["TYPE_NAME", "TensorList", "check_length", "zeros_of"]
+__all__ = ["TYPE_NAME", "TensorList", "check_length", "sum_of", "zeros_of"]
 
 TYPE_NAME = "tensorflow::TensorList"
 """How a list is marked on the wire."""
@@ -165,7 +165,7 @@ class TensorList:
             raise InvalidArgument("Trying to add two lists of tensors with different lengths. One is "
                                   f"{self.length} and the other is {other.length}")
         return TensorList(self.dtype, merge(self.element_shape, other.element_shape),
-                          map(_sum, self.elements(), other.elements()), self.max_num_elements)
+                          map(sum_of, self.elements(), other.elements()), self.max_num_elements)
 
     # The wire
 
@@ -246,7 +246,14 @@ def zeros_of(element: Any, dtype: DataType) -> Any:
     return np.zeros_like(element)
 
 
-def _sum(left: Any, right: Any) -> Any:
+def sum_of(left: Any, right: Any) -> Any:
+    """Return the sum of two tensors of one type; None stands for zeros.
+
+    Raises
+    ------
+    InvalidArgument
+        If their shapes differ.
+    """
     if left is None or right is None:
         return right if left is None else left
     if left.shape != right.shape:
