@@ -1,4 +1,4 @@
-"""Gathering, scattering and selecting."""
+"""Gathering, one-hot and selecting."""
 
 from __future__ import annotations
 
@@ -177,62 +177,6 @@ def _gather_nd(node: Node, env: KernelEnv) -> Callable[..., Any]:
     return run
 
 
-# --- scattering ------------------------------------------------------------------------------------------------------
-
-
-@kernel("ScatterNd", host=(2,))
-def _scatter_nd(node: Node, env: KernelEnv) -> Callable[..., Any]:
-    xp = env.xp
-    datatype = node.output_types[0]
-
-    def run(indices: Any, updates: Any, shape: Any) -> Any:
-        dims = tuple(shape.reshape(-1).tolist())
-        if indices.ndim < 1:
-            raise InvalidArgument(f"Indices shape must have rank at least one. Found:{format_shape(indices.shape)}")
-        if updates.ndim < 1:
-            raise InvalidArgument(f"Updates shape must have rank at least one. Found:{format_shape(updates.shape)}")
-        depth = indices.shape[-1]
-        batch = indices.shape[:-1]
-        if 0 in dims and (indices.size or updates.size):
-            raise InvalidArgument("Indices and updates specified for empty output.  indices shape: "
-                                  f"{format_shape(indices.shape)}")
-        if updates.shape[:len(batch)] != batch:
-            raise InvalidArgument(f"Dimensions [0,{len(batch)}) of indices[shape={format_shape(indices.shape)}] "
-                                  f"must match dimensions [0,{len(batch)}) of "
-                                  f"updates[shape={format_shape(updates.shape)}]")
-        if depth > len(dims) or updates.shape[len(batch):] != dims[depth:]:
-            raise InvalidArgument(f"Dimensions [{depth},{len(dims)}) of input[shape={format_shape(dims)}] must match "
-                                  f"dimensions [{len(batch)},{updates.ndim}) of updates[shape="
-                                  f"{format_shape(updates.shape)}]")
-        if not depth and updates.size:
-            raise InvalidArgument("Indices and updates specified for empty output shape")
-        result = zeros(xp, dims, datatype)
-        if not updates.size:
-            return result
-        columns = [indices[..., axis] for axis in range(depth)]
-        for axis, column in enumerate(columns):
-            wrong = (column < 0) | (column >= dims[axis])
-            if wrong.any():
-                first = tuple(int(item) for item in xp.argwhere(_any_wrong(columns, dims))[0])
-                found = ", ".join(str(int(item)) for item in indices[first])
-                raise InvalidArgument(f"indices[{','.join(map(str, first))}] = [{found}] does not index into shape "
-                                      f"{format_shape(dims)}")
-        if base(datatype) is DataType.STRING:
-            result[tuple(columns)] = updates
-        elif base(datatype) is DataType.BOOL:
-            xp.logical_or.at(result, tuple(columns), updates)
-        else:
-            xp.add.at(result, tuple(columns), updates)
-        return result
-
-    return run
-
-
-def _any_wrong(columns: Sequence[Any], dims: Sequence[int]) -> Any:
-    wrong = (columns[0] < 0) | (columns[0] >= dims[0])
-    for column, dim in zip(columns[1:], dims[1:]):
-        wrong = wrong | (column < 0) | (column >= dim)
-    return wrong
 
 
 def _one_hot_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:

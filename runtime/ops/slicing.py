@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from runtime.graph.node import Node
     from runtime.step.environment import KernelEnv
 
-__all__ = ["StridedSpec", "strided_spec"]
+__all__ = ["SliceMasks", "StridedSpec", "check_strided", "strided_spec"]
 
 
 @kernel("Slice", shape=same_rank, host=(1, 2))
@@ -66,7 +66,15 @@ class StridedSpec:
         self.shape = shape
 
 
-class _Masks:
+class SliceMasks:
+    """The five masks of a strided slice, from the attrs of its node; bit i is about index i.
+
+    Raises
+    ------
+    InvalidArgument
+        If there is more than one ellipsis.
+    """
+
     __slots__ = ("begin", "ellipsis", "end", "new_axis", "shrink")
 
     def __init__(self, node: Node) -> None:
@@ -84,7 +92,7 @@ def _clamp(value: int, low: int, high: int) -> int:
 
 
 def strided_spec(shape: Sequence[int], begin: Sequence[int], end: Sequence[int], strides: Sequence[int], *,
-                 masks: _Masks) -> StridedSpec:
+                 masks: SliceMasks) -> StridedSpec:
     """Resolve masks, negative numbers and bounds of a strided slice against a shape.
 
     Raises
@@ -131,7 +139,7 @@ def strided_spec(shape: Sequence[int], begin: Sequence[int], end: Sequence[int],
 
 
 def _one_axis(dim: int, position: int, axis: int, begin: Sequence[int], end: Sequence[int], strides: Sequence[int],
-              masks: _Masks, bit: int) -> tuple[Any, int | None]:
+              masks: SliceMasks, bit: int) -> tuple[Any, int | None]:
     """Return what to index one axis with, and the length that is left (None when the axis goes away)."""
     stride = strides[position]
     if stride == 0:
@@ -163,7 +171,14 @@ def _one_axis(dim: int, position: int, axis: int, begin: Sequence[int], end: Seq
     return slice(start, None if stop < 0 else stop, stride), length
 
 
-def _check_vectors(begin: Any, end: Any, strides: Any) -> None:
+def check_strided(begin: Any, end: Any, strides: Any) -> None:
+    """Check that the indices of a strided slice are vectors of one size.
+
+    Raises
+    ------
+    InvalidArgument
+        In TensorFlow's words.
+    """
     if not (begin.ndim == end.ndim == strides.ndim == 1 and begin.size == end.size == strides.size):
         raise InvalidArgument("Expected begin, end, and strides to be 1D equal size tensors, but got shapes "
                               f"{format_shape(begin.shape)}, {format_shape(end.shape)}, and "
@@ -172,12 +187,12 @@ def _check_vectors(begin: Any, end: Any, strides: Any) -> None:
 
 @kernel("StridedSlice", host=(1, 2, 3))
 def _strided_slice(node: Node, env: KernelEnv) -> Callable[..., Any]:
-    masks = _Masks(node)
+    masks = SliceMasks(node)
     constants = [env.constants.get(index) for index in (1, 2, 3)]
     # The indices rarely change, nor does the shape: what they come to is kept for the last shape.
     fixed: list[list[int]] | None = None
     if all(value is not None for value in constants):
-        _check_vectors(*constants)
+        check_strided(*constants)
         fixed = [value.tolist() for value in constants if value is not None]
     last: tuple[tuple[int, ...], StridedSpec] | None = None
 
@@ -191,7 +206,7 @@ def _strided_slice(node: Node, env: KernelEnv) -> Callable[..., Any]:
                 found = last = (tensor.shape, strided_spec(tensor.shape, *fixed, masks=masks))
             spec = found[1]
         else:
-            _check_vectors(begin, end, strides)
+            check_strided(begin, end, strides)
             spec = strided_spec(tensor.shape, begin.tolist(), end.tolist(), strides.tolist(), masks=masks)
         result = tensor[spec.index]
         return result if result.shape == spec.shape else result.reshape(spec.shape)
@@ -202,14 +217,14 @@ def _strided_slice(node: Node, env: KernelEnv) -> Callable[..., Any]:
 @kernel("StridedSliceGrad", host=(0, 1, 2, 3))
 def _strided_slice_grad(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
-    masks = _Masks(node)
+    masks = SliceMasks(node)
     dtype = to_numpy(node.output_types[0])
     is_text = base(node.output_types[0]) is DataType.STRING
 
     def run(shape: Any, begin: Any, end: Any, strides: Any, dy: Any) -> Any:
         if shape.ndim != 1:
             raise InvalidArgument(f"shape must be 1-D, got shape.shape = {format_shape(shape.shape)}")
-        _check_vectors(begin, end, strides)
+        check_strided(begin, end, strides)
         dims = shape.tolist()
         spec = strided_spec(dims, begin.tolist(), end.tolist(), strides.tolist(), masks=masks)
         if dy.shape != spec.shape:

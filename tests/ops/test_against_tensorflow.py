@@ -31,7 +31,7 @@ PEER_TIMEOUT_S = 400.0  # some 40 s for all families on an idle machine of two c
 COVERED = tuple(f"runtime.ops.{name}" for name in (
     "plumbing", "arrays", "joining", "slicing", "indexing", "padding", "sequences", "counting", "elementwise", "unary",
     "reductions", "linalg", "einsum", "diagonals", "decompositions", "strings", "string_conversions",
-    "tensor_arrays", "tensor_lists", "tensor_list_slices",
+    "tensor_arrays", "tensor_lists", "tensor_list_slices", "scatter_nd", "slice_updates", "sparse_segments",
 ))
 """Modules whose every kernel stands in a table."""
 
