@@ -13,6 +13,7 @@ from libc.string cimport memcpy
 
 from runtime._ext.datatypes cimport (DT_BOOL, DT_RESOURCE, DT_STRING, TYPED_BOOL, TYPED_FIXED, TYPED_RAW,
                                      TYPED_STRING, TYPED_VARINT, DataTypeInfo, datatype_info)
+from runtime._ext.turns cimport give_turn
 from runtime._ext.wirefault cimport field_label, raise_wire
 from runtime._ext.wirescan cimport (WIRE_BYTES, WIRE_FIXED32, WIRE_FIXED64, WIRE_OK, WIRE_TRUNCATED, WIRE_VARINT,
                                     Cursor, Span, read_span, read_tag, read_varint, skip_field)
@@ -38,6 +39,9 @@ cdef enum:
     MAX_NDIM = 64
     # Below this the time to hand the interpreter lock over and back is not worth the work done without it.
     NOGIL_BYTES = 256 * 1024
+    # Skimming so much may take milliseconds, when it is many small fields.
+    NOGIL_SKIM_BYTES = 8 * 1024 * 1024
+    STRINGS_PER_TURN = 4096
     # What a bytes object costs beside its bytes.
     BYTES_OBJECT_BYTES = 33
 
@@ -349,8 +353,9 @@ cdef object _decode_content(object owner, DataTypeInfo* info, int datatype, int6
             _charge(budget, n, datatype, scan)
             array = _fresh(info, scan)
             out = <uint8_t*>cnp.PyArray_DATA(array)
-            for i in range(n):
-                out[i] = data[i] != 0
+            with nogil:
+                for i in range(n):
+                    out[i] = data[i] != 0
             return array
     return _view(owner, data, info, scan)
 
@@ -367,6 +372,7 @@ cdef object _decode_string_content(DataTypeInfo* info, int datatype, int64_t n, 
     cdef int64_t i
     cdef object item
     cdef int status
+    cdef long long last_turn_ns = 0
     lengths.base, lengths.p, lengths.end = base, scan.content.p, scan.content.p + scan.content.n
     label = f"TensorProto.tensor_content (field 4) at byte {scan.content.p - base}"
     if n > scan.content.n:
@@ -391,6 +397,8 @@ cdef object _decode_string_content(DataTypeInfo* info, int datatype, int64_t n, 
         incref(<void*>item)
         out[i] = <PyObject*>item
         text += size
+        if i % STRINGS_PER_TURN == STRINGS_PER_TURN - 1:
+            give_turn(&last_turn_ns)
     return array
 
 
@@ -406,6 +414,7 @@ cdef object _decode_string_fields(Span span, DataTypeInfo* info, int datatype, i
     cdef int64_t have = 0
     cdef object item = b""
     cdef int status
+    cdef long long last_turn_ns = 0
     _charge(budget, n * <int64_t>sizeof(void*), datatype, scan)
     array = _fresh(info, scan)
     out = <PyObject**>cnp.PyArray_DATA(array)
@@ -421,6 +430,8 @@ cdef object _decode_string_fields(Span span, DataTypeInfo* info, int datatype, i
                     incref(<void*>item)
                     out[have] = <PyObject*>item
                     have += 1
+                    if have % STRINGS_PER_TURN == 0:
+                        give_turn(&last_turn_ns)
             else:
                 status = skip_field(&c, tag)
         if status:
@@ -489,7 +500,11 @@ cdef object decode_span(object owner, const uint8_t* base, Span span, Budget* bu
     scan.content.p = NULL
     scan.content.n = 0
     c.base, c.p, c.end = base, span.p, span.p + span.n
-    status = _scan_tensor(&c, &scan)
+    if span.n >= NOGIL_SKIM_BYTES:
+        with nogil:
+            status = _scan_tensor(&c, &scan)
+    else:
+        status = _scan_tensor(&c, &scan)
     if status:
         raise_wire(scan.message.decode(), scan.tag, status, &c)
     info = datatype_info(scan.datatype)

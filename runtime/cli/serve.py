@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Free memory goes back to the system after this long without a call; sooner, the next large message would pay for
 # fresh pages again.
-IDLE_TRIM_S = 30.0
+IDLE_TRIM_S = 5.0
 # A flood of one and the same log line becomes one in this many seconds.
 LOG_PERIOD_S = 1.0
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from runtime import wire
-from runtime._ext.errors import Cancelled, Error, Internal, InvalidArgument
+from runtime._ext.errors import Cancelled, Error, Internal, InvalidArgument, ResourceExhausted
 from runtime._ext.step_codec import (
     RunStepCall,
     encode_run_callable_response,
@@ -33,6 +33,7 @@ from runtime.master.ending import CLOSE_WAIT_S, timed_out
 from runtime.master.master import Master
 from runtime.master.task import Task
 from runtime.step.files import FileAccess
+from runtime.step.pool import GrowingPool
 
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
@@ -52,6 +53,12 @@ _LARGE_REQUEST_BYTES = 32 * 1024
 _LARGE_GRAPH_NODES = 200
 _GRAPH_THREADS = 2
 
+# What the loop reads of a step's feeds itself: messages up to this size, as far as their tensors are views or take no
+# more than so many bytes. All else may take long (a message of twenty bytes can announce a gigabyte of one value) and
+# is read in a thread.
+_LOOP_MESSAGE_BYTES = 8 << 20
+_LOOP_FEED_BYTES = 1 << 20
+
 RPC_CANCELLED = "The call was cancelled by the client."
 
 
@@ -66,7 +73,7 @@ class MasterService:
         self._sessions = master.sessions
         self._check_id = master.request_ids.check
         self._runs_here = master.runner.runs_here
-        self._threads = ThreadPoolExecutor(_GRAPH_THREADS, thread_name_prefix="tensor-runtime-graph")
+        self._threads = GrowingPool(_GRAPH_THREADS, "graph")
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
         """Return the handlers by service and method name."""
@@ -94,7 +101,7 @@ class MasterService:
         for session, closing in self.master.close_all():
             await _until_closed(session, closing, grace)
         self.master.close(0.0)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close(wait=False)
 
     # Sessions
 
@@ -146,8 +153,10 @@ class MasterService:
 
     def run_step_at_once(self, request: bytes, context: Any) -> bytes | None:
         """RunStep, where the step is known, waits for nothing and is short; None, without any effect, for all else."""
+        if len(request) > _LOOP_MESSAGE_BYTES:
+            return None
         try:
-            call = scan_run_step(request)
+            call = scan_run_step(request, _LOOP_FEED_BYTES)
         except Error:
             return None
         session = self._sessions.get(call.session_handle)
@@ -172,7 +181,7 @@ class MasterService:
     async def run_step(self, request: bytes, context: Any) -> bytes:
         """RunStep."""
         try:
-            call = scan_run_step(request)
+            call = await self._scan(scan_run_step, request)
         except Error as error:
             part = getattr(error, "call", None)  # what could be read of the request, when a feed is at fault
             if part is None:
@@ -198,6 +207,15 @@ class MasterService:
             return prepared.plan.encode(_run_now(session, prepared, call.feed_values))
         except Exception as error:
             return _failed_step(call, error)
+
+    async def _scan(self, scan: Callable[..., _T], request: bytes) -> _T:
+        """Read a step's message, in a thread where that may take long."""
+        if len(request) <= _LOOP_MESSAGE_BYTES:
+            try:
+                return scan(request, _LOOP_FEED_BYTES)
+            except ResourceExhausted:
+                pass  # too much for the loop; whether it is too much at all is seen below
+        return await self._in_thread(True, lambda: scan(request))
 
     async def _prepare(self, session: MasterSession, call: RunStepCall) -> PreparedStep:
         from runtime.master.steps import StepOptions
@@ -276,8 +294,10 @@ class MasterService:
 
     def run_callable_at_once(self, request: bytes, context: Any) -> bytes | None:
         """RunCallable, where the callable waits for nothing and is short; None, without any effect, for all else."""
+        if len(request) > _LOOP_MESSAGE_BYTES:
+            return None
         try:
-            session_handle, handle, feeds, request_id = scan_run_callable(request)
+            session_handle, handle, feeds, request_id = scan_run_callable(request, _LOOP_FEED_BYTES)
             session = self.master.session(session_handle)
             prepared = session.callables.find(handle)
             session.check_feeds(prepared, feeds)
@@ -291,7 +311,7 @@ class MasterService:
 
     async def run_callable(self, request: bytes, context: Any) -> bytes:
         """RunCallable."""
-        session_handle, handle, feeds, request_id = scan_run_callable(request)
+        session_handle, handle, feeds, request_id = await self._scan(scan_run_callable, request)
         self._check_id(request_id, "RunCallable (Master)", session_handle)
         session = self.master.session(session_handle)
         prepared = session.callables.find(handle)
@@ -313,7 +333,7 @@ class MasterService:
         """Do some work at once, or in a thread when it is large."""
         if not large:
             return work()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return await asyncio.wrap_future(self._threads.submit(work))
 
 
 def _failed_step(call: RunStepCall, error: Exception) -> bytes:

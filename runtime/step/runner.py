@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import queue
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtime._ext import worker_pool
-from runtime._ext.errors import Cancelled
+from runtime.step.pool import GrowingPool
 
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
     from runtime.step.compile import CompiledStep
 
 __all__ = ["StepRunner"]
-
-logger = logging.getLogger(__name__)
 
 Done = Callable[["list[Any] | None", "BaseException | None"], None]
 
@@ -33,15 +27,6 @@ _SMALL_FEED_BYTES = 4096
 # One slow run (another process had the processor) must not count for much; a fast one shows what the step can do.
 _WEIGHT_SLOWER = 0.2
 _WEIGHT_FASTER = 0.5
-
-_JOIN_S = 5.0
-
-# When no thread has taken new work for so long although some lies there, all of them are held by long steps: a loop
-# that never ends must not keep everybody else's steps from beginning.
-_STALL_S = 0.05
-# Threads beyond the pool's size end after so long without work.
-_SPARE_S = 2.0
-_MOST_THREADS = 256
 
 
 class StepRunner:
@@ -58,6 +43,11 @@ class StepRunner:
     short_s : float
         Steps up to this long run in the caller's thread.
 
+    Attributes
+    ----------
+    pool : GrowingPool
+        The step threads.
+
     Notes
     -----
     Safe from several threads. The pool's threads are daemons; `close` ends them, and with the last runner of the
@@ -65,22 +55,8 @@ class StepRunner:
     """
 
     def __init__(self, num_threads: int | None = None, short_s: float = _SHORT_S) -> None:
-        if num_threads is not None and num_threads < 1:
-            raise ValueError(f"num_threads is {num_threads}; at least 1 is needed")
-        self._limit = (
-            num_threads
-            if num_threads is not None
-            else max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2)
-        )
+        self.pool = GrowingPool(num_threads, "step")
         self._short_s = short_s
-        self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._idle = 0
-        self._taken = 0
-        self._started = 0
-        self._watch: threading.Thread | None = None
-        self._closing = threading.Event()
-        self._lock = threading.Lock()
         worker_pool.retain()
 
     def runs_here(self, compiled: CompiledStep, feeds: Sequence[Any] = ()) -> bool:
@@ -146,85 +122,12 @@ class StepRunner:
         Cancelled
             If the runner is closed.
         """
-        with self._lock:
-            if self._closing.is_set():
-                raise Cancelled("the step runner is closed")
-            self._work.put(work)
-            if self._idle > 0:
-                self._idle -= 1  # that thread is spoken for; it counts itself idle again when it is done
-            elif len(self._threads) < self._limit:
-                self._add_thread()
-            elif self._watch is None:
-                self._watch = threading.Thread(target=self._grow, name="step-watch", daemon=True)
-                self._watch.start()
-
-    def _add_thread(self) -> None:
-        thread = threading.Thread(target=self._serve, name=f"step-{self._started}", daemon=True)
-        self._started += 1
-        self._threads.append(thread)
-        thread.start()
-
-    def _grow(self) -> None:
-        """Add threads while work lies there that no thread takes; ends when none does."""
-        taken = -1
-        while True:
-            with self._lock:
-                waiting = self._work.qsize()
-                if not waiting or self._closing.is_set():
-                    self._watch = None
-                    return
-                if self._taken == taken:
-                    have = len(self._threads)
-                    for _ in range(min(waiting, have, _MOST_THREADS - have)):
-                        self._add_thread()
-                taken = self._taken
-            self._closing.wait(_STALL_S)
-
-    def _next(self) -> Callable[[], object] | None:
-        """Wait for work; None when the thread is to end."""
-        while True:
-            try:
-                return self._work.get(timeout=_SPARE_S if len(self._threads) > self._limit else None)
-            except queue.Empty:
-                with self._lock:
-                    if len(self._threads) > self._limit and self._work.empty():
-                        if self._idle > 0:  # 0 when another thread took the work that this one was spoken for
-                            self._idle -= 1
-                        self._threads.remove(threading.current_thread())
-                        return None
-
-    def _serve(self) -> None:
-        while True:
-            work = self._next()
-            if work is None:
-                return
-            self._taken += 1  # that it changes is all that counts
-            try:
-                work()
-            except BaseException:
-                logger.exception("work in a step thread failed")
-            del work  # or the last step's tensors stay until the next one comes
-            with self._lock:
-                if self._work.empty():
-                    self._idle += 1
+        self.pool.hand_over(work)
 
     def close(self) -> None:
         """Let the pool finish what it has and end its threads; more work is refused. Closing again does nothing."""
-        with self._lock:
-            if self._closing.is_set():
-                return
-            self._closing.set()
-            threads, watch = list(self._threads), self._watch
-        for _ in threads:
-            self._work.put(None)
-        if watch is not None:
-            watch.join(_JOIN_S)
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(_JOIN_S)
-                if thread.is_alive():
-                    logger.warning("thread %s is still busy %s s after the runner was closed", thread.name, _JOIN_S)
-        worker_pool.release()
+        if self.pool.close():
+            worker_pool.release()
 
     def __enter__(self) -> StepRunner:
         return self

@@ -142,7 +142,7 @@ def test_the_pool_grows_while_long_steps_hold_all_of_it(runner):
     assert ended.wait(10)
     assert not gate.is_set()
     gate.set()
-    assert _until(lambda: len(runner._threads) == 2 and runner._idle == 2)
+    assert _until(lambda: len(runner.pool._threads) == 2 and runner.pool._idle == 2)
     barrier = threading.Barrier(3, timeout=10)
     for _ in range(2):
         runner.hand_over(barrier.wait)
@@ -156,7 +156,7 @@ def test_a_pool_whose_work_goes_on_does_not_grow(runner):
     for _ in range(40):
         assert ended.acquire(timeout=10)
     # A busy machine may hold both threads up for longer than that once.
-    assert runner._started <= 4
+    assert runner.pool._started <= 4
 
 
 def test_closing_ends_the_threads_of_a_pool_that_has_grown(no_leaks):
@@ -164,7 +164,7 @@ def test_closing_ends_the_threads_of_a_pool_that_has_grown(no_leaks):
     gate = threading.Event()
     for _ in range(10):
         runner.hand_over(gate.wait)
-    assert _until(lambda: len(runner._threads) > 3)
+    assert _until(lambda: len(runner.pool._threads) > 3)
     gate.set()
     runner.close()
 
