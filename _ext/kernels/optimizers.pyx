@@ -48,23 +48,28 @@ cdef extern from "kernels/optimizer_updates.h" nogil:
         double scalars[TRT_MAX_SCALARS]
         int flag
     range_fn trt_update_of(int level, int optimizer, int is_double)
-    void trt_prepare(trt_update *update, int optimizer, int is_double)
+    bint trt_prepare(trt_update *update, int optimizer, int is_double)
 
 cdef extern from *:
     """
-    static inline double trt_load_scalar(const void *data, int is_double)
+    static inline double trt_load_scalar(const void *data, int type)
     {
         double wide;
         float narrow;
-        if (is_double) {
+        npy_int64 count;
+        if (type == NPY_DOUBLE) {
             memcpy(&wide, data, sizeof wide);
             return wide;
+        }
+        if (type == NPY_INT64) {
+            memcpy(&count, data, sizeof count);
+            return (double)count;
         }
         memcpy(&narrow, data, sizeof narrow);
         return narrow;
     }
     """
-    double trt_load_scalar(const void *data, int is_double)
+    double trt_load_scalar(const void *data, int type)
 
 # What a thread does at a time: some 30 microseconds from and to memory.
 cdef enum:
@@ -79,22 +84,36 @@ cdef struct Params:
     int num_scalars
     int scalars[TRT_MAX_SCALARS]   # positions of the scalar inputs
     int grad                       # and of the gradient
+    int step                       # which of the scalars is the int64 step count; -1 for none
     bint by_handle
     int flag
 
 # Optimizer to (number in optimizer_updates.h, slots, inputs after them with "grad" for the gradient, attr that is the
 # flag). The names and their order are those of runtime/ops/optimizers.py.
+cdef tuple _ADAM = ("beta1_power", "beta2_power", "lr", "beta1", "beta2", "epsilon", "grad")
+cdef tuple _RMS = ("lr", "rho", "momentum", "epsilon", "grad")
 cdef dict _OPTIMIZERS = {
     "GradientDescent": (0, 1, ("alpha", "grad"), ""),
     "Momentum": (1, 2, ("lr", "grad", "momentum"), "use_nesterov"),
     "KerasMomentum": (2, 2, ("lr", "grad", "momentum"), "use_nesterov"),
-    "Adam": (3, 3, ("beta1_power", "beta2_power", "lr", "beta1", "beta2", "epsilon", "grad"), "use_nesterov"),
+    "Adam": (3, 3, _ADAM, "use_nesterov"),
     "Adagrad": (4, 2, ("lr", "grad"), "update_slots"),
-    "RMSProp": (5, 3, ("lr", "rho", "momentum", "epsilon", "grad"), ""),
+    "RMSProp": (5, 3, _RMS, ""),
+    "AdagradV2": (6, 2, ("lr", "epsilon", "grad"), "update_slots"),
+    "Adadelta": (7, 3, ("lr", "rho", "epsilon", "grad"), ""),
+    "CenteredRMSProp": (8, 4, _RMS, ""),
+    "AdaMax": (9, 3, ("beta1_power", "lr", "beta1", "beta2", "epsilon", "grad"), ""),
+    "AdamWithAmsgrad": (10, 4, _ADAM, ""),
+    "AddSign": (11, 2, ("lr", "alpha", "sign_decay", "beta", "grad"), ""),
+    "ProximalGradientDescent": (12, 1, ("alpha", "l1", "l2", "grad"), ""),
+    "ProximalAdagrad": (13, 2, ("lr", "l1", "l2", "grad"), ""),
+    "AdagradDA": (14, 3, ("grad", "lr", "l1", "l2", "global_step"), ""),
+    "Ftrl": (15, 3, ("grad", "lr", "l1", "l2", "lr_power"), "multiply_linear_by_lr"),
+    "FtrlV2": (16, 3, ("grad", "lr", "l1", "l2", "l2_shrinkage", "lr_power"), "multiply_linear_by_lr"),
 }
 
 OPS = tuple([prefix + name for name in _OPTIMIZERS for prefix in ("Apply", "ResourceApply")
-             if not (prefix == "Apply" and name == "KerasMomentum")])
+             if not (prefix == "Apply" and name in ("KerasMomentum", "AdamWithAmsgrad"))])
 
 cdef int _FLOAT = 1
 cdef int _DOUBLE = 2
@@ -113,11 +132,14 @@ def select(str op, input_types, output_types, attr):
     params.type_number = cnp.NPY_FLOAT if kind == _FLOAT else cnp.NPY_DOUBLE
     params.flag = bool(attr(flag)) if flag else 0
     params.num_scalars = 0
+    params.step = -1
     place = params.num_slots
     for name in names:
         if name == "grad":
             params.grad = place
         else:
+            if name == "global_step":
+                params.step = params.num_scalars
             params.scalars[params.num_scalars] = place
             params.num_scalars += 1
         place += 1
@@ -132,7 +154,7 @@ cdef int _apply(KernelCall *call) except -1:
     cdef PyObject *grad = call.inputs[params.grad]
     cdef Held held
     cdef trt_update update
-    cdef int i, status
+    cdef int i, status, type_number
     cdef bint is_double = params.type_number == cnp.NPY_DOUBLE
     cdef bint long_work
     cdef Py_ssize_t element_bytes = (2 * params.num_slots + 1) * (8 if is_double else 4)
@@ -142,9 +164,10 @@ cdef int _apply(KernelCall *call) except -1:
         update.scalars[i] = 0.0
     for i in range(params.num_scalars):
         value = call.inputs[params.scalars[i]]
-        if not trt_is_plain(value, params.type_number) or TRT_NDIM(value) != 0:
+        type_number = cnp.NPY_INT64 if i == params.step else params.type_number
+        if not trt_is_plain(value, type_number) or TRT_NDIM(value) != 0:
             return 1
-        update.scalars[i] = trt_load_scalar(TRT_DATA(value), is_double)
+        update.scalars[i] = trt_load_scalar(TRT_DATA(value), type_number)
     held.count = params.num_slots
     for i in range(params.num_slots):
         variables[i] = held.variables[i] = find_variable(call.inputs[i], params.by_handle)
@@ -175,9 +198,10 @@ cdef int _update(Params *params, PyObject **variables, PyObject *grad, trt_updat
         if array == NULL or not TRT_SAME_SHAPE(array, grad):
             return 1
         update.from_[i] = update.to[i] = TRT_DATA(array)
-    trt_prepare(update, params.optimizer, params.type_number == cnp.NPY_DOUBLE)
-    update.grad = TRT_DATA(grad)
     update.flag = params.flag
+    update.grad = TRT_DATA(grad)
+    if not trt_prepare(update, params.optimizer, params.type_number == cnp.NPY_DOUBLE):
+        return 1
     try:
         while made < params.num_slots:
             array = <PyObject *>(<Variable>variables[made]).value

@@ -30,7 +30,7 @@ cdef extern from *:
     int TRT_TYPE(PyObject *array)
 
 cdef enum:
-    MAX_HELD = 3
+    MAX_HELD = 4
 
 # A variable behind a reference or, with `by_handle`, behind a scalar resource tensor; borrowed, NULL for anything else.
 cdef PyObject *find_variable(PyObject *value, bint by_handle) noexcept

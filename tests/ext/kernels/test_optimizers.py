@@ -12,13 +12,16 @@ from runtime.ops.optimizers import DENSE
 from tests.ext.kernels.pairs import Declined, Pair, handle, misaligned, variable
 
 SCALARS = {"alpha": 0.1, "lr": 0.01, "momentum": 0.9, "beta1_power": 0.9**3, "beta2_power": 0.999**3, "beta1": 0.9,
-           "beta2": 0.999, "epsilon": 1e-7, "rho": 0.95}
+           "beta2": 0.999, "epsilon": 1e-7, "rho": 0.95, "beta": 0.9, "sign_decay": 0.7, "l1": 0.3, "l2": 0.2,
+           "l2_shrinkage": 0.1, "lr_power": -0.5}
 # beyond the size from which the GIL is given up and the work is split, and not a multiple of anything
 LARGE = (61, 4099)
 SHAPES = [(), (0,), (3, 0), (1,), (7,), (33, 5), LARGE]
 FLAGS = {"Momentum": "use_nesterov", "KerasMomentum": "use_nesterov", "Adam": "use_nesterov",
-         "Adagrad": "update_slots"}
-VARIANTS = [(name, flag) for name in DENSE for flag in ((False, True) if name in FLAGS else (None,))]
+         "Adagrad": "update_slots", "AdagradV2": "update_slots", "Ftrl": "multiply_linear_by_lr",
+         "FtrlV2": "multiply_linear_by_lr"}
+COMPILED = [name for name in DENSE if name != "PowerSign"]  # its exponential is numpy's, to the last bit
+VARIANTS = [(name, flag) for name in COMPILED for flag in ((False, True) if name in FLAGS else (None,))]
 
 
 def make(op_name, flag, dtype, by_handle):
@@ -28,14 +31,15 @@ def make(op_name, flag, dtype, by_handle):
     return Pair(("ResourceApply" if by_handle else "Apply") + op_name, **attrs)
 
 
-def arrays_for(op_name, shape, dtype, seed=0):
+def arrays_for(op_name, shape, dtype, seed=0, **changed):
     """Return slot values, then the other inputs by name."""
     rng = np.random.default_rng(seed)
     formula = DENSE[op_name]
     slots = [np.asarray(rng.standard_normal(shape)).astype(dtype) for _ in formula.slots]
     slots[1:] = [np.abs(slot) for slot in slots[1:]]  # second moments are not negative
     others = {name: np.asarray(rng.standard_normal(shape)).astype(dtype) if name in ("grad", "delta")
-              else np.asarray(SCALARS[name], dtype) for name in formula.inputs}
+              else np.asarray({**SCALARS, **changed}[name], dtype) if name != "global_step" else np.asarray(7)
+              for name in formula.inputs}
     return slots, others
 
 
@@ -61,14 +65,14 @@ def check(op_name, flag, dtype, by_handle, slots, others):
 
 
 def test_every_dense_formula_has_a_kernel():
-    expected = {f"Apply{name}" for name in DENSE if name != "KerasMomentum"}
-    assert set(optimizers.OPS) == expected | {f"ResourceApply{name}" for name in DENSE}
+    expected = {f"Apply{name}" for name in COMPILED if DENSE[name].by_reference}
+    assert set(optimizers.OPS) == expected | {f"ResourceApply{name}" for name in COMPILED}
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize(("op_name", "flag", "by_handle"),
                          [(*variant, by_handle) for variant in VARIANTS for by_handle in (False, True)
-                          if by_handle or variant[0] != "KerasMomentum"])  # which has no form with references
+                          if by_handle or DENSE[variant[0]].by_reference])
 def test_shapes(op_name, flag, by_handle, dtype):
     for shape in SHAPES:
         slots, others = arrays_for(op_name, shape, dtype)
@@ -85,6 +89,21 @@ def test_special_values(op_name, flag, dtype):
         inputs = {name: np.roll(special, 3) if place == len(slots) and value.ndim else value
                   for name, value in others.items()}
         check(op_name, flag, dtype, True, changed, inputs)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("op_name", [name for name in COMPILED if "l1" in DENSE[name].inputs])
+def test_no_penalty(op_name, dtype):
+    slots, others = arrays_for(op_name, (33, 5), dtype, l1=0, l2=0)
+    check(op_name, None, dtype, True, slots, others)
+
+
+@pytest.mark.parametrize(("op_name", "changed"), [("Ftrl", {"lr_power": -0.75}), ("ProximalAdagrad", {"lr": 0}),
+                                                  ("ProximalAdagrad", {"l1": -1}), ("ProximalAdagrad", {"l2": -1})])
+def test_values_that_the_loops_are_not_made_for(op_name, changed):
+    slots, others = arrays_for(op_name, (4, 3), "f4", **changed)
+    with pytest.raises(Declined):
+        apply(make(op_name, None, "f4", False), [variable(slot) for slot in slots], others, False)
 
 
 @pytest.mark.parametrize("shape", [(33, 5), LARGE])
