@@ -25,7 +25,7 @@ test: build $(VENV)/.test ## run every test; installs the peers, in an environme
 	$(BIN)/python -m tests.peers
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: build $(VENV)/.test ## measure beside TensorFlow's server; writes bench/results
+bench: build $(VENV)/.bench ## measure beside TensorFlow's server; tables, JSON and pictures in bench/results
 	$(BIN)/python -m tests.peers
 	$(BIN)/python -m runtime.bench $(BENCH_ARGS)
 
@@ -63,6 +63,10 @@ $(VENV)/.run: $(VENV)/.build setup.py pyproject.toml
 
 $(VENV)/.test: $(VENV)/.build setup.py pyproject.toml
 	$(EDITABLE) '.[test,examples]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.build setup.py pyproject.toml
+	$(EDITABLE) '.[bench]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.build setup.py pyproject.toml

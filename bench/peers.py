@@ -133,4 +133,4 @@ def client_rows(program: str, spec: dict[str, Any], timeout_s: float) -> Iterato
             timer.cancel()
             client.kill()
     if status != 0:
-        raise SystemExit(f"{program} ended with status {status}; it may take {timeout_s:.0f} s")
+        raise SystemExit(f"{program} ended with status {status} (it is killed after {timeout_s:.0f} s)")

@@ -2,7 +2,7 @@
 
 Runs in the interpreter that has TensorFlow: ``python steps_tf.py SPEC.json``, where the specification is
 ``{"targets": {name: "grpc://..."}, "cases": [names], "seconds": per case and server}``. Prints one JSON object per
-line and case: for every server what `interleaved.summary` says, and the time of the first call.
+line and case: for every server what `interleaved.summary` says, and for most the time of the first call.
 """
 
 import json
@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
-from interleaved import measure, percentile, summary
+from interleaved import PARTS, measure, summary
 
 tf1 = tf.compat.v1
 tf1.disable_eager_execution()
@@ -99,12 +99,33 @@ CASES = {
     "chain[1]": chain(1),
     "chain[100]": chain(100),
     "chain[1000]": chain(1000),
+    "chain[10000]": chain(10_000),
     "wide[1000]": wide(1000),
+    "wide[10000]": wide(10_000),
     "large[1MB]": large(1),
     "large[16MB]": large(16),
     "large[64MB]": large(64),
     "while[1000]": while_loop(1000),
+    "while[10000]": while_loop(10_000),
 }
+
+
+def repeated_case(case, targets, seconds):
+    """One step, again and again."""
+    graph = tf1.Graph()
+    with graph.as_default():
+        make = CASES[case]()
+    sessions, calls, first = {}, {}, {}
+    for name, target in targets.items():
+        sessions[name] = tf1.Session(target, graph=graph)
+        start = time.perf_counter()
+        calls[name] = make(sessions[name])
+        calls[name]()
+        first[name] = time.perf_counter() - start
+    times = measure(calls, seconds)
+    for session in sessions.values():
+        session.close()
+    return {name: {**summary(times[name]), "first_ms": first[name] * 1e3} for name in targets}
 
 
 def threads_case(targets, seconds, count=8):
@@ -112,14 +133,13 @@ def threads_case(targets, seconds, count=8):
     graph = tf1.Graph()
     with graph.as_default():
         make = small_step()
-    result = {}
     sessions = {name: tf1.Session(target, graph=graph) for name, target in targets.items()}
-    totals = {name: [] for name in targets}
-    for _ in range(3):
+    per_call = {name: [] for name in targets}
+    for _ in range(PARTS):
         for name, session in sessions.items():
             call = make(session)
             call()
-            stop = time.perf_counter() + seconds / 3
+            stop = time.perf_counter() + seconds / PARTS
             counts = [0] * count
 
             def loop(index, call=call, stop=stop, counts=counts):
@@ -133,39 +153,39 @@ def threads_case(targets, seconds, count=8):
                 worker.start()
             for worker in workers:
                 worker.join()
-            totals[name].append((time.perf_counter() - start) / sum(counts))
-    for name in targets:
-        best = min(totals[name]) * 1e6
-        result[name] = {"p10_us": best, "median_us": percentile(totals[name], 0.5) * 1e6,
-                        "mean_us": sum(totals[name]) / len(totals[name]) * 1e6, "calls": 3}
-        sessions[name].close()
-    return result
+            per_call[name].append((time.perf_counter() - start) / sum(counts))
+    for session in sessions.values():
+        session.close()
+    return {name: summary(per_call[name]) for name in targets}
+
+
+def first_run_case(targets, seconds, length=10_000):
+    """A session made and its first step run, for a graph that the server has not seen in this session."""
+    graph = tf1.Graph()
+    with graph.as_default():
+        make = chain(length)()
+    times = {name: [] for name in targets}
+    while min(map(len, times.values())) < PARTS or min(map(sum, times.values())) < seconds:
+        for name, target in targets.items():
+            start = time.perf_counter()
+            session = tf1.Session(target, graph=graph)
+            make(session)()
+            times[name].append(time.perf_counter() - start)
+            session.close()
+    return {name: summary(times[name]) for name in targets}
+
+
+OTHER_CASES = {"small-8-threads": threads_case, "first-run[10000]": first_run_case}
 
 
 def main():
     spec = json.loads(sys.argv[1])
-    targets = spec["targets"]
     for case in spec["cases"]:
-        if case == "small-8-threads":
-            print(json.dumps({"case": case, "servers": threads_case(targets, spec["seconds"])}), flush=True)
-            continue
-        graph = tf1.Graph()
-        with graph.as_default():
-            make = CASES[case]()
-        sessions = {}
-        calls = {}
-        first = {}
-        for name, target in targets.items():
-            sessions[name] = tf1.Session(target, graph=graph)
-            start = time.perf_counter()
-            calls[name] = make(sessions[name])
-            calls[name]()
-            first[name] = time.perf_counter() - start
-        times = measure(calls, spec["seconds"])
-        servers = {name: {**summary(times[name]), "first_ms": first[name] * 1e3} for name in targets}
+        if case in OTHER_CASES:
+            servers = OTHER_CASES[case](spec["targets"], spec["seconds"])
+        else:
+            servers = repeated_case(case, spec["targets"], spec["seconds"])
         print(json.dumps({"case": case, "servers": servers}), flush=True)
-        for session in sessions.values():
-            session.close()
 
 
 if __name__ == "__main__":

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from runtime.bench.__main__ import PREFIX, subjects
+from runtime.bench.__main__ import run as run_bounded
+from runtime.bench.goals import GOALS, print_reached, read_reached
+from runtime.bench.report import add_ratios
 from tests.peers import ROOT
 
 TIMEOUT_S = 60
@@ -36,3 +42,63 @@ def test_importing_a_benchmark_does_nothing() -> None:
     done = run("timeit", "-n", "1", "-r", "1", "-s", f"import {modules}", "pass")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def _row(case: str, ours: list[float], peer: list[float]) -> dict[str, object]:
+    servers = {
+        who: {"p10_us": min(parts), "median_us": max(parts), "p10_parts_us": parts}
+        for who, parts in (("ours", ours), ("tensorflow", peer))
+    }
+    return add_ratios({"case": case, "servers": servers})
+
+
+def test_spread_is_of_the_parts_of_a_run() -> None:
+    row = _row("mlp", [2000.0, 3000.0], [4000.0, 4000.0])
+    assert (row["ratio_p10"], row["ratio_median"]) == (0.5, 0.75)
+    assert (row["ratio_low"], row["ratio_high"]) == (0.5, 0.75)
+
+
+def _results(folder: Path) -> None:
+    busy = {**_row("mlp-busy", [8000.0], [8000.0]), "slow_down_p10": 2.0}
+    training = [_row("mlp", [2000.0, 3000.0], [4000.0, 4000.0]), busy]
+    (folder / "training.json").write_text(json.dumps({"rows": training}))
+    executor = [{"case": "chain[1000]", "count": 1000, "program": 20.0, "dataflow": 40.0, "tensorflow": 200.0}]
+    (folder / "executor.json").write_text(json.dumps({"rows": executor}))
+
+
+def test_goals_are_read_from_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _results(tmp_path)
+    reached = {item.goal.case: item for item in read_reached(tmp_path)}
+    assert list(reached) == ["chain[1000]", "mlp", "mlp-busy"]
+    assert (reached["mlp"].ours, reached["mlp"].figure, reached["mlp"].holds) == (2.0, 0.5, True)
+    assert (reached["mlp-busy"].figure, reached["mlp-busy"].holds) == (2.0, False)
+    print_reached(list(reached.values()))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines[-3:]] == ["25", "0.50", "missed"]
+
+
+def test_every_goal_names_a_case_that_is_measured() -> None:
+    from runtime.bench import bench_executor, bench_steps, bench_training
+
+    cases = {"steps": bench_steps.CASES, "training": bench_training.CASES,
+             "executor": [name for name, *_ in bench_executor.cases()]}
+    assert all(goal.case in cases[goal.subject] for goal in GOALS)
+    assert all(goal.stretch <= goal.must for goal in GOALS)
+
+
+def test_results_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from runtime.bench.figures import draw
+
+    _results(tmp_path)
+    made = draw(tmp_path)
+    assert [path.name for path in made] == ["goals.png", "executor.png", "training.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in made)
+
+
+def test_benchmark_that_takes_too_long_is_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    began = time.monotonic()
+    assert not run_bounded("master", tmp_path / "master.json", limit_s=0.2)
+    assert time.monotonic() - began < 10
+    assert "master took longer than 0.2 s" in capsys.readouterr().err
+    assert not (tmp_path / "master.json").exists()
