@@ -1,0 +1,501 @@
+"""Conv2D and its two gradients, for floats and doubles, and for 16-bit floats by way of float.
+
+Images may be strided, misaligned, with the channels last or first; filters have any strides. The gradient of the input
+is a convolution of the output's gradient with the turned filter, one for each offset within a stride. What does not fit
+is declined, so that the Python definition answers it.
+"""
+
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int32_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+cimport numpy as cnp
+
+import ml_dtypes
+import numpy as np
+
+from runtime._ext.kernel_abi cimport KernelCall, make_kernel
+from runtime._ext.kernels cimport simd
+from runtime._ext.worker_pool cimport parallel_for, parallel_ranges
+
+cnp.import_array()
+
+cdef extern from "kernels/conv.h" nogil:
+    ctypedef struct trt_conv_axis:
+        Py_ssize_t size, count, stride, origin, taps, step, first_tap, tap_step
+    ctypedef struct trt_conv:
+        int is_double
+        Py_ssize_t batch, groups, channels, depth
+        trt_conv_axis axes[2]
+        const char *image
+        Py_ssize_t image_steps[4]
+        const char *filter
+        Py_ssize_t filter_steps[4]
+        Py_ssize_t filter_group_step
+        void *out
+        Py_ssize_t out_steps[3]
+    ctypedef struct trt_conv_plan:
+        const trt_conv *work
+        int level
+        Py_ssize_t inner, panels, row_boxes, column_boxes, tap_parts, slices, out_size
+        void *runs
+        char *packed
+        char *partial
+        int failed
+    int trt_conv_scratch_init()
+    double trt_conv_multiplications(const trt_conv *work)
+    int trt_conv_plan_boxes(trt_conv_plan *plan, int of_filter)
+    int trt_conv_plan_runs(trt_conv_plan *plan)
+    void trt_conv_plan_slices(trt_conv_plan *plan)
+    Py_ssize_t trt_conv_packed_size(trt_conv_plan *plan)
+    void trt_conv_pack_task(void *plan, Py_ssize_t index) noexcept
+    void trt_conv_window_task(void *plan, Py_ssize_t index) noexcept
+    void trt_conv_filter_task(void *plan, Py_ssize_t index) noexcept
+    void trt_conv_add_slices(void *plan, Py_ssize_t begin, Py_ssize_t end) noexcept
+
+cdef extern from *:
+    """
+    /* An array of a type in native byte order, of four dimensions, any strides and alignment. */
+    static inline int trt_is_image(PyObject *value, int type)
+    {
+        return PyArray_CheckExact(value) && PyArray_TYPE((PyArrayObject *)value) == type
+            && PyArray_ISNOTSWAPPED((PyArrayObject *)value) && PyArray_NDIM((PyArrayObject *)value) == 4;
+    }
+    """
+    bint trt_is_image(PyObject *value, int type)
+
+cdef enum:
+    # Multiplications from which on the GIL is given up, and from which on the work is shared.
+    LONG_WORK = 1 << 20
+    SHARED_FROM = 1 << 21
+    # Strides, dilations and sizes below this: their products stay within 64 bits.
+    LARGEST = 1 << 30
+    VALID = 0
+    SAME = 1
+    EXPLICIT = 2
+
+cdef struct Params:
+    int type_number             # of the tensors
+    int computed                # NPY_FLOAT or NPY_DOUBLE
+    int padding
+    bint channels_first
+    Py_ssize_t strides[2]
+    Py_ssize_t dilations[2]
+    Py_ssize_t before[2]        # EXPLICIT
+    Py_ssize_t after[2]
+
+OPS = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter")
+
+# numpy's type numbers by DataType
+cdef dict _NUMBERS = {1: cnp.NPY_FLOAT, 2: cnp.NPY_DOUBLE, 19: cnp.NPY_FLOAT16, 14: np.dtype(ml_dtypes.bfloat16).num}
+
+
+def select(str op, input_types, output_types, attr):
+    """Return the kernel of a convolution of a floating-point type, or None; see `runtime._ext.kernels.select`."""
+    cdef Params params
+    number = _NUMBERS.get(output_types[0])
+    if number is None or not _read_attrs(attr, &params):
+        return None
+    params.type_number = number
+    params.computed = cnp.NPY_DOUBLE if number == cnp.NPY_DOUBLE else cnp.NPY_FLOAT
+    if op == "Conv2D":
+        return make_kernel(_conv2d, &params, sizeof(Params))
+    if op == "Conv2DBackpropInput":
+        return make_kernel(_backprop_input, &params, sizeof(Params))
+    return make_kernel(_backprop_filter, &params, sizeof(Params))
+
+
+cdef bint _read_attrs(attr, Params *params) except? False:
+    """Read a node's attrs; False when the Python definition has something to say about them."""
+    cdef int axis, place
+    layout, padding = attr("data_format"), attr("padding")
+    strides, dilations = attr("strides"), attr("dilations")
+    explicit = attr("explicit_paddings")
+    if layout not in (b"NHWC", b"NCHW") or padding not in (b"VALID", b"SAME", b"EXPLICIT"):
+        return False
+    if len(strides) != 4 or len(dilations) != 4 or len(explicit) != (8 if padding == b"EXPLICIT" else 0):
+        return False
+    params.channels_first = layout == b"NCHW"
+    params.padding = (b"VALID", b"SAME", b"EXPLICIT").index(padding)
+    for axis in (0, 3 if layout == b"NHWC" else 1):
+        if strides[axis] != 1 or dilations[axis] != 1 or (explicit and (explicit[2 * axis] or explicit[2 * axis + 1])):
+            return False
+    for place in range(2):
+        axis = place + (2 if params.channels_first else 1)
+        if not (0 < strides[axis] < LARGEST and 0 < dilations[axis] < LARGEST):
+            return False
+        params.strides[place], params.dilations[place] = strides[axis], dilations[axis]
+        params.before[place], params.after[place] = explicit[2 * axis:2 * axis + 2] if explicit else (0, 0)
+        if not (0 <= params.before[place] < LARGEST and 0 <= params.after[place] < LARGEST):
+            return False
+    return True
+
+
+cdef bint _place(Params *params, int place, Py_ssize_t size, Py_ssize_t window, trt_conv_axis *axis) noexcept nogil:
+    """Fill in where the windows lie along a dimension of the input; False when that is an error."""
+    cdef Py_ssize_t stride = params.strides[place], extent = (window - 1) * params.dilations[place] + 1
+    cdef Py_ssize_t total
+    axis.size, axis.stride, axis.taps, axis.step = size, stride, window, params.dilations[place]
+    axis.first_tap, axis.tap_step = 0, 1
+    if params.padding == SAME:
+        axis.count = (size + stride - 1) // stride
+        total = max((axis.count - 1) * stride + extent - size, 0)
+        axis.origin = -(total // 2)
+        return True
+    total = size + params.before[place] + params.after[place] - extent + stride
+    axis.count = total // stride if total > 0 else 0
+    axis.origin = -params.before[place]
+    return total >= 0
+
+
+cdef Py_ssize_t _image_dims(Params *params, cnp.npy_intp *dims, cnp.npy_intp *spatial) noexcept nogil:
+    """Split the dimensions of an image: batch and channels at their places, height and width."""
+    spatial[0], spatial[1] = (dims[2], dims[3]) if params.channels_first else (dims[1], dims[2])
+    return dims[1] if params.channels_first else dims[3]
+
+
+cdef void _image_steps(Params *params, cnp.ndarray image, Py_ssize_t *steps) noexcept:
+    cdef cnp.npy_intp *strides = cnp.PyArray_STRIDES(image)
+    steps[0] = strides[0]
+    steps[1] = strides[2 if params.channels_first else 1]
+    steps[2] = strides[3 if params.channels_first else 2]
+    steps[3] = strides[1 if params.channels_first else 3]
+
+
+cdef cnp.ndarray _operand(Params *params, PyObject *value):
+    """Return an image or a filter in the type of the computation; None when it is not one."""
+    if not trt_is_image(value, params.type_number):
+        return None
+    if params.type_number == params.computed:
+        return <cnp.ndarray>value
+    return (<object>value).astype(np.float32)
+
+
+cdef int _answer(Params *params, KernelCall *call, cnp.ndarray result, like) except -1:
+    """Store a result in the type of the tensors."""
+    if params.type_number != params.computed:
+        result = result.astype(like.dtype)
+    Py_INCREF(result)
+    call.outputs[0] = <PyObject *>result
+    return 0
+
+
+cdef inline _in_layout(Params *params, cnp.ndarray image):
+    return image.transpose(0, 3, 1, 2) if params.channels_first else image
+
+
+cdef bint _groups(Py_ssize_t channels, cnp.npy_intp *filter_dims, trt_conv *work) noexcept:
+    """Fill in the groups of a forward convolution; False when the depths do not fit or nothing is there."""
+    if not (filter_dims[0] and filter_dims[1] and filter_dims[2]) or channels % filter_dims[2]:
+        return False
+    work.groups = channels // filter_dims[2]
+    if work.groups == 0 or filter_dims[3] % work.groups:
+        return False
+    work.channels, work.depth = filter_dims[2], filter_dims[3] // work.groups
+    return True
+
+
+cdef bint _fits(cnp.npy_intp *dims) noexcept:
+    """Whether sizes are small enough to be multiplied."""
+    return dims[0] < LARGEST and dims[1] < LARGEST and dims[2] < LARGEST and dims[3] < LARGEST
+
+
+# Running a plan
+
+
+cdef int _windows(trt_conv *work) noexcept nogil:
+    """Compute a convolution: 0 done, 1 declined, -1 no memory."""
+    cdef trt_conv_plan plan
+    cdef Py_ssize_t i, tasks, element = 8 if work.is_double else 4
+    cdef bint shared = trt_conv_multiplications(work) >= SHARED_FROM
+    plan.work, plan.level, plan.failed = work, simd.level, 0
+    plan.inner = work.axes[0].taps * work.axes[1].taps * work.channels
+    if not trt_conv_plan_boxes(&plan, 0):
+        return 1
+    plan.packed = <char *>malloc(max(trt_conv_packed_size(&plan) * element, 1))
+    if plan.packed == NULL:
+        return -1
+    if not trt_conv_plan_runs(&plan):
+        free(plan.packed)
+        return -1
+    tasks = work.groups * plan.panels
+    if shared and plan.inner * work.depth >= LONG_WORK:
+        parallel_for(trt_conv_pack_task, &plan, tasks)
+    else:
+        for i in range(tasks):
+            trt_conv_pack_task(&plan, i)
+    tasks = work.batch * plan.row_boxes * plan.column_boxes * work.groups
+    if shared:
+        parallel_for(trt_conv_window_task, &plan, tasks)
+    else:
+        for i in range(tasks):
+            trt_conv_window_task(&plan, i)
+    free(plan.runs)
+    free(plan.packed)
+    return -1 if plan.failed else 0
+
+
+cdef int _filter(trt_conv *work) noexcept nogil:
+    """Compute the gradient of a filter: 0 done, 1 declined, -1 no memory."""
+    cdef trt_conv_plan plan
+    cdef Py_ssize_t i, tasks, element = 8 if work.is_double else 4
+    cdef bint shared = trt_conv_multiplications(work) >= SHARED_FROM
+    plan.work, plan.level, plan.failed, plan.partial = work, simd.level, 0, NULL
+    plan.inner = work.axes[0].taps * work.axes[1].taps * work.channels
+    if not trt_conv_plan_boxes(&plan, 1):
+        return 1
+    trt_conv_plan_slices(&plan)
+    if not trt_conv_plan_runs(&plan):
+        return -1
+    if plan.slices > 1:
+        plan.partial = <char *>malloc((plan.slices - 1) * plan.out_size * element)
+        if plan.partial == NULL:
+            free(plan.runs)
+            return -1
+    tasks = plan.slices * plan.tap_parts * work.groups
+    if shared:
+        parallel_for(trt_conv_filter_task, &plan, tasks)
+        if plan.slices > 1:
+            parallel_ranges(trt_conv_add_slices, &plan, plan.out_size, 1 << 14)
+    else:
+        for i in range(tasks):
+            trt_conv_filter_task(&plan, i)
+        if plan.slices > 1:
+            trt_conv_add_slices(&plan, 0, plan.out_size)
+    free(plan.runs)
+    free(plan.partial)
+    return -1 if plan.failed else 0
+
+
+# The kernels
+
+
+cdef int _conv2d(KernelCall *call) except -1:
+    cdef Params *params = <Params *>call.params
+    cdef trt_conv work
+    cdef cnp.npy_intp spatial[2]
+    cdef cnp.npy_intp dims[4]
+    cdef Py_ssize_t channels
+    cdef int place, status = 0
+    cdef cnp.ndarray image = _operand(params, call.inputs[0])
+    cdef cnp.ndarray weights = _operand(params, call.inputs[1])
+    cdef cnp.ndarray result
+    if image is None or weights is None or not _fits(cnp.PyArray_DIMS(image)) or not _fits(cnp.PyArray_DIMS(weights)):
+        return 1
+    channels = _image_dims(params, cnp.PyArray_DIMS(image), spatial)
+    if not _groups(channels, cnp.PyArray_DIMS(weights), &work):
+        return 1
+    for place in range(2):
+        if not _place(params, place, spatial[place], cnp.PyArray_DIM(weights, place), &work.axes[place]):
+            return 1
+    dims[0], dims[1], dims[2] = cnp.PyArray_DIM(image, 0), work.axes[0].count, work.axes[1].count
+    dims[3] = cnp.PyArray_DIM(weights, 3)
+    result = cnp.PyArray_EMPTY(4, dims, params.computed, 0)
+    if cnp.PyArray_SIZE(result):
+        _describe(params, &work, image, dims[0])
+        work.filter = cnp.PyArray_BYTES(weights)
+        for place in range(4):
+            work.filter_steps[place] = cnp.PyArray_STRIDE(weights, place)
+        work.filter_group_step = work.depth * work.filter_steps[3]
+        work.out = cnp.PyArray_DATA(result)
+        work.out_steps[2] = dims[3]
+        work.out_steps[1] = dims[3] * dims[2]
+        work.out_steps[0] = work.out_steps[1] * dims[1]
+        if trt_conv_multiplications(&work) >= LONG_WORK:
+            with nogil:
+                status = _windows(&work)
+        else:
+            status = _windows(&work)
+    if status:
+        return _gave_up(status)
+    return _answer(params, call, _in_layout(params, result), <object>call.inputs[0])
+
+
+cdef int _gave_up(int status) except -1:
+    if status > 0:
+        return 1
+    raise MemoryError("no scratch memory for a convolution")
+
+
+cdef void _describe(Params *params, trt_conv *work, cnp.ndarray image, Py_ssize_t batch) noexcept:
+    """Fill in what the windows move over."""
+    work.is_double = params.computed == cnp.NPY_DOUBLE
+    work.batch = batch
+    work.image = cnp.PyArray_BYTES(image)
+    _image_steps(params, image, work.image_steps)
+
+
+cdef bint _asked_sizes(PyObject *value, cnp.npy_intp *sizes, Py_ssize_t *count) noexcept:
+    """Read a vector of two or four int32 sizes; False when it is not one."""
+    cdef cnp.ndarray array
+    cdef Py_ssize_t i
+    if not cnp.PyArray_CheckExact(<object>value):
+        return False
+    array = <cnp.ndarray>value
+    if cnp.PyArray_TYPE(array) != cnp.NPY_INT32 or cnp.PyArray_NDIM(array) != 1:
+        return False
+    if not cnp.PyArray_ISBEHAVED_RO(array) or cnp.PyArray_DIM(array, 0) not in (2, 4):
+        return False
+    count[0] = cnp.PyArray_DIM(array, 0)
+    for i in range(count[0]):
+        sizes[i] = (<int32_t *>(cnp.PyArray_BYTES(array) + i * cnp.PyArray_STRIDE(array, 0)))[0]
+        if not 0 <= sizes[i] < LARGEST:
+            return False
+    return True
+
+
+cdef bint _fits_gradient(Params *params, cnp.ndarray gradient, Py_ssize_t batch, trt_conv_axis *axes,
+                         Py_ssize_t depth) noexcept:
+    """Whether a gradient has the shape of the convolution's output."""
+    cdef cnp.npy_intp spatial[2]
+    cdef Py_ssize_t channels = _image_dims(params, cnp.PyArray_DIMS(gradient), spatial)
+    return (cnp.PyArray_DIM(gradient, 0) == batch and channels == depth and spatial[0] == axes[0].count and
+            spatial[1] == axes[1].count)
+
+
+cdef int _backprop_filter(KernelCall *call) except -1:
+    cdef Params *params = <Params *>call.params
+    cdef trt_conv work
+    cdef cnp.npy_intp spatial[2]
+    cdef cnp.npy_intp dims[4]
+    cdef Py_ssize_t channels, count
+    cdef int place, status = 0
+    cdef cnp.ndarray image = _operand(params, call.inputs[0])
+    cdef cnp.ndarray gradient = _operand(params, call.inputs[2])
+    cdef cnp.ndarray result
+    if image is None or gradient is None or not _asked_sizes(call.inputs[1], dims, &count) or count != 4:
+        return 1
+    if not _fits(cnp.PyArray_DIMS(image)):
+        return 1
+    channels = _image_dims(params, cnp.PyArray_DIMS(image), spatial)
+    if not _groups(channels, dims, &work):
+        return 1
+    for place in range(2):
+        if not _place(params, place, spatial[place], dims[place], &work.axes[place]):
+            return 1
+    if not _fits_gradient(params, gradient, cnp.PyArray_DIM(image, 0), work.axes, dims[3]):
+        return 1
+    result = cnp.PyArray_EMPTY(4, dims, params.computed, 0)
+    if not cnp.PyArray_SIZE(gradient):
+        memset(cnp.PyArray_DATA(result), 0, cnp.PyArray_NBYTES(result))
+    elif cnp.PyArray_SIZE(result):
+        _describe(params, &work, image, cnp.PyArray_DIM(image, 0))
+        work.filter = cnp.PyArray_BYTES(gradient)
+        _image_steps(params, gradient, work.filter_steps)
+        work.filter_group_step = work.depth * work.filter_steps[3]
+        work.out = cnp.PyArray_DATA(result)
+        work.out_steps[2] = dims[3]
+        work.out_steps[1] = dims[3] * dims[2]
+        work.out_steps[0] = work.out_steps[1] * dims[1]
+        if trt_conv_multiplications(&work) >= LONG_WORK:
+            with nogil:
+                status = _filter(&work)
+        else:
+            status = _filter(&work)
+    if status:
+        return _gave_up(status)
+    return _answer(params, call, result, <object>call.inputs[2])
+
+
+cdef int _backprop_input(KernelCall *call) except -1:
+    cdef Params *params = <Params *>call.params
+    cdef trt_conv work
+    cdef trt_conv_axis axes[2]
+    cdef cnp.npy_intp spatial[2]
+    cdef cnp.npy_intp dims[4]
+    cdef cnp.npy_intp sizes[4]
+    cdef Py_ssize_t channels, count
+    cdef int place, status = 0
+    cdef cnp.ndarray weights = _operand(params, call.inputs[1])
+    cdef cnp.ndarray gradient = _operand(params, call.inputs[2])
+    cdef cnp.ndarray result
+    if weights is None or gradient is None or not _asked_sizes(call.inputs[0], sizes, &count):
+        return 1
+    if count == 4:
+        channels = _image_dims(params, sizes, spatial)
+    else:
+        spatial[0], spatial[1] = sizes[0], sizes[1]
+        sizes[0], channels = cnp.PyArray_DIM(gradient, 0), cnp.PyArray_DIM(weights, 2)
+    if not _fits(cnp.PyArray_DIMS(weights)) or not _groups(channels, cnp.PyArray_DIMS(weights), &work):
+        return 1
+    for place in range(2):
+        if not _place(params, place, spatial[place], cnp.PyArray_DIM(weights, place), &axes[place]):
+            return 1
+    if not _fits_gradient(params, gradient, sizes[0], axes, cnp.PyArray_DIM(weights, 3)):
+        return 1
+    dims[0], dims[1], dims[2], dims[3] = sizes[0], spatial[0], spatial[1], channels
+    result = cnp.PyArray_EMPTY(4, dims, params.computed, 0)
+    if not cnp.PyArray_SIZE(gradient):
+        memset(cnp.PyArray_DATA(result), 0, cnp.PyArray_NBYTES(result))
+    elif cnp.PyArray_SIZE(result):
+        _describe(params, &work, gradient, dims[0])
+        # the sums run over the outputs of a group, and give its inputs
+        work.channels, work.depth = work.depth, work.channels
+        work.filter = cnp.PyArray_BYTES(weights)
+        for place in range(4):
+            work.filter_steps[place] = cnp.PyArray_STRIDE(weights, place)
+        work.filter_group_step = work.channels * work.filter_steps[3]
+        work.filter_steps[2], work.filter_steps[3] = work.filter_steps[3], work.filter_steps[2]
+        if <double>cnp.PyArray_SIZE(gradient) * cnp.PyArray_SIZE(weights) // work.groups >= LONG_WORK:
+            with nogil:
+                status = _offsets(&work, axes, dims, cnp.PyArray_BYTES(result))
+        else:
+            status = _offsets(&work, axes, dims, cnp.PyArray_BYTES(result))
+    if status:
+        return _gave_up(status)
+    return _answer(params, call, _in_layout(params, result), <object>call.inputs[2])
+
+
+cdef void _turned(const trt_conv_axis *axis, Py_ssize_t offset, trt_conv_axis *out) noexcept nogil:
+    """Fill in which windows cover the cells ``offset + i * stride`` of the input, and with which taps.
+
+    Cell c lies under tap k of window o when o * stride + origin + k * dilation == c.
+    """
+    cdef Py_ssize_t every = axis.stride, rest = axis.step, k = 0, last = -1
+    while rest:  # taps that share an offset are stride / gcd(stride, dilation) apart
+        every, rest = rest, every % rest
+    every = axis.stride // every
+    while k < min(every, axis.taps):
+        if (offset - axis.origin - k * axis.step) % axis.stride == 0:
+            last = k + (axis.taps - 1 - k) // every * every
+            break
+        k += 1
+    out.size = axis.count
+    out.count = (axis.size - offset + axis.stride - 1) // axis.stride if axis.size > offset else 0
+    out.stride = 1
+    out.taps = 0 if last < 0 else (last - k) // every + 1
+    out.origin = 0 if last < 0 else (offset - axis.origin - last * axis.step) // axis.stride
+    out.step = every * axis.step // axis.stride
+    out.first_tap, out.tap_step = last, -every
+
+
+cdef int _offsets(trt_conv *work, const trt_conv_axis *axes, const cnp.npy_intp *dims, char *result) noexcept nogil:
+    """Compute the gradient of the input, the cells of each offset within the strides in turn."""
+    cdef Py_ssize_t element = 8 if work.is_double else 4
+    cdef Py_ssize_t row_step = dims[2] * dims[3], i, j, n, y, x
+    cdef int status
+    for i in range(min(axes[0].stride, dims[1])):
+        _turned(&axes[0], i, &work.axes[0])
+        for j in range(min(axes[1].stride, dims[2])):
+            _turned(&axes[1], j, &work.axes[1])
+            work.out = result + (i * row_step + j * dims[3]) * element
+            work.out_steps[0] = dims[1] * row_step
+            work.out_steps[1] = axes[0].stride * row_step
+            work.out_steps[2] = axes[1].stride * dims[3]
+            if work.axes[0].taps and work.axes[1].taps:
+                status = _windows(work)
+                if status:
+                    return status
+                continue
+            for n in range(dims[0]):  # no window covers these
+                for y in range(work.axes[0].count):
+                    for x in range(work.axes[1].count):
+                        memset(<char *>work.out + (n * work.out_steps[0] + y * work.out_steps[1] +
+                                                   x * work.out_steps[2]) * element, 0, dims[3] * element)
+    return 0
+
+
+if trt_conv_scratch_init():
+    raise MemoryError("no key left for the scratch memory of threads")
