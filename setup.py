@@ -44,6 +44,8 @@ JOBS = int(os.environ.get("TENSOR_RUNTIME_JOBS", "0")) or len(os.sched_getaffini
 # No -march: the baseline must run on every x86-64, the hot kernels choose their level when they are loaded.
 # -ffp-contract=off makes those levels agree bit for bit.
 COMPILE_ARGS = ["-O3", "-g0", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden"]
+# Loops with choices in them become vector code only where comparisons need not raise flags; nobody reads the flags.
+KERNEL_ARGS = ["-fno-trapping-math"]
 LINK_ARGS = ["-Wl,-s"]
 if asked("TENSOR_RUNTIME_FAST_BUILD"):
     COMPILE_ARGS[0] = "-O0"
@@ -114,7 +116,7 @@ def extensions() -> list[Extension]:
             include_dirs=["_ext", numpy.get_include()],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             depends=headers,
-            extra_compile_args=COMPILE_ARGS,
+            extra_compile_args=COMPILE_ARGS + (KERNEL_ARGS if path.parent.name == "kernels" else []),
             extra_link_args=LINK_ARGS,
         )
         for path in sorted((ROOT / "_ext").rglob("*.pyx"))

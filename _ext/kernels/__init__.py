@@ -21,6 +21,8 @@ Selector = Callable[[str, Sequence[int], Sequence[int], Callable[..., Any]], "Co
 MODULES: tuple[str, ...] = (
     "runtime._ext.kernels.elementwise",
     "runtime._ext.kernels.activations",
+    "runtime._ext.kernels.transcendental",
+    "runtime._ext.kernels.softmax",
     "runtime._ext.kernels.casts",
     "runtime._ext.kernels.reductions",
     "runtime._ext.kernels.shaping",
