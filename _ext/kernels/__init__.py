@@ -28,6 +28,7 @@ MODULES: tuple[str, ...] = (
     "runtime._ext.kernels.shaping",
     "runtime._ext.kernels.matmul",
     "runtime._ext.kernels.convolution",
+    "runtime._ext.kernels.pooling",
     "runtime._ext.kernels.optimizers",
     "runtime._ext.kernels.variables",
 )

@@ -7,7 +7,6 @@ is declined, so that the Python definition answers it.
 
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
@@ -18,6 +17,10 @@ import numpy as np
 
 from runtime._ext.kernel_abi cimport KernelCall, make_kernel
 from runtime._ext.kernels cimport simd
+from runtime._ext.kernels.windows cimport (
+    WindowAttrs, asked_sizes, fit, image_dims, image_steps, in_layout, is_output, place_windows, read_window_attrs,
+    trt_is_image,
+)
 from runtime._ext.worker_pool cimport parallel_for, parallel_ranges
 
 cnp.import_array()
@@ -55,36 +58,15 @@ cdef extern from "kernels/conv.h" nogil:
     void trt_conv_filter_task(void *plan, Py_ssize_t index) noexcept
     void trt_conv_add_slices(void *plan, Py_ssize_t begin, Py_ssize_t end) noexcept
 
-cdef extern from *:
-    """
-    /* An array of a type in native byte order, of four dimensions, any strides and alignment. */
-    static inline int trt_is_image(PyObject *value, int type)
-    {
-        return PyArray_CheckExact(value) && PyArray_TYPE((PyArrayObject *)value) == type
-            && PyArray_ISNOTSWAPPED((PyArrayObject *)value) && PyArray_NDIM((PyArrayObject *)value) == 4;
-    }
-    """
-    bint trt_is_image(PyObject *value, int type)
-
 cdef enum:
     # Multiplications from which on the GIL is given up, and from which on the work is shared.
     LONG_WORK = 1 << 20
     SHARED_FROM = 1 << 21
-    # Strides, dilations and sizes below this: their products stay within 64 bits.
-    LARGEST = 1 << 30
-    VALID = 0
-    SAME = 1
-    EXPLICIT = 2
 
 cdef struct Params:
     int type_number             # of the tensors
     int computed                # NPY_FLOAT or NPY_DOUBLE
-    int padding
-    bint channels_first
-    Py_ssize_t strides[2]
-    Py_ssize_t dilations[2]
-    Py_ssize_t before[2]        # EXPLICIT
-    Py_ssize_t after[2]
+    WindowAttrs windows
 
 OPS = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter")
 
@@ -96,7 +78,8 @@ def select(str op, input_types, output_types, attr):
     """Return the kernel of a convolution of a floating-point type, or None; see `runtime._ext.kernels.select`."""
     cdef Params params
     number = _NUMBERS.get(output_types[0])
-    if number is None or not _read_attrs(attr, &params):
+    if number is None or not read_window_attrs(&params.windows, attr("data_format"), attr("padding"), attr("strides"),
+                                               attr("dilations"), attr("explicit_paddings")):
         return None
     params.type_number = number
     params.computed = cnp.NPY_DOUBLE if number == cnp.NPY_DOUBLE else cnp.NPY_FLOAT
@@ -107,61 +90,12 @@ def select(str op, input_types, output_types, attr):
     return make_kernel(_backprop_filter, &params, sizeof(Params))
 
 
-cdef bint _read_attrs(attr, Params *params) except? False:
-    """Read a node's attrs; False when the Python definition has something to say about them."""
-    cdef int axis, place
-    layout, padding = attr("data_format"), attr("padding")
-    strides, dilations = attr("strides"), attr("dilations")
-    explicit = attr("explicit_paddings")
-    if layout not in (b"NHWC", b"NCHW") or padding not in (b"VALID", b"SAME", b"EXPLICIT"):
-        return False
-    if len(strides) != 4 or len(dilations) != 4 or len(explicit) != (8 if padding == b"EXPLICIT" else 0):
-        return False
-    params.channels_first = layout == b"NCHW"
-    params.padding = (b"VALID", b"SAME", b"EXPLICIT").index(padding)
-    for axis in (0, 3 if layout == b"NHWC" else 1):
-        if strides[axis] != 1 or dilations[axis] != 1 or (explicit and (explicit[2 * axis] or explicit[2 * axis + 1])):
-            return False
-    for place in range(2):
-        axis = place + (2 if params.channels_first else 1)
-        if not (0 < strides[axis] < LARGEST and 0 < dilations[axis] < LARGEST):
-            return False
-        params.strides[place], params.dilations[place] = strides[axis], dilations[axis]
-        params.before[place], params.after[place] = explicit[2 * axis:2 * axis + 2] if explicit else (0, 0)
-        if not (0 <= params.before[place] < LARGEST and 0 <= params.after[place] < LARGEST):
-            return False
-    return True
-
-
 cdef bint _place(Params *params, int place, Py_ssize_t size, Py_ssize_t window, trt_conv_axis *axis) noexcept nogil:
     """Fill in where the windows lie along a dimension of the input; False when that is an error."""
-    cdef Py_ssize_t stride = params.strides[place], extent = (window - 1) * params.dilations[place] + 1
-    cdef Py_ssize_t total
-    axis.size, axis.stride, axis.taps, axis.step = size, stride, window, params.dilations[place]
+    axis.size, axis.stride, axis.taps, axis.step = (size, params.windows.strides[place], window,
+                                                    params.windows.dilations[place])
     axis.first_tap, axis.tap_step = 0, 1
-    if params.padding == SAME:
-        axis.count = (size + stride - 1) // stride
-        total = max((axis.count - 1) * stride + extent - size, 0)
-        axis.origin = -(total // 2)
-        return True
-    total = size + params.before[place] + params.after[place] - extent + stride
-    axis.count = total // stride if total > 0 else 0
-    axis.origin = -params.before[place]
-    return total >= 0
-
-
-cdef Py_ssize_t _image_dims(Params *params, cnp.npy_intp *dims, cnp.npy_intp *spatial) noexcept nogil:
-    """Split the dimensions of an image: batch and channels at their places, height and width."""
-    spatial[0], spatial[1] = (dims[2], dims[3]) if params.channels_first else (dims[1], dims[2])
-    return dims[1] if params.channels_first else dims[3]
-
-
-cdef void _image_steps(Params *params, cnp.ndarray image, Py_ssize_t *steps) noexcept:
-    cdef cnp.npy_intp *strides = cnp.PyArray_STRIDES(image)
-    steps[0] = strides[0]
-    steps[1] = strides[2 if params.channels_first else 1]
-    steps[2] = strides[3 if params.channels_first else 2]
-    steps[3] = strides[1 if params.channels_first else 3]
+    return place_windows(&params.windows, place, size, window, &axis.count, &axis.origin)
 
 
 cdef cnp.ndarray _operand(Params *params, PyObject *value):
@@ -182,10 +116,6 @@ cdef int _answer(Params *params, KernelCall *call, cnp.ndarray result, like) exc
     return 0
 
 
-cdef inline _in_layout(Params *params, cnp.ndarray image):
-    return image.transpose(0, 3, 1, 2) if params.channels_first else image
-
-
 cdef bint _groups(Py_ssize_t channels, cnp.npy_intp *filter_dims, trt_conv *work) noexcept:
     """Fill in the groups of a forward convolution; False when the depths do not fit or nothing is there."""
     if not (filter_dims[0] and filter_dims[1] and filter_dims[2]) or channels % filter_dims[2]:
@@ -195,11 +125,6 @@ cdef bint _groups(Py_ssize_t channels, cnp.npy_intp *filter_dims, trt_conv *work
         return False
     work.channels, work.depth = filter_dims[2], filter_dims[3] // work.groups
     return True
-
-
-cdef bint _fits(cnp.npy_intp *dims) noexcept:
-    """Whether sizes are small enough to be multiplied."""
-    return dims[0] < LARGEST and dims[1] < LARGEST and dims[2] < LARGEST and dims[3] < LARGEST
 
 
 # Running a plan
@@ -282,9 +207,9 @@ cdef int _conv2d(KernelCall *call) except -1:
     cdef cnp.ndarray image = _operand(params, call.inputs[0])
     cdef cnp.ndarray weights = _operand(params, call.inputs[1])
     cdef cnp.ndarray result
-    if image is None or weights is None or not _fits(cnp.PyArray_DIMS(image)) or not _fits(cnp.PyArray_DIMS(weights)):
+    if image is None or weights is None or not fit(cnp.PyArray_DIMS(image)) or not fit(cnp.PyArray_DIMS(weights)):
         return 1
-    channels = _image_dims(params, cnp.PyArray_DIMS(image), spatial)
+    channels = image_dims(&params.windows, cnp.PyArray_DIMS(image), spatial)
     if not _groups(channels, cnp.PyArray_DIMS(weights), &work):
         return 1
     for place in range(2):
@@ -310,7 +235,7 @@ cdef int _conv2d(KernelCall *call) except -1:
             status = _windows(&work)
     if status:
         return _gave_up(status)
-    return _answer(params, call, _in_layout(params, result), <object>call.inputs[0])
+    return _answer(params, call, in_layout(&params.windows, result), <object>call.inputs[0])
 
 
 cdef int _gave_up(int status) except -1:
@@ -324,35 +249,15 @@ cdef void _describe(Params *params, trt_conv *work, cnp.ndarray image, Py_ssize_
     work.is_double = params.computed == cnp.NPY_DOUBLE
     work.batch = batch
     work.image = cnp.PyArray_BYTES(image)
-    _image_steps(params, image, work.image_steps)
-
-
-cdef bint _asked_sizes(PyObject *value, cnp.npy_intp *sizes, Py_ssize_t *count) noexcept:
-    """Read a vector of two or four int32 sizes; False when it is not one."""
-    cdef cnp.ndarray array
-    cdef Py_ssize_t i
-    if not cnp.PyArray_CheckExact(<object>value):
-        return False
-    array = <cnp.ndarray>value
-    if cnp.PyArray_TYPE(array) != cnp.NPY_INT32 or cnp.PyArray_NDIM(array) != 1:
-        return False
-    if not cnp.PyArray_ISBEHAVED_RO(array) or cnp.PyArray_DIM(array, 0) not in (2, 4):
-        return False
-    count[0] = cnp.PyArray_DIM(array, 0)
-    for i in range(count[0]):
-        sizes[i] = (<int32_t *>(cnp.PyArray_BYTES(array) + i * cnp.PyArray_STRIDE(array, 0)))[0]
-        if not 0 <= sizes[i] < LARGEST:
-            return False
-    return True
+    image_steps(&params.windows, image, work.image_steps)
 
 
 cdef bint _fits_gradient(Params *params, cnp.ndarray gradient, Py_ssize_t batch, trt_conv_axis *axes,
                          Py_ssize_t depth) noexcept:
     """Whether a gradient has the shape of the convolution's output."""
-    cdef cnp.npy_intp spatial[2]
-    cdef Py_ssize_t channels = _image_dims(params, cnp.PyArray_DIMS(gradient), spatial)
-    return (cnp.PyArray_DIM(gradient, 0) == batch and channels == depth and spatial[0] == axes[0].count and
-            spatial[1] == axes[1].count)
+    cdef Py_ssize_t counts[2]
+    counts[0], counts[1] = axes[0].count, axes[1].count
+    return is_output(&params.windows, gradient, batch, counts, depth)
 
 
 cdef int _backprop_filter(KernelCall *call) except -1:
@@ -365,11 +270,11 @@ cdef int _backprop_filter(KernelCall *call) except -1:
     cdef cnp.ndarray image = _operand(params, call.inputs[0])
     cdef cnp.ndarray gradient = _operand(params, call.inputs[2])
     cdef cnp.ndarray result
-    if image is None or gradient is None or not _asked_sizes(call.inputs[1], dims, &count) or count != 4:
+    if image is None or gradient is None or not asked_sizes(<object>call.inputs[1], dims, &count) or count != 4:
         return 1
-    if not _fits(cnp.PyArray_DIMS(image)):
+    if not fit(cnp.PyArray_DIMS(image)):
         return 1
-    channels = _image_dims(params, cnp.PyArray_DIMS(image), spatial)
+    channels = image_dims(&params.windows, cnp.PyArray_DIMS(image), spatial)
     if not _groups(channels, dims, &work):
         return 1
     for place in range(2):
@@ -383,7 +288,7 @@ cdef int _backprop_filter(KernelCall *call) except -1:
     elif cnp.PyArray_SIZE(result):
         _describe(params, &work, image, cnp.PyArray_DIM(image, 0))
         work.filter = cnp.PyArray_BYTES(gradient)
-        _image_steps(params, gradient, work.filter_steps)
+        image_steps(&params.windows, gradient, work.filter_steps)
         work.filter_group_step = work.depth * work.filter_steps[3]
         work.out = cnp.PyArray_DATA(result)
         work.out_steps[2] = dims[3]
@@ -411,14 +316,14 @@ cdef int _backprop_input(KernelCall *call) except -1:
     cdef cnp.ndarray weights = _operand(params, call.inputs[1])
     cdef cnp.ndarray gradient = _operand(params, call.inputs[2])
     cdef cnp.ndarray result
-    if weights is None or gradient is None or not _asked_sizes(call.inputs[0], sizes, &count):
+    if weights is None or gradient is None or not asked_sizes(<object>call.inputs[0], sizes, &count):
         return 1
     if count == 4:
-        channels = _image_dims(params, sizes, spatial)
+        channels = image_dims(&params.windows, sizes, spatial)
     else:
         spatial[0], spatial[1] = sizes[0], sizes[1]
         sizes[0], channels = cnp.PyArray_DIM(gradient, 0), cnp.PyArray_DIM(weights, 2)
-    if not _fits(cnp.PyArray_DIMS(weights)) or not _groups(channels, cnp.PyArray_DIMS(weights), &work):
+    if not fit(cnp.PyArray_DIMS(weights)) or not _groups(channels, cnp.PyArray_DIMS(weights), &work):
         return 1
     for place in range(2):
         if not _place(params, place, spatial[place], cnp.PyArray_DIM(weights, place), &axes[place]):
@@ -445,7 +350,7 @@ cdef int _backprop_input(KernelCall *call) except -1:
             status = _offsets(&work, axes, dims, cnp.PyArray_BYTES(result))
     if status:
         return _gave_up(status)
-    return _answer(params, call, _in_layout(params, result), <object>call.inputs[2])
+    return _answer(params, call, in_layout(&params.windows, result), <object>call.inputs[2])
 
 
 cdef void _turned(const trt_conv_axis *axis, Py_ssize_t offset, trt_conv_axis *out) noexcept nogil:
