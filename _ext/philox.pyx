@@ -8,7 +8,7 @@ which draws again what lies outside, gives every group of values a stretch of th
 
 import numpy as np
 
-from libc.math cimport cos, cosf, fabs, fabsf, log, logf, sin, sinf, sqrt, sqrtf
+from libc.math cimport fabs, fabsf
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 cimport cython
@@ -16,19 +16,7 @@ cimport cython
 cdef enum:
     RESERVED_PER_VALUE = 256  # words that a value of a distribution with redraws may use
 
-cdef double TWO_PI = 6.283185307179586
 cdef double TRUNCATE_AT = 2.0
-
-# The multipliers and key increments of the published algorithm (Salmon et al., 2011).
-cdef uint32_t MULTIPLIER_A = 0xD2511F53
-cdef uint32_t MULTIPLIER_B = 0xCD9E8D57
-cdef uint32_t WEYL_A = 0x9E3779B9
-cdef uint32_t WEYL_B = 0xBB67AE85
-
-
-cdef struct State:
-    uint32_t key[2]
-    uint32_t counter[4]
 
 
 cdef struct Words:  # hands out the words of a stream one at a time
@@ -37,75 +25,12 @@ cdef struct Words:  # hands out the words of a stream one at a time
     int used
 
 
-cdef inline void _skip(State *state, uint64_t count) noexcept nogil:
-    cdef uint64_t low = (<uint64_t>state.counter[1] << 32) | state.counter[0]
-    cdef uint64_t total = low + count
-    state.counter[0] = <uint32_t>total
-    state.counter[1] = <uint32_t>(total >> 32)
-    if total < low:
-        state.counter[2] += 1
-        if state.counter[2] == 0:
-            state.counter[3] += 1
-
-
-cdef inline void _next(State *state, uint32_t *out) noexcept nogil:
-    cdef uint32_t k0 = state.key[0], k1 = state.key[1]
-    cdef uint32_t c0 = state.counter[0], c1 = state.counter[1], c2 = state.counter[2], c3 = state.counter[3]
-    cdef uint64_t a, b
-    cdef int turn
-    for turn in range(10):
-        a = <uint64_t>MULTIPLIER_A * c0
-        b = <uint64_t>MULTIPLIER_B * c2
-        c0 = <uint32_t>(b >> 32) ^ c1 ^ k0
-        c1 = <uint32_t>b
-        c2 = <uint32_t>(a >> 32) ^ c3 ^ k1
-        c3 = <uint32_t>a
-        k0 += WEYL_A
-        k1 += WEYL_B
-    out[0] = c0
-    out[1] = c1
-    out[2] = c2
-    out[3] = c3
-    _skip(state, 1)
-
-
 cdef inline uint32_t _word(Words *words) noexcept nogil:
     if words.used == 4:
-        _next(&words.state, words.block)
+        next_block(&words.state, words.block)
         words.used = 0
     words.used += 1
     return words.block[words.used - 1]
-
-
-cdef inline float _unit_float(uint32_t word) noexcept nogil:
-    """The low 23 bits as a float in [0, 1)."""
-    return <float>(word & 0x7FFFFF) * <float>(1.0 / 8388608.0)
-
-
-cdef inline double _unit_double(uint32_t high, uint32_t low) noexcept nogil:
-    """52 bits as a double in [0, 1)."""
-    return <double>((<uint64_t>(high & 0xFFFFF) << 32) | low) * (1.0 / 4503599627370496.0)
-
-
-cdef inline void _normal_float(uint32_t x0, uint32_t x1, float *out) noexcept nogil:
-    """Box-Muller: two words to two normal values."""
-    cdef float u = _unit_float(x0)
-    if u < <float>1.0e-7:
-        u = <float>1.0e-7
-    cdef float angle = <float>(TWO_PI * _unit_float(x1))
-    cdef float radius = sqrtf(<float>-2.0 * logf(u))
-    out[0] = sinf(angle) * radius
-    out[1] = cosf(angle) * radius
-
-
-cdef inline void _normal_double(uint32_t x0, uint32_t x1, uint32_t x2, uint32_t x3, double *out) noexcept nogil:
-    cdef double u = _unit_double(x0, x1)
-    if u < 1.0e-7:
-        u = 1.0e-7
-    cdef double angle = TWO_PI * _unit_double(x2, x3)
-    cdef double radius = sqrt(-2.0 * log(u))
-    out[0] = sin(angle) * radius
-    out[1] = cos(angle) * radius
 
 
 @cython.final
@@ -124,8 +49,6 @@ cdef class Philox:
     Drawing from a generator starts at its counter and leaves the counter alone; `reserve` moves it.
     """
 
-    cdef State state
-
     def __cinit__(self, seed, seed2, start=0):
         cdef uint64_t key = int(seed) & 0xFFFFFFFFFFFFFFFF
         cdef uint64_t high = int(seed2) & 0xFFFFFFFFFFFFFFFF
@@ -141,7 +64,7 @@ cdef class Philox:
         """Return a generator that stands where this one does, and move this one on by so many blocks of four words."""
         cdef Philox copy = Philox(0, 0)
         copy.state = self.state
-        _skip(&self.state, blocks)
+        skip_blocks(&self.state, blocks)
         return copy
 
     def words(self, Py_ssize_t size):
@@ -154,7 +77,7 @@ cdef class Philox:
         with nogil:
             for place in range(size):
                 if place % 4 == 0:
-                    _next(&state, block)
+                    next_block(&state, block)
                 out[place] = block[place % 4]
         return result
 
@@ -170,7 +93,7 @@ cdef class Philox:
         with nogil:
             for place in range(size):
                 if place % 4 == 0:
-                    _next(&state, block)
+                    next_block(&state, block)
                 out[place] = <float>(block[place % 4] & mask) * scale
         return result
 
@@ -186,8 +109,8 @@ cdef class Philox:
             for place in range(size):
                 half = place % 2
                 if half == 0:
-                    _next(&state, block)
-                out[place] = _unit_double(block[2 * half], block[2 * half + 1])
+                    next_block(&state, block)
+                out[place] = unit_double(block[2 * half], block[2 * half + 1])
         return result
 
     def uniform_int32(self, Py_ssize_t size, int32_t low, int32_t high):
@@ -201,7 +124,7 @@ cdef class Philox:
         with nogil:
             for place in range(size):
                 if place % 4 == 0:
-                    _next(&state, block)
+                    next_block(&state, block)
                 out[place] = <int32_t>(<uint32_t>low + block[place % 4] % width)
         return result
 
@@ -219,7 +142,7 @@ cdef class Philox:
             for place in range(size):
                 half = place % 2
                 if half == 0:
-                    _next(&state, block)
+                    next_block(&state, block)
                 word = block[2 * half] | (<uint64_t>block[2 * half + 1] << 32)
                 out[place] = <int64_t>(<uint64_t>low + word % width)
         return result
@@ -235,9 +158,9 @@ cdef class Philox:
         with nogil:
             for place in range(size):
                 if place % 4 == 0:
-                    _next(&state, block)
-                    _normal_float(block[0], block[1], pair)
-                    _normal_float(block[2], block[3], pair + 2)
+                    next_block(&state, block)
+                    box_muller_float(block[0], block[1], pair)
+                    box_muller_float(block[2], block[3], pair + 2)
                 out[place] = pair[place % 4]
         return result
 
@@ -252,8 +175,8 @@ cdef class Philox:
         with nogil:
             for place in range(size):
                 if place % 2 == 0:
-                    _next(&state, block)
-                    _normal_double(block[0], block[1], block[2], block[3], pair)
+                    next_block(&state, block)
+                    box_muller_double(block[0], block[1], block[2], block[3], pair)
                 out[place] = pair[place % 2]
         return result
 
@@ -271,11 +194,11 @@ cdef class Philox:
                 end = min(place + 4, size)
                 words.state = self.state
                 words.used = 4
-                _skip(&words.state, <uint64_t>(place // 4) * RESERVED_PER_VALUE)
+                skip_blocks(&words.state, <uint64_t>(place // 4) * RESERVED_PER_VALUE)
                 while place < end:
                     x0 = _word(&words)
                     x1 = _word(&words)
-                    _normal_float(x0, x1, pair)
+                    box_muller_float(x0, x1, pair)
                     for half in range(2):
                         if fabsf(pair[half]) < <float>TRUNCATE_AT and place < end:
                             out[place] = pair[half]
@@ -296,11 +219,11 @@ cdef class Philox:
                 end = min(place + 2, size)
                 words.state = self.state
                 words.used = 4
-                _skip(&words.state, <uint64_t>(place // 2) * (RESERVED_PER_VALUE // 2))
+                skip_blocks(&words.state, <uint64_t>(place // 2) * (RESERVED_PER_VALUE // 2))
                 while place < end:
                     for half in range(4):
                         block[half] = _word(&words)
-                    _normal_double(block[0], block[1], block[2], block[3], pair)
+                    box_muller_double(block[0], block[1], block[2], block[3], pair)
                     for half in range(2):
                         if fabs(pair[half]) < TRUNCATE_AT and place < end:
                             out[place] = pair[half]
@@ -318,7 +241,7 @@ cdef class Philox:
         with nogil:
             for place in range(size - 1):
                 if place % 4 == 0:
-                    _next(&state, block)
+                    next_block(&state, block)
                 other = place + <Py_ssize_t>(block[place % 4] % <uint32_t>(size - place))
                 kept = out[place]
                 out[place] = out[other]
@@ -333,5 +256,5 @@ def scrambled(seed, seed2):
     """
     cdef Philox mixer = Philox(0x02461E293EC8F720, seed2, seed)
     cdef uint32_t block[4]
-    _next(&mixer.state, block)
+    next_block(&mixer.state, block)
     return block[0] | (<uint64_t>block[1] << 32), block[2] | (<uint64_t>block[3] << 32)

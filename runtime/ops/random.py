@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from runtime.ops.registry import Shape
     from runtime.step.environment import KernelEnv
 
-__all__ = ["Stream", "draw", "stream_of"]
+__all__ = ["Stream", "draw", "seeds", "shape_from", "static_shape", "stream_of"]
 
 Run = Callable[..., Any]
 
@@ -71,7 +71,7 @@ def draw(distribution: str, generator: Philox, size: int, datatype: DataType) ->
     return values.astype(to_numpy(datatype), copy=False)
 
 
-def _shape_from(value: Any) -> tuple[int, ...]:
+def shape_from(value: Any) -> tuple[int, ...]:
     """Return the shape that a shape input asks for."""
     if value.ndim != 1:
         raise InvalidArgument("shape must be a vector of {int32,int64}, got shape " + format_shape(value.shape))
@@ -86,7 +86,8 @@ def _shape_from(value: Any) -> tuple[int, ...]:
     return shape
 
 
-def _static_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
+def static_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
+    """The output has the shape that the first input asks for: its rank is that vector's length."""
     length = shapes[0][0] if shapes[0] else None
     return [None if length is None else (None,) * length]
 
@@ -94,26 +95,26 @@ def _static_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
 _DISTRIBUTIONS = {"RandomUniform": "uniform", "RandomStandardNormal": "normal", "TruncatedNormal": "truncated"}
 
 
-@kernel(*_DISTRIBUTIONS, shape=_static_shape, host=(0,))
+@kernel(*_DISTRIBUTIONS, shape=static_shape, host=(0,))
 def random_values(node: Node, env: KernelEnv) -> Run:
     distribution, datatype = _DISTRIBUTIONS[node.op], node.attr("dtype")
     stream, xp = stream_of(node, env), env.xp
 
     def run(shape: Any) -> Any:
-        dims = _shape_from(shape)
+        dims = shape_from(shape)
         size = int(np.prod(dims, dtype=np.int64))
         return xp.asarray(draw(distribution, stream.reserve_values(size), size, datatype).reshape(dims))
 
     return run
 
 
-@kernel("RandomUniformInt", shape=_static_shape, host=(0, 1, 2))
+@kernel("RandomUniformInt", shape=static_shape, host=(0, 1, 2))
 def random_uniform_int(node: Node, env: KernelEnv) -> Run:
     wide = node.attr("Tout") == DataType.INT64
     stream, xp = stream_of(node, env), env.xp
 
     def run(shape: Any, minval: Any, maxval: Any) -> Any:
-        dims = _shape_from(shape)
+        dims = shape_from(shape)
         _check_bounds(minval, maxval)
         size = int(np.prod(dims, dtype=np.int64))
         if size == 0:
@@ -151,7 +152,8 @@ def random_shuffle(node: Node, env: KernelEnv) -> Run:
 # Stateless ops: the stream follows from the inputs.
 
 
-def _seeds(seed: Any) -> tuple[int, int]:
+def seeds(seed: Any) -> tuple[int, int]:
+    """Return the two numbers of a seed of a stateless op."""
     if seed.shape != (2,):
         raise InvalidArgument(f"seed must have shape [2], not {format_shape(seed.shape)}")
     return int(seed[0]), int(seed[1])
@@ -178,25 +180,25 @@ _STATELESS = {"StatelessRandomUniform": "uniform", "StatelessRandomNormal": "nor
               "StatelessTruncatedNormal": "truncated"}
 
 
-@kernel(*_STATELESS, shape=_static_shape, host=(0, 1))
+@kernel(*_STATELESS, shape=static_shape, host=(0, 1))
 def stateless_values(node: Node, env: KernelEnv) -> Run:
     distribution, datatype, xp = _STATELESS[node.op], node.attr("dtype"), env.xp
 
     def run(shape: Any, seed: Any) -> Any:
-        dims = _shape_from(shape)
-        key, counter = scrambled(*_seeds(seed))
+        dims = shape_from(shape)
+        key, counter = scrambled(*seeds(seed))
         size = int(np.prod(dims, dtype=np.int64))
         return xp.asarray(draw(distribution, Philox(key, counter), size, datatype).reshape(dims))
 
     return run
 
 
-@kernel(*(f"{op}V2" for op in _STATELESS), shape=_static_shape, host=(0, 1, 2, 3))
+@kernel(*(f"{op}V2" for op in _STATELESS), shape=static_shape, host=(0, 1, 2, 3))
 def stateless_values_v2(node: Node, env: KernelEnv) -> Run:
     distribution, datatype, xp = _STATELESS[node.op.removesuffix("V2")], node.attr("dtype"), env.xp
 
     def run(shape: Any, key: Any, counter: Any, alg: Any) -> Any:
-        dims = _shape_from(shape)
+        dims = shape_from(shape)
         size = int(np.prod(dims, dtype=np.int64))
         return xp.asarray(draw(distribution, _generator(key, counter, alg), size, datatype).reshape(dims))
 
@@ -222,37 +224,37 @@ def _checked_range(minval: Any, maxval: Any, dims: tuple[int, ...]) -> tuple[int
     return low, high
 
 
-@kernel("StatelessRandomUniformInt", shape=_static_shape, host=(0, 1, 2, 3))
+@kernel("StatelessRandomUniformInt", shape=static_shape, host=(0, 1, 2, 3))
 def stateless_uniform_int(node: Node, env: KernelEnv) -> Run:
     datatype, xp = node.attr("dtype"), env.xp
 
     def run(shape: Any, seed: Any, minval: Any, maxval: Any) -> Any:
-        dims = _shape_from(shape)
+        dims = shape_from(shape)
         low, high = _checked_range(minval, maxval, dims)
-        key, counter = scrambled(*_seeds(seed))
+        key, counter = scrambled(*seeds(seed))
         return xp.asarray(_integers(Philox(key, counter), dims, datatype, low, high))
 
     return run
 
 
-@kernel("StatelessRandomUniformIntV2", shape=_static_shape, host=(0, 1, 2, 3, 4, 5))
+@kernel("StatelessRandomUniformIntV2", shape=static_shape, host=(0, 1, 2, 3, 4, 5))
 def stateless_uniform_int_v2(node: Node, env: KernelEnv) -> Run:
     datatype, xp = node.attr("dtype"), env.xp
 
     def run(shape: Any, key: Any, counter: Any, alg: Any, minval: Any, maxval: Any) -> Any:
-        dims = _shape_from(shape)
+        dims = shape_from(shape)
         low, high = _checked_range(minval, maxval, dims)
         return xp.asarray(_integers(_generator(key, counter, alg), dims, datatype, low, high))
 
     return run
 
 
-@kernel("StatelessRandomUniformFullIntV2", shape=_static_shape, host=(0, 1, 2, 3))
+@kernel("StatelessRandomUniformFullIntV2", shape=static_shape, host=(0, 1, 2, 3))
 def stateless_uniform_full_int(node: Node, env: KernelEnv) -> Run:
     dtype, xp = to_numpy(node.attr("dtype")), env.xp
 
     def run(shape: Any, key: Any, counter: Any, alg: Any) -> Any:
-        dims = _shape_from(shape)
+        dims = shape_from(shape)
         size = int(np.prod(dims, dtype=np.int64))
         words = _generator(key, counter, alg).words(size * dtype.itemsize // 4)
         return xp.asarray(words.view(dtype).reshape(dims))
@@ -269,7 +271,7 @@ def key_counter(node: Node, env: KernelEnv) -> Run:
     with_algorithm = node.op.endswith("Alg")
 
     def run(seed: Any) -> tuple[Any, ...]:
-        key, counter = scrambled(*_seeds(seed))
+        key, counter = scrambled(*seeds(seed))
         pair = np.array([key], np.uint64), np.array([0, counter], np.uint64)
         return (*pair, np.int32(_ALG_PHILOX)) if with_algorithm else pair
 

@@ -69,6 +69,8 @@ FAMILIES = (
     "runtime.ops.slice_updates",
     "runtime.ops.optimizers",
     "runtime.ops.random",
+    "runtime.ops.random_distributions",
+    "runtime.ops.candidate_sampling",
     "runtime.ops.segments",
     "runtime.ops.sparse_segments",
     "runtime.ops.uniques",
