@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtime._ext.errors import InvalidArgument
-from runtime._ext.variable import ResourceHandle
-from runtime.dtypes import DataType, to_numpy
+from runtime.dtypes import DataType, is_ref, to_numpy
+from runtime.ops.handles import finder, make_handle, resource_place
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape, scalar
 from runtime.ops.state.queue import Queue
 from runtime.ops.state.stores import Element, FifoStore, PriorityStore, ShuffleStore, Store
-from runtime.ops.variables import handle_array
 
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from runtime.ops.registry import Shape
     from runtime.step.environment import KernelEnv
 
-__all__ = ["QUEUE", "queue_of"]
+__all__ = ["QUEUE", "queue_finder"]
 
 QUEUE = "N10tensorflow14QueueInterfaceE"
 """Kind of queues in the resource manager, as TensorFlow's handles have it."""
@@ -31,22 +30,13 @@ QUEUE = "N10tensorflow14QueueInterfaceE"
 Run = Callable[..., Any]
 Answer = Callable[[Any, BaseException | None], None]
 
-_OPS = ("FIFOQueueV2", "PaddingFIFOQueueV2", "PriorityQueueV2", "RandomShuffleQueueV2")
+_KINDS = ("FIFOQueue", "PaddingFIFOQueue", "PriorityQueue", "RandomShuffleQueue")
+_OPS = (*_KINDS, *(f"{kind}V2" for kind in _KINDS))
 
 
-def queue_of(handle: Any) -> Queue:
-    """Return the queue that a resource tensor names.
-
-    Raises
-    ------
-    InvalidArgument
-        If the handle names something else.
-    """
-    found = getattr(handle.item(), "resource", None)
-    if not isinstance(found, Queue):
-        raise InvalidArgument(f"the resource handle {handle.item()!r} does not name a queue; connect the output of a "
-                              "queue op")
-    return found
+def queue_finder(env: KernelEnv) -> Callable[[Any], Queue]:
+    """Return a function that gives the queue which a handle names."""
+    return finder(env, Queue, QUEUE, "a queue")
 
 
 # Making queues
@@ -55,40 +45,29 @@ def queue_of(handle: Any) -> Queue:
 def _components(node: Node) -> tuple[list[DataType], list[Shape] | None]:
     """Return the types and shapes of a queue node's components; no shapes when it declares none."""
     types, shapes = list(node.attr("component_types")), list(node.attr("shapes"))
-    if node.op == "PriorityQueueV2":
+    if node.op.startswith("PriorityQueue"):
         return [DataType.INT64, *types], [(), *shapes] if shapes or not types else None
     return types, shapes or None
 
 
-@kernel(*_OPS, shape=scalar)
+@kernel(*_OPS, shape=lambda node, shapes: [(2,) if is_ref(node.output_types[0]) else ()])
 def make_queue(node: Node, env: KernelEnv) -> Run:
     types, shapes = _components(node)
     if shapes is not None and len(shapes) != len(types):
         raise InvalidArgument(f"Different number of component types.  Types: {_types(types)}, Shapes: "
                               f"{_shapes(shapes)}")
     capacity, behind = node.attr("capacity"), _min_after_dequeue(node)
-    session = env.session
-    container = session.resources.container_of(node.attr("container").decode())
-    shared = node.attr("shared_name").decode()
-    if shared.startswith("_"):
-        raise InvalidArgument(f"shared_name cannot start with '_':{shared}")
+    place = container, name = resource_place(node, env, QUEUE)
     kind = node.op.removesuffix("V2")
-
-    def private_name() -> str:
-        made = session.private_name(node.name)
-        session.own(container, QUEUE, made)
-        return made
-
-    name = shared or session.kernel_state(env.path + node.name, node.op, private_name)
-    queue = session.resources.lookup_or_create(
+    queue = env.session.resources.lookup_or_create(
         container, QUEUE, name, lambda: Queue(kind, name, types, shapes, capacity, _store(node), behind))
     _check_same(queue, node, types, shapes, behind)
-    handle = handle_array(ResourceHandle(env.device.name, container, name, QUEUE, queue))
+    handle = make_handle(node, env, place, QUEUE, queue)
     return lambda: handle
 
 
 def _min_after_dequeue(node: Node) -> int:
-    if node.op != "RandomShuffleQueueV2":
+    if not node.op.startswith("RandomShuffleQueue"):
         return 0
     capacity, behind = node.attr("capacity"), node.attr("min_after_dequeue")
     if behind < 0:
@@ -99,9 +78,9 @@ def _min_after_dequeue(node: Node) -> int:
 
 
 def _store(node: Node) -> Store:
-    if node.op == "PriorityQueueV2":
+    if node.op.startswith("PriorityQueue"):
         return PriorityStore()
-    if node.op == "RandomShuffleQueueV2":
+    if node.op.startswith("RandomShuffleQueue"):
         seed, seed2 = node.attr("seed"), node.attr("seed2")
         if not seed and not seed2:
             seed, seed2 = secrets.randbits(64), secrets.randbits(64)
@@ -147,10 +126,12 @@ def _fits(declared: Shape, shape: tuple[int, ...], queue: Queue) -> bool:
                                                for want, got in zip(declared, shape, strict=True))
 
 
-def _check_enqueue(queue: Queue, components: Sequence[Any], types: Sequence[int], many: bool) -> None:
+def _check_enqueue(queue: Queue, components: Sequence[Any], node: Node, many: bool) -> None:
+    types = node.input_types[1:]
     if tuple(types) != queue.component_types:
-        raise InvalidArgument(f"Signature mismatch, have: {_types([DataType.RESOURCE, *types])}-> expected: "
-                              f"{_types([DataType.RESOURCE, *queue.component_types])}->")
+        handle = _handle_label(node)
+        raise InvalidArgument(f"Signature mismatch, have: {', '.join([handle, _types(types)])}-> expected: "
+                              f"{', '.join([handle, _types(queue.component_types)])}->")
     batch: int | None = None
     if many:
         for number, component in enumerate(components):
@@ -168,6 +149,10 @@ def _check_enqueue(queue: Queue, components: Sequence[Any], types: Sequence[int]
                                   f"{format_shape(component.shape)}")
 
 
+def _handle_label(node: Node) -> str:
+    return "string_ref" if is_ref(node.input_types[0]) else "resource"
+
+
 def _kept(array: Any) -> Any:
     """Return an array that may wait in a queue: one that views foreign bytes, such as a request's, is copied."""
     return array if array.flags.owndata else array.copy()
@@ -178,15 +163,14 @@ def _no_timeout(node: Node) -> None:
         raise InvalidArgument("Timeout not supported yet.")
 
 
-@kernel("QueueEnqueueV2", "QueueEnqueueManyV2", asynchronous=True)
+@kernel("QueueEnqueue", "QueueEnqueueV2", "QueueEnqueueMany", "QueueEnqueueManyV2", asynchronous=True)
 def enqueue(node: Node, env: KernelEnv) -> Run:
     _no_timeout(node)
-    types = [int(kind) for kind in node.attr("Tcomponents")]
-    many = node.op == "QueueEnqueueManyV2"
+    many, queue_of = node.op.startswith("QueueEnqueueMany"), queue_finder(env)
 
     def run(step: StepContext, done: Answer, handle: Any, *components: Any) -> None:
         queue = queue_of(handle)
-        _check_enqueue(queue, components, types, many)
+        _check_enqueue(queue, components, node, many)
         kept = [_kept(component) for component in components]
         elements: list[Element]
         if many:
@@ -208,15 +192,16 @@ def _dequeue_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
     declared = _components(source)[1]
     if declared is None or len(declared) != len(node.output_types):
         return [None] * len(node.output_types)
-    if node.op == "QueueDequeueV2":
+    if node.op in ("QueueDequeue", "QueueDequeueV2"):
         return declared
     return [None if shape is None else (None, *shape) for shape in declared]
 
 
-def _check_dequeue(queue: Queue, types: Sequence[int]) -> None:
-    if tuple(types) != queue.component_types:
-        raise InvalidArgument(f"Signature mismatch, have: resource->{_types(types)} expected: "
-                              f"resource->{_types(queue.component_types)}")
+def _check_dequeue(queue: Queue, node: Node) -> None:
+    if node.output_types != queue.component_types:
+        handle = _handle_label(node)
+        raise InvalidArgument(f"Signature mismatch, have: {handle}->{_types(node.output_types)} expected: "
+                              f"{handle}->{_types(queue.component_types)}")
 
 
 def _outputs(components: Sequence[Any]) -> Any:
@@ -224,24 +209,24 @@ def _outputs(components: Sequence[Any]) -> Any:
     return components[0] if len(components) == 1 else list(components)
 
 
-@kernel("QueueDequeueV2", asynchronous=True, shape=_dequeue_shape)
+@kernel("QueueDequeue", "QueueDequeueV2", asynchronous=True, shape=_dequeue_shape)
 def dequeue(node: Node, env: KernelEnv) -> Run:
     _no_timeout(node)
-    types = [int(kind) for kind in node.attr("component_types")]
+    queue_of = queue_finder(env)
 
     def run(step: StepContext, done: Answer, handle: Any) -> None:
         queue = queue_of(handle)
-        _check_dequeue(queue, types)
+        _check_dequeue(queue, node)
         queue.dequeue(step, 1, lambda elements, error: done(_outputs(elements[0]) if elements else None, error))
 
     return run
 
 
-@kernel("QueueDequeueManyV2", "QueueDequeueUpToV2", asynchronous=True, shape=_dequeue_shape, host=(1,))
+@kernel("QueueDequeueMany", "QueueDequeueManyV2", "QueueDequeueUpTo", "QueueDequeueUpToV2", asynchronous=True,
+        shape=_dequeue_shape, host=(1,))
 def dequeue_many(node: Node, env: KernelEnv) -> Run:
     _no_timeout(node)
-    types = [int(kind) for kind in node.attr("component_types")]
-    up_to, xp = node.op == "QueueDequeueUpToV2", env.xp
+    up_to, xp, queue_of = node.op.startswith("QueueDequeueUpTo"), env.xp, queue_finder(env)
     name = "DequeueUpToOp" if up_to else "DequeueManyOp"
 
     def run(step: StepContext, done: Answer, handle: Any, count: Any) -> None:
@@ -251,7 +236,7 @@ def dequeue_many(node: Node, env: KernelEnv) -> Run:
         wanted = int(count)
         if wanted < 0:
             raise InvalidArgument(f"{name} requested {wanted} < 0 elements")
-        _check_dequeue(queue, types)
+        _check_dequeue(queue, node)
         if queue.shapes is None or any(shape is None for shape in queue.shapes):
             raise InvalidArgument(f"{queue.kind}'s DequeueMany and DequeueUpTo require the components to have "
                                   "specified shapes.")
@@ -300,19 +285,21 @@ def _batch(xp: Any, queue: Queue, elements: Sequence[Element], pad: bool) -> lis
 # The rest
 
 
-@kernel("QueueSizeV2", shape=scalar)
+@kernel("QueueSize", "QueueSizeV2", shape=scalar)
 def queue_size(node: Node, env: KernelEnv) -> Run:
+    queue_of = queue_finder(env)
     return lambda handle: np.int32(queue_of(handle).size())
 
 
-@kernel("QueueIsClosedV2", shape=scalar)
+@kernel("QueueIsClosed", "QueueIsClosedV2", shape=scalar)
 def queue_is_closed(node: Node, env: KernelEnv) -> Run:
+    queue_of = queue_finder(env)
     return lambda handle: np.bool_(queue_of(handle).closed)
 
 
-@kernel("QueueCloseV2", asynchronous=True)
+@kernel("QueueClose", "QueueCloseV2", asynchronous=True)
 def queue_close(node: Node, env: KernelEnv) -> Run:
-    cancel = node.attr("cancel_pending_enqueues")
+    cancel, queue_of = node.attr("cancel_pending_enqueues"), queue_finder(env)
 
     def run(step: StepContext, done: Answer, handle: Any) -> None:
         queue_of(handle).shut(step, lambda _, error: done(None, error), cancel_pending_enqueues=cancel)

@@ -77,6 +77,7 @@ FAMILIES = (
     "runtime.ops.control_flow",
     "runtime.ops.functional",
     "runtime.ops.queues",
+    "runtime.ops.tables",
     "runtime.ops.tensor_lists",
     "runtime.ops.tensor_list_slices",
     "runtime.ops.tensor_arrays",

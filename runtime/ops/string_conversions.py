@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from runtime.graph.node import Node
     from runtime.step.environment import KernelEnv
 
+__all__ = ["parse_number"]
+
 _FLOATS = frozenset({DataType.HALF, DataType.BFLOAT16, DataType.FLOAT, DataType.DOUBLE})
 _COMPLEX = frozenset({DataType.COMPLEX64, DataType.COMPLEX128})
 _INTEGER_TEXT = re.compile(rb"\s*([+-]?)0*(\d+?)\s*")
@@ -86,6 +88,20 @@ def _string_to_number(node: Node, env: KernelEnv) -> Callable[..., Any]:
         return lambda text: map_objects(lambda item: _parse_float(item, dtype), text, dtype)
     limits = np.iinfo(dtype)
     return lambda text: map_objects(lambda item: _parse_integer(item, int(limits.min), int(limits.max)), text, dtype)
+
+
+def parse_number(text: bytes, dtype: np.dtype[Any]) -> Any:
+    """Return the number of a dtype that a text spells.
+
+    Raises
+    ------
+    InvalidArgument
+        If it spells none that the dtype holds.
+    """
+    if dtype.kind == "f":
+        return _parse_float(text, dtype)
+    limits = np.iinfo(dtype)
+    return _parse_integer(text, int(limits.min), int(limits.max))
 
 
 def _not_a_number(text: bytes) -> InvalidArgument:

@@ -14,11 +14,11 @@ import numpy as np
 from runtime._ext.errors import InvalidArgument, Unimplemented
 from runtime._ext.variable import ResourceHandle
 from runtime.dtypes import DataType, to_numpy
+from runtime.ops.handles import handle_array
 from runtime.ops.partial_shapes import known, matches
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape, scalar
 from runtime.ops.state.tensor_array import ARRAYS, GRADIENTS, Stack, TensorArray
-from runtime.ops.variables import handle_array
 
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext

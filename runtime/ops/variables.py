@@ -15,6 +15,7 @@ import numpy as np
 from runtime._ext.errors import FailedPrecondition, Internal, InvalidArgument, NotFound, OutOfRange
 from runtime._ext.variable import ResourceHandle, Variable
 from runtime.dtypes import base, to_numpy
+from runtime.ops.handles import handle_array
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape, like_input, scalar, unknown
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from runtime.ops.registry import Shape
     from runtime.step.environment import KernelEnv
 
-__all__ = ["REF_VARIABLE", "RESOURCE_VARIABLE", "check_indices", "existing", "handle_array", "variable_of"]
+__all__ = ["REF_VARIABLE", "RESOURCE_VARIABLE", "check_indices", "existing", "variable_of"]
 
 RESOURCE_VARIABLE = "N10tensorflow3VarE"
 """Kind of a resource variable in the resource manager, as TensorFlow's handles and messages have it."""
@@ -32,13 +33,6 @@ REF_VARIABLE = "N10tensorflow9LegacyVarE"
 """Kind of a reference variable in the resource manager."""
 
 Run = Callable[..., Any]
-
-
-def handle_array(handle: ResourceHandle) -> np.ndarray[Any, Any]:
-    """Return a resource tensor: a scalar object array that holds `handle`."""
-    array = np.empty((), dtype=object)
-    array[()] = handle
-    return array
 
 
 def variable_of(resource: np.ndarray[Any, Any]) -> Variable:

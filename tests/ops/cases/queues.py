@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,22 @@ F, N, L, S = DataType.FLOAT, DataType.INT32, DataType.INT64, DataType.STRING
 
 def cases() -> Iterator[Case]:
     """Yield the cases."""
-    yield from _fifo()
-    yield from _rules()
-    yield from _padding()
-    yield from _priority()
-    yield from _shuffle()
+    for case in (*_fifo(), *_rules(), *_padding(), *_priority(), *_shuffle()):
+        yield case
+        yield _older(case)
     yield from _sharing()
+
+
+def _older(case: Case) -> Case:
+    """Return a case with the ops that hand on a queue as a reference to two strings."""
+    nodes = []
+    for newer in case.nodes:
+        older = type(newer).FromString(newer.SerializeToString())
+        if "Queue" in older.op:
+            older.op = older.op.removesuffix("V2")
+        nodes.append(older)
+    op = case.op.removesuffix("V2")
+    return replace(case, op=op, name=case.name.replace(case.op, op), nodes=nodes)
 
 
 class Graph:
