@@ -1,13 +1,31 @@
-"""Special functions of C's library over arrays, without the temporaries that a formula over whole arrays needs.
+"""Special functions over arrays, without the temporaries that a formula over whole arrays needs.
 
-Callers are the kernels of the element-wise ops on a CPU. Each loop releases the GIL.
+Callers are the kernels of the element-wise ops on a CPU. Each loop releases the GIL. Functions of C's library are
+computed in the array's type; the others in double precision, by the threads of the worker pool where there is much to
+do, and rounded once.
 """
 
 cimport numpy as cnp
 from libc.math cimport erf as c_erf
 from libc.math cimport erfc as c_erfc
 
+from runtime._ext.worker_pool cimport parallel_ranges
+
 cnp.import_array()
+
+cdef extern from "special_functions.h" nogil:
+    ctypedef double (*trt_function)(double, double, double) noexcept
+    double trt_igamma(double, double, double) noexcept
+    double trt_igammac(double, double, double) noexcept
+    double trt_igamma_grad_a(double, double, double) noexcept
+    double trt_zeta(double, double, double) noexcept
+    double trt_polygamma(double, double, double) noexcept
+    double trt_betainc(double, double, double) noexcept
+    double trt_ndtri(double, double, double) noexcept
+    double trt_bessel_i0e(double, double, double) noexcept
+    double trt_bessel_i1e(double, double, double) noexcept
+    double trt_bessel_i0(double, double, double) noexcept
+    double trt_bessel_i1(double, double, double) noexcept
 
 cdef extern from "<math.h>" nogil:
     float erff(float)
@@ -88,3 +106,117 @@ def erfc(x):
 def lgamma(x):
     """Return the logarithm of the absolute value of the gamma function of a float32 or float64 array."""
     return _map(LGAMMA, x)
+
+
+# --- functions of this project, of up to three arguments --------------------------------------------------------------
+
+cdef enum:
+    GRAIN = 2048  # elements that a thread takes at a time: 50 microseconds or more
+
+cdef struct Job:
+    trt_function function
+    int num_inputs
+    bint is_double
+    const void *inputs[3]
+    void *output
+
+
+cdef inline double _read(const Job *job, int place, Py_ssize_t i) noexcept nogil:
+    if place >= job.num_inputs:
+        return 0.0
+    if job.is_double:
+        return (<const double *>job.inputs[place])[i]
+    return (<const float *>job.inputs[place])[i]
+
+
+cdef void _fill(void *context, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    cdef const Job *job = <const Job *>context
+    cdef Py_ssize_t i
+    cdef double value
+    for i in range(begin, end):
+        value = job.function(_read(job, 0, i), _read(job, 1, i), _read(job, 2, i))
+        if job.is_double:
+            (<double *>job.output)[i] = value
+        else:
+            (<float *>job.output)[i] = <float>value
+
+
+cdef object _combine(trt_function function, tuple arrays):
+    """Return a function of float32 or of float64 arrays of one shape, as a new array."""
+    cdef list sources = [cnp.PyArray_FROM_OF(array, cnp.NPY_ARRAY_CARRAY_RO | cnp.NPY_ARRAY_NOTSWAPPED)
+                         for array in arrays]
+    cdef cnp.ndarray first = sources[0]
+    cdef cnp.ndarray target, source
+    cdef Job job
+    cdef Py_ssize_t size = cnp.PyArray_SIZE(first)
+    cdef int kind = cnp.PyArray_TYPE(first)
+    if kind != cnp.NPY_FLOAT32 and kind != cnp.NPY_FLOAT64:
+        raise TypeError(f"float32 or float64 is needed, not {first.dtype}")
+    job.function = function
+    job.is_double = kind == cnp.NPY_FLOAT64
+    job.num_inputs = len(sources)
+    for place in range(job.num_inputs):
+        source = sources[place]
+        if cnp.PyArray_TYPE(source) != kind or not cnp.PyArray_SAMESHAPE(source, first):
+            raise TypeError("arrays of one shape and type are needed")
+        job.inputs[place] = cnp.PyArray_DATA(source)
+    target = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(first), cnp.PyArray_DIMS(first), kind, 0)
+    job.output = cnp.PyArray_DATA(target)
+    with nogil:
+        parallel_ranges(_fill, &job, size, GRAIN)
+    return target
+
+
+def igamma(a, x):
+    """Return the regularised lower incomplete gamma function P(a, x) of two arrays of one shape and type."""
+    return _combine(trt_igamma, (a, x))
+
+
+def igammac(a, x):
+    """Return the regularised upper incomplete gamma function Q(a, x)."""
+    return _combine(trt_igammac, (a, x))
+
+
+def igamma_grad_a(a, x):
+    """Return the derivative of P(a, x) by a."""
+    return _combine(trt_igamma_grad_a, (a, x))
+
+
+def zeta(x, q):
+    """Return Hurwitz' zeta function, the sum of (q + k)^-x over all k >= 0."""
+    return _combine(trt_zeta, (x, q))
+
+
+def polygamma(n, x):
+    """Return the n-th derivative of digamma at x, for whole n >= 0."""
+    return _combine(trt_polygamma, (n, x))
+
+
+def betainc(a, b, x):
+    """Return the regularised incomplete beta integral I_x(a, b)."""
+    return _combine(trt_betainc, (a, b, x))
+
+
+def ndtri(p):
+    """Return the quantiles of the standard normal distribution."""
+    return _combine(trt_ndtri, (p,))
+
+
+def bessel_i0(x):
+    """Return the modified Bessel function of order 0."""
+    return _combine(trt_bessel_i0, (x,))
+
+
+def bessel_i1(x):
+    """Return the modified Bessel function of order 1."""
+    return _combine(trt_bessel_i1, (x,))
+
+
+def bessel_i0e(x):
+    """Return the modified Bessel function of order 0 times exp(-abs(x))."""
+    return _combine(trt_bessel_i0e, (x,))
+
+
+def bessel_i1e(x):
+    """Return the modified Bessel function of order 1 times exp(-abs(x))."""
+    return _combine(trt_bessel_i1e, (x,))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from runtime._ext.errors import InvalidArgument
+from runtime._ext.errors import FailedPrecondition, InvalidArgument
 from runtime.dtypes import DataType, base, to_numpy
 from runtime.ops.broadcasting import Binary, broadcasting, broadcasts, with_nonzero_divisor
 from runtime.ops.objects import as_object_array
@@ -67,7 +67,7 @@ def _add_n_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
     return [tuple(result)]
 
 
-@kernel("AddN", shape=_add_n_shape)
+@kernel("AddN", "AccumulateNV2", shape=_add_n_shape)
 def _add_n(node: Node, env: KernelEnv) -> Callable[..., Any]:
     add = env.xp.add
     if _kind(node).is_object:  # variants know how to add themselves
@@ -83,7 +83,7 @@ def _add_n(node: Node, env: KernelEnv) -> Callable[..., Any]:
         shape = first.shape
         for other in others:
             if other.shape != shape:
-                raise InvalidArgument(f"Inputs to operation {node.name} of type AddN must have the same size and "
+                raise InvalidArgument(f"Inputs to operation {node.name} of type {node.op} must have the same size and "
                                       f"shape.  Input 0: {format_shape(shape)} != input "
                                       f"{1 + next(i for i, o in enumerate(others) if o.shape != shape)}: "
                                       f"{format_shape(other.shape)}")
@@ -279,6 +279,24 @@ def _times_or_zero(node: Node, env: KernelEnv) -> Callable[..., Any]:
         return broadcasting(lambda x, y: xp.where(x == 0, zero, xp.true_divide(x, y)))
     logarithm = xp.log if node.op == "Xlogy" else xp.log1p
     return broadcasting(lambda x, y: xp.where(x == 0, zero, xp.multiply(x, logarithm(y))))
+
+
+@kernel("Cross", shape=like_input())
+def _cross(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    xp = env.xp
+
+    def run(a: Any, b: Any) -> Any:
+        if a.shape != b.shape:
+            raise InvalidArgument("Both inputs must be of same shape: "
+                                  f"{format_shape(a.shape)} vs. {format_shape(b.shape)}")
+        if a.ndim < 1:
+            raise InvalidArgument("Input must be at least 1D[]")
+        if a.shape[-1] != 3:
+            raise FailedPrecondition("Cross-products are only defined for 3-element vectors.")
+        (a0, a1, a2), (b0, b1, b2) = xp.moveaxis(a, -1, 0), xp.moveaxis(b, -1, 0)
+        return xp.stack((a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0), axis=-1)
+
+    return run
 
 
 _register(("BitwiseAnd",), lambda xp: xp.bitwise_and)

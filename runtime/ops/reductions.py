@@ -209,12 +209,16 @@ def _arg_extremum(node: Node, env: KernelEnv) -> Callable[..., Any]:
 # --- cumulative ------------------------------------------------------------------------------------------------------
 
 
-@kernel("Cumsum", "Cumprod", shape=like_input(), host=(1,))
+_CUMULATIVE = {"Cumsum": ("add", 0.0), "Cumprod": ("multiply", 1.0), "CumulativeLogsumexp": ("logaddexp", -np.inf)}
+"""Op to function of the array namespace, and its neutral element."""
+
+
+@kernel(*_CUMULATIVE, shape=like_input(), host=(1,))
 def _cumulative(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
     exclusive, reverse = bool(node.attr("exclusive")), bool(node.attr("reverse"))
-    function = xp.add if node.op == "Cumsum" else xp.multiply
-    identity = 0 if node.op == "Cumsum" else 1
+    name, identity = _CUMULATIVE[node.op]
+    function = getattr(xp, name)
 
     def run(x: Any, axis_value: Any) -> Any:
         if axis_value.ndim:
