@@ -41,11 +41,13 @@ from runtime._ext.invoke cimport (
     dereference,
     invoke,
     named_error,
+    op_of,
     release_outputs,
     reusable_inputs,
     store_result,
 )
 from runtime._ext.predicates cimport choice_of
+from runtime._ext.running_step cimport Former, enter_step, leave_step, memory_error
 from runtime._ext.step_context cimport StepContext
 from runtime._ext.turns cimport give_turn
 
@@ -192,11 +194,15 @@ cdef class DataflowRun:
 
     cdef int _drive(self) except -1:
         """Go on until nothing is left to do here; the caller has set `_driving`."""
-        former = silence_warnings()
+        cdef Former former_step = enter_step(self.step.shared)
         try:
-            return self._drive_on()
+            former = silence_warnings()
+            try:
+                return self._drive_on()
+            finally:
+                restore_warnings(former)
         finally:
-            restore_warnings(former)
+            leave_step(former_step)
 
     cdef int _drive_on(self) except -1:
         while True:
@@ -291,6 +297,8 @@ cdef class DataflowRun:
         except BaseException as error:
             release_outputs(&node.code, self._outputs)
             if self._root != NULL:
+                if self.step.shared.refused and isinstance(error, MemoryError):
+                    error = memory_error(self.step.shared, op_of(<BoundKernel>self.plan.kernels[index]))
                 self._fail(named_error(error, <str>node.code.name))
         return 0
 

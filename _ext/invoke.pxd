@@ -57,3 +57,6 @@ cdef PyObject *dereference(PyObject *variable) except NULL
 
 # The error to raise for one that came out of a node.
 cdef object named_error(object error, str name)
+
+# The op of a node, for messages.
+cdef str op_of(BoundKernel kernel)

@@ -277,6 +277,10 @@ cdef object named_error(object error, str name):
     return named
 
 
+cdef str op_of(BoundKernel kernel):
+    return getattr(kernel.node, "op", kernel.name)
+
+
 def name_error(error, str name):
     """Return the error to raise for one that came out of a node: its name appended once, as a class of ours.
 

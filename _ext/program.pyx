@@ -23,10 +23,12 @@ from runtime._ext.invoke cimport (
     invoke,
     invoke_python,
     named_error,
+    op_of,
     reusable_inputs,
 )
 from runtime._ext.kernel_abi cimport KernelCall
 from runtime._ext.predicates cimport truth_of
+from runtime._ext.running_step cimport Former, current_step, enter_step, leave_step, memory_error
 from runtime._ext.step_context cimport StepContext
 from runtime._ext.turns cimport give_turn
 
@@ -293,18 +295,28 @@ cdef class Program:
                 adapted[i] = self._adapt_feed(i, <object>value)
         if adapted is not None:
             items = RT_FAST_ITEMS(<PyObject *>adapted)
-        former = silence_warnings()
+        cdef Former former_step = enter_step(step.shared)
         try:
-            return self.execute(step, items, False)
+            former = silence_warnings()
+            try:
+                return self.execute(step, items, False)
+            finally:
+                restore_warnings(former)
         finally:
-            restore_warnings(former)
+            leave_step(former_step)
 
     def call(self, StepContext step, args):
         """Run inside a step, without a check of the feeds' types: for function bodies, whose arguments the graph typed."""
         args = PySequence_Fast(args, "args must be a sequence of values")
         if len(args) != self.num_feeds:
             raise ValueError(f"{len(args)} arguments given where the function has {self.num_feeds}")
-        return self.execute(step, RT_FAST_ITEMS(<PyObject *>args), False)
+        if current_step() == step.shared:
+            return self.execute(step, RT_FAST_ITEMS(<PyObject *>args), False)
+        cdef Former former = enter_step(step.shared)
+        try:
+            return self.execute(step, RT_FAST_ITEMS(<PyObject *>args), False)
+        finally:
+            leave_step(former)
 
     cdef list execute(self, StepContext step, PyObject **args, bint moved):
         cdef int i
@@ -379,6 +391,9 @@ cdef class Program:
                     if turn == 0:
                         turn = INSTRUCTIONS_PER_TURN
                         give_turn(&last_turn_ns)
+                # the last kernel may have stopped halfway
+                if step.cancelled:
+                    raise step.error
             finally:
                 Py_LeaveRecursiveCall()
         except BaseException as error:
@@ -390,6 +405,8 @@ cdef class Program:
                 raise step.error from None
             if pc >= self.num_instructions:
                 raise
+            if step.shared.refused and isinstance(error, MemoryError):
+                error = memory_error(step.shared, op_of(<BoundKernel>self._kernels[pc]))
             raise named_error(error, <str>op.code.name)
         return 0
 

@@ -9,6 +9,8 @@ import threading
 
 cimport cython
 
+from runtime._ext.running_step cimport new_step, release_step
+
 logger = logging.getLogger(__name__)
 
 
@@ -51,19 +53,24 @@ cdef class StepContext:
     hand_over : callable, optional
         ``hand_over(callable)`` runs the callable in another thread. The rest of a step that waited goes through it;
         without it that rest runs in the thread that ended the wait.
+    memory_limit : int
+        What the arrays that the step makes may hold together, in bytes; 0 for no limit.
 
     Attributes
     ----------
     cancelled : bool
     error : BaseException or None
         The error that the step was cancelled with.
+    held_bytes, peak_bytes : int
+        What the arrays that the step made hold now, and the most that they held; see `runtime._ext.running_step`.
 
     Notes
     -----
     Safe from several threads.
     """
 
-    def __cinit__(self, step_id, session_state, StepTrace trace=None, hand_over=None):
+    def __cinit__(self, step_id, session_state, StepTrace trace=None, hand_over=None, memory_limit=0):
+        self.shared = new_step(memory_limit)
         self.step_id = step_id
         self.state = session_state
         self.trace = trace
@@ -74,6 +81,17 @@ cdef class StepContext:
         self._callbacks = {}
         self._lock = threading.Lock()
         self._last_token = 0
+
+    def __dealloc__(self):
+        release_step(self.shared)
+
+    @property
+    def held_bytes(self):
+        return self.shared.held
+
+    @property
+    def peak_bytes(self):
+        return self.shared.peak
 
     @property
     def resources(self):
@@ -101,6 +119,7 @@ cdef class StepContext:
                 return False
             self.error = error
             self.cancelled = True
+            self.shared.cancelled = 1
             callbacks, self._callbacks = self._callbacks, None
         for callback in callbacks.values():
             try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import InvalidArgument
+from runtime.machine import memory_bytes
 
 ENVIRONMENT_PREFIX = "TENSOR_RUNTIME_"
 ALL_SERVICES = ("graph", "task", "command", "fleet", "stream")
@@ -185,6 +186,15 @@ def parse_size(value: object) -> int:
     return value
 
 
+def _size_or_none(value: object) -> int:
+    if value == 0 or (isinstance(value, str) and value.strip() == "0"):
+        return 0
+    try:
+        return parse_size(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or 0 for no limit") from None
+
+
 def _choice(*allowed: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if not isinstance(value, str) or value.lower() not in allowed:
@@ -215,17 +225,13 @@ def default_config_file() -> Path:
 
 
 def half_of_memory() -> int:
-    """Return half of the memory this process may use, in bytes: the machine's, or its control group's if less."""
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        total = 4 << 30
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            total = min(total, int(Path(name).read_text()))
-        except (OSError, ValueError):  # absent, or the word "max"
-            continue
-    return total // 2
+    """Return half of the memory this process may use, in bytes."""
+    return memory_bytes() // 2
+
+
+def most_of_memory() -> int:
+    """Return three quarters of the memory this process may use, in bytes."""
+    return memory_bytes() // 4 * 3
 
 
 def setting(
@@ -304,6 +310,12 @@ class Settings:
         factory=half_of_memory,
         metavar="SIZE",
         help="bytes of requests and answers held at once by the process (default: half of the memory)",
+    )
+    step_memory_limit: int = setting(
+        _size_or_none,
+        factory=most_of_memory,
+        metavar="SIZE",
+        help="bytes that the arrays of one step may hold at once; 0: no limit (default: three quarters of the memory)",
     )
     keepalive_s: float = setting(
         _seconds(1, 86400), 60.0, metavar="SECONDS", help="silence after which a connection is asked if it still lives"

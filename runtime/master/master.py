@@ -8,9 +8,11 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
+from runtime._ext import running_step
 from runtime._ext.errors import Aborted, FailedPrecondition, InvalidArgument, Unimplemented
 from runtime.devices.device import Device
 from runtime.graph.device_spec import DeviceSpec, parse
+from runtime.machine import memory_bytes
 from runtime.master.config import SessionConfig, propagated_task
 from runtime.master.ending import CLOSE_WAIT_S, CLOSED_BY_CLIENT, SERVER_STOPPED
 from runtime.master.request_ids import RequestIds
@@ -41,10 +43,14 @@ class Master:
     other_tasks : tuple of str
         Names of the other tasks of this server's cluster. Sessions cannot use them yet, so one is refused unless its
         device filters leave them out.
+    step_memory_limit : int, optional
+        What the arrays of one step may hold at once, in bytes; 0 for no limit, three quarters of the memory when left
+        out. With a limit, the arrays of all steps of the process together may hold nine tenths of the memory.
 
     Attributes
     ----------
     request_ids : RequestIds
+    step_memory_limit : int
 
     Notes
     -----
@@ -58,6 +64,7 @@ class Master:
         runner: StepRunner | None = None,
         step_limit: int = DEFAULT_STEP_LIMIT,
         other_tasks: tuple[str, ...] = (),
+        step_memory_limit: int | None = None,
     ) -> None:
         self.task = Task() if task is None else task
         self.runner = StepRunner() if runner is None else runner
@@ -65,6 +72,9 @@ class Master:
         self.sessions: dict[str, MasterSession] = {}
         self._owns_runner = runner is None
         self._step_limit = step_limit
+        self.step_memory_limit = memory_bytes() // 4 * 3 if step_memory_limit is None else step_memory_limit
+        if self.step_memory_limit:
+            running_step.set_limit(memory_bytes() // 10 * 9)
         self._other_tasks = tuple(parse(name) or DeviceSpec() for name in other_tasks)
         self._closed = False
         self._lock = threading.Lock()
@@ -109,7 +119,9 @@ class Master:
                 f'sessions on its own task alone. Set ConfigProto.device_filters to ["{own.name}"]'
             )
         task = own if renamed is None else own.renamed(*renamed)
-        session = MasterSession(graph_def, options, task, self.runner, step_limit=self._step_limit)
+        session = MasterSession(
+            graph_def, options, task, self.runner, step_limit=self._step_limit, step_memory_limit=self.step_memory_limit
+        )
         with self._lock:
             if self._closed:
                 raise FailedPrecondition("the server is stopping; no session can be made")

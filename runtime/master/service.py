@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from runtime import wire
+from runtime._ext import running_step
 from runtime._ext.errors import Cancelled, Error, Internal, InvalidArgument, ResourceExhausted
+from runtime._ext.running_step import MemoryBound
 from runtime._ext.step_codec import (
     RunStepCall,
     encode_run_callable_response,
@@ -24,6 +26,7 @@ from runtime._ext.step_codec import (
     scan_run_callable,
     scan_run_step,
 )
+from runtime._ext.tensor_codec import DEFAULT_MAX_BYTES
 from runtime.cluster import Cluster
 from runtime.devices.device import Device
 from runtime.edge.auth import is_local
@@ -93,7 +96,8 @@ class MasterService:
         }
 
     async def start(self) -> None:
-        """Nothing to get ready: kernels load with the first step that needs them."""
+        """Kernels load with the first step that needs them; what is set here holds for all handlers."""
+        running_step.install_here()
 
     async def stop(self, grace: float) -> None:
         """Cancel every step, close every session."""
@@ -215,7 +219,18 @@ class MasterService:
                 return scan(request, _LOOP_FEED_BYTES)
             except ResourceExhausted:
                 pass  # too much for the loop; whether it is too much at all is seen below
-        return await self._in_thread(True, lambda: scan(request))
+        return await self._in_thread(True, lambda: self._scan_here(scan, request))
+
+    def _scan_here(self, scan: Callable[..., _T], request: bytes) -> _T:
+        """Read a step's message; its feeds may take as much memory as a step may hold."""
+        limit = self.master.step_memory_limit
+        with MemoryBound(limit) as bound:
+            try:
+                return scan(request, min(limit, DEFAULT_MAX_BYTES) if limit else None)
+            except Error:
+                raise
+            except MemoryError:
+                raise bound.refusal("the step's feeds") or ResourceExhausted("out of memory for the feeds") from None
 
     async def _prepare(self, session: MasterSession, call: RunStepCall) -> PreparedStep:
         from runtime.master.steps import StepOptions
@@ -448,4 +463,11 @@ def create_plane(settings: Settings) -> MasterService:
             if (job, index) != own
         )
     task = Task(settings.job_name, settings.task_index, files=file_access(settings))
-    return MasterService(Master(task, step_limit=settings.cached_steps, other_tasks=others))
+    return MasterService(
+        Master(
+            task,
+            step_limit=settings.cached_steps,
+            other_tasks=others,
+            step_memory_limit=settings.step_memory_limit,
+        )
+    )

@@ -69,6 +69,8 @@ class MasterSession:
     runner : StepRunner
     step_limit : int
         How many compiled steps are kept.
+    step_memory_limit : int
+        What the arrays of one step may hold at once, in bytes; 0 for no limit.
 
     Attributes
     ----------
@@ -90,7 +92,14 @@ class MasterSession:
     """
 
     def __init__(
-        self, graph_def: Any, config: SessionConfig, task: Task, runner: StepRunner, *, step_limit: int
+        self,
+        graph_def: Any,
+        config: SessionConfig,
+        task: Task,
+        runner: StepRunner,
+        *,
+        step_limit: int,
+        step_memory_limit: int = 0,
     ) -> None:
         self.handle = secrets.token_hex(8)
         self.config = config
@@ -98,6 +107,7 @@ class MasterSession:
         self.runner = runner
         self.version = 0
         self.closed = False
+        self.step_memory_limit = step_memory_limit
         self._placer = Placer(
             [(device.name, _runs_everything) for device in task.devices], task.name, soft=config.soft_placement
         )
@@ -192,7 +202,11 @@ class MasterSession:
             If the session is closed.
         """
         step = StepContext(
-            random.getrandbits(_STEP_ID_BITS), self.state, StepTrace() if trace else None, self.runner.hand_over
+            random.getrandbits(_STEP_ID_BITS),
+            self.state,
+            StepTrace() if trace else None,
+            self.runner.hand_over,
+            self.step_memory_limit,
         )
         self._running[step.step_id] = step
         if self.closed:  # looked at after the step is in the table: `close` sees the one or this sees the other

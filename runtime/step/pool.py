@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from runtime._ext import running_step
 from runtime._ext.errors import Cancelled
 
 __all__ = ["GrowingPool"]
@@ -140,6 +141,7 @@ class GrowingPool:
                         return None
 
     def _serve(self) -> None:
+        running_step.install_here()
         while True:
             work = self._next()
             if work is None:

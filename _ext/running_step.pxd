@@ -1,0 +1,31 @@
+"""The step that the calling thread works for: whether it is cancelled, and how much memory its arrays hold."""
+
+from libc.stdint cimport int64_t
+
+cdef extern from "running_step.h" nogil:
+    ctypedef struct trt_step:
+        int cancelled
+        int64_t held
+        int64_t peak
+        int64_t limit
+        int64_t refused
+        int64_t refused_at
+        int refused_by_all
+
+# What a thread had before `enter_step`, for `leave_step`.
+cdef struct Former:
+    trt_step *step
+    void *handler             # a reference, when numpy had another one
+
+cdef trt_step *new_step(int64_t limit) except NULL
+cdef void release_step(trt_step *step) noexcept
+
+# The step that this thread works for, NULL for none.
+cdef trt_step *current_step() noexcept nogil
+
+# Have this thread work for a step, until `leave_step` is called with what this gave. The step is kept by the caller.
+cdef Former enter_step(trt_step *step) except *
+cdef int leave_step(Former former) except -1
+
+# The error for a block that the step was refused; None when none was. Forgets it.
+cdef object memory_error(trt_step *step, str op)

@@ -1,0 +1,22 @@
+"""What the machine has, or what the control group leaves of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["memory_bytes"]
+
+
+def memory_bytes() -> int:
+    """Return the memory this process may use, in bytes: the machine's, or its control group's if less."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        total = 4 << 30
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(name).read_text()))
+        except (OSError, ValueError):  # absent, or the word "max"
+            continue
+    return total
