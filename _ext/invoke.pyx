@@ -46,6 +46,10 @@ cdef type _SCALAR = numpy.generic
 cdef tuple _PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes)
 
 
+# How numpy begins its refusals of arrays whose bytes, or elements, no 64 bits can count.
+cdef tuple _TOO_LARGE = ("array is too big", "Maximum allowed dimension exceeded", "Maximum allowed size exceeded")
+
+
 cdef class BoundKernel:
     """One node's kernel, bound: what an executor needs to call it.
 
@@ -261,7 +265,8 @@ cdef object named_error(object error, str name):
         elif isinstance(error, NotImplementedError):
             error = Unimplemented(str(error))
         elif isinstance(error, ValueError):
-            error = InvalidArgument(str(error))
+            text = str(error)
+            error = ResourceExhausted(text) if text.startswith(_TOO_LARGE) else InvalidArgument(text)
         else:
             error = Internal(f"{type(error).__name__}: {error}")
     message = error.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
     from runtime.graph.graph import Graph
     from runtime.master.session import MasterSession
 
-__all__ = ["partition_graph", "step_metadata"]
+__all__ = ["PEAK_BYTES", "partition_graph", "step_metadata"]
+
+logger = logging.getLogger(__name__)
+
+PEAK_BYTES = "peak_bytes"
+"""Dimension of the cost in ``RunMetadata.cost_graph`` that tells the most that a traced step's arrays held."""
 
 
 def step_metadata(session: MasterSession, selection: Selection, options: StepOptions, step: StepContext) -> Any:
@@ -28,6 +34,9 @@ def step_metadata(session: MasterSession, selection: Selection, options: StepOpt
     device = session.task.devices[0]
     if options.trace and step.trace is not None:
         metadata.step_stats.CopyFrom(step_stats(step.trace, device.name))
+        peak = step.peak_bytes
+        metadata.cost_graph.cost.add(cost=peak, dimension=PEAK_BYTES)
+        logger.info("step traced", extra={"step": step.step_id, "nodes": len(step.trace.events), PEAK_BYTES: peak})
     if options.partition_graphs:
         metadata.partition_graphs.append(partition_graph(session.graph, selection, device))
     return metadata

@@ -59,8 +59,9 @@ def set_attr(attrs: Any, name: str, value: Any) -> None:
             target.shape.dim.add(size=size)
     elif isinstance(value, list) and value and isinstance(value[0], DataType):
         target.list.type.extend(int(kind) for kind in value)
-    elif isinstance(value, list) and not value:
+    elif isinstance(value, list) and all(type(item) is int for item in value):
         target.list.SetInParent()
+        target.list.i.extend(value)
     elif isinstance(value, np.ndarray):
         fill_tensor(target.tensor, value)
     else:
