@@ -10,7 +10,7 @@ cdef class Method:
     cdef readonly bint client_streaming
     cdef readonly bint server_streaming
     cdef readonly object handler        # async, of the form that the method has
-    cdef readonly object immediate      # plain callable (request, call) -> bytes or None, or None
+    cdef readonly object immediate      # plain callable (request, call) -> answer or None, or None
     cdef readonly object refusal        # exception that answers every call, or None
 
 
@@ -41,7 +41,7 @@ cdef class Call:
     cdef bint is_counted               # whether the message under assembly is in the account
     cdef Py_ssize_t delivered          # of these, the message that the handler works on
     cdef int64_t send_window
-    cdef object outbox                 # deque of messages (bytes) to send, or None
+    cdef object outbox                 # deque of messages (bytes, MessageParts) to send, or None
     cdef Py_ssize_t offset             # bytes of outbox[0], its prefix included, that are sent
     cdef object sender                 # future of a handler that waits until the outbox is empty
     cdef bytes trailers                # header block to send behind the outbox
@@ -65,4 +65,5 @@ cdef class Call:
     cdef int remote_end(self) except -1
     cdef int dispatch(self, object request) except -1
     cdef int pump(self) except -1
+    cdef int _write_part(self, object message, Py_ssize_t start, Py_ssize_t size) except -1
     cdef int end(self, bint cancelled) except -1

@@ -14,7 +14,7 @@ import zlib
 from base64 import b64decode
 from collections import deque
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
@@ -25,11 +25,21 @@ from runtime._ext.http2_frames cimport (
     DATA, END_HEADERS, END_STREAM, FRAME_HEADER, HEADERS, INTERNAL_ERROR, MAX_LOOKAHEAD, NO_ERROR, PREFIX, PUMP_BYTES,
     SMALL_ANSWER, STREAM_WINDOW, WINDOW_UPDATE, frame_bytes, put_header, trailer_block, uint32_at, uint32_bytes)
 from runtime._ext.http2_link cimport Link
+from runtime._ext.message_parts cimport MessageParts
 
 cdef bytes _HEADERS_BLOCK = encode_headers([
     (b":status", b"200"), (b"content-type", b"application/grpc"),
     (b"grpc-accept-encoding", b"identity,deflate,gzip")])
 cdef bytes _OK_TRAILERS = encode_headers([(b"grpc-status", b"0")])
+
+
+cdef Py_ssize_t message_size(object message) except -1:
+    """Return the bytes of a message to be sent; a TypeError for what is none."""
+    if PyBytes_CheckExact(message):
+        return PyBytes_GET_SIZE(<bytes>message)
+    if type(message) is not MessageParts:
+        raise TypeError(f"a message to send is bytes or MessageParts, not {type(message).__name__}")
+    return (<MessageParts>message).size
 
 
 class Abort(Exception):
@@ -184,8 +194,8 @@ cdef class Call:
             raise StopAsyncIteration
         return message
 
-    async def send(self, bytes message):
-        """Send one message of the answer stream; returns when it has left, so that a slow reader holds the writer."""
+    async def send(self, message not None):
+        """Send one message (bytes or `MessageParts`) of the answer stream; returns when it has left, so that a slow reader holds the writer."""
         if self.is_done or self.local_closed:
             raise Cancelled("the call has ended")
         self._queue(message)
@@ -198,24 +208,27 @@ cdef class Call:
             if self.is_done:
                 raise Cancelled("the call has ended")
 
-    def _queue(self, bytes message):
+    def _queue(self, message):
         if self.outbox is None:
             self.outbox = deque()
         self.outbox.append(message)
         self.pump()
         self.connection.flush()
 
-    def reply(self, bytes message):
-        """Send the answer of a unary call and end it with OK. Without effect when the call has ended."""
+    def reply(self, message not None):
+        """Send the answer of a unary call, bytes or `MessageParts`, and end it with OK.
+
+        Without effect when the call has ended.
+        """
         cdef Link connection = self.connection
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(message)
+        cdef Py_ssize_t size = message_size(message)
         cdef Py_ssize_t headers_size, trailers_size, position, body = size + PREFIX
         cdef bytes trailers, buffer
         cdef char *out
         if self.is_done or self.local_closed:
             return
         trailers = _OK_TRAILERS if self.trailing is None else trailer_block(0, "", self.trailing, False)
-        if (self.headers_sent or body > SMALL_ANSWER or body > connection.send_window or body > self.send_window
+        if (self.headers_sent or body > SMALL_ANSWER or not PyBytes_CheckExact(message) or body > connection.send_window or body > self.send_window
                 or body > connection.max_frame or connection.is_paused):
             if self.outbox is None:
                 self.outbox = deque()
@@ -239,7 +252,7 @@ cdef class Call:
         out[position + 3] = <char>((size >> 8) & 0xFF)
         out[position + 4] = <char>(size & 0xFF)
         position += PREFIX
-        memcpy(out + position, PyBytes_AS_STRING(message), size)
+        memcpy(out + position, PyBytes_AS_STRING(<bytes>message), size)
         position += size
         put_header(out + position, trailers_size, HEADERS, END_HEADERS | END_STREAM, self.stream_id)
         memcpy(out + position + FRAME_HEADER, PyBytes_AS_STRING(trailers), trailers_size)
@@ -272,13 +285,14 @@ cdef class Call:
         cdef Link connection = self.connection
         cdef Py_ssize_t total, size, least, budget = PUMP_BYTES
         cdef int64_t window
-        cdef bytes message, head
+        cdef bytes head
+        cdef object message
         cdef char *out
         if self.is_done or self.local_closed:
             return 0
         while self.outbox:
-            message = <bytes>self.outbox[0]
-            total = PyBytes_GET_SIZE(message) + PREFIX
+            message = self.outbox[0]
+            total = message_size(message) + PREFIX
             window = min(connection.send_window, self.send_window)
             least = PREFIX if self.offset == 0 else 1  # a message's prefix is not split over frames
             if window < least or connection.is_paused or budget <= 0:
@@ -306,13 +320,12 @@ cdef class Call:
                 total += PREFIX
                 connection.write(head)
                 if size > PREFIX:
-                    connection.write(message if size == total else PyMemoryView_FromObject(message)[:size - PREFIX])
+                    self._write_part(message, 0, size - PREFIX)
             else:
                 head = PyBytes_FromStringAndSize(NULL, FRAME_HEADER)
                 put_header(PyBytes_AS_STRING(head), size, DATA, 0, self.stream_id)
                 connection.write(head)
-                connection.write(PyMemoryView_FromObject(message)[
-                    self.offset - PREFIX:self.offset - PREFIX + size])
+                self._write_part(message, self.offset - PREFIX, size)
             self.offset += size
             self.send_window -= size
             connection.send_window -= size
@@ -328,6 +341,16 @@ cdef class Call:
             self.end(False)
         elif self.sender is not None and not self.sender.done():
             self.sender.set_result(None)
+        return 0
+
+    cdef int _write_part(self, object message, Py_ssize_t start, Py_ssize_t size) except -1:
+        """Write some bytes of a message, where they lie."""
+        if not PyBytes_CheckExact(message):
+            self.connection.out += (<MessageParts>message).cut(start, start + size)
+        elif size == PyBytes_GET_SIZE(<bytes>message):
+            self.connection.write(message)
+        else:
+            self.connection.write(PyMemoryView_FromObject(message)[start:start + size])
         return 0
 
     # -- receiving ---------------------------------------------------------------------------------------------

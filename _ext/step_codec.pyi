@@ -1,7 +1,9 @@
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, Literal, final, overload
 
 import numpy as np
+
+from runtime._ext.message_parts import MessageParts
 
 _Array = np.ndarray[Any, Any]
 
@@ -39,7 +41,14 @@ class ResponsePlan:
     def names(self) -> tuple[str, ...]: ...
     @property
     def datatypes(self) -> tuple[int, ...]: ...
-    def encode(self, arrays: Sequence[_Array], metadata: bytes | None = None) -> bytes: ...
+    @overload
+    def encode(
+        self, arrays: Sequence[_Array], metadata: bytes | None = None, apart: Literal[False] = False
+    ) -> bytes: ...
+    @overload
+    def encode(
+        self, arrays: Sequence[_Array], metadata: bytes | None = None, apart: bool = False
+    ) -> bytes | MessageParts: ...
 
 @final
 class RequestPlan:
@@ -87,9 +96,20 @@ def encode_run_callable_request(
     request_id: int = 0,
     feed_datatypes: Sequence[int] | None = None,
 ) -> bytes: ...
+@overload
 def encode_run_callable_response(
-    arrays: Sequence[_Array], datatypes: Sequence[int] | None = None, metadata: bytes | None = None
+    arrays: Sequence[_Array],
+    datatypes: Sequence[int] | None = None,
+    metadata: bytes | None = None,
+    apart: Literal[False] = False,
 ) -> bytes: ...
+@overload
+def encode_run_callable_response(
+    arrays: Sequence[_Array],
+    datatypes: Sequence[int] | None = None,
+    metadata: bytes | None = None,
+    apart: bool = False,
+) -> bytes | MessageParts: ...
 def scan_run_callable_response(
     response: bytes, max_bytes: int | None = None
 ) -> tuple[list[_Array], bytes | None]: ...

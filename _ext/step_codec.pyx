@@ -317,7 +317,7 @@ cdef class ResponsePlan:
     def datatypes(self):
         return self._fields.datatypes
 
-    def encode(self, arrays not None, bytes metadata=None):
+    def encode(self, arrays not None, bytes metadata=None, bint apart=False):
         """Return the serialized RunStepResponse.
 
         Parameters
@@ -326,6 +326,8 @@ cdef class ResponsePlan:
             One for each name, in that order.
         metadata : bytes, optional
             Serialized RunMetadata; ``b""`` writes an empty one, None leaves the field out.
+        apart : bool
+            Return a `MessageParts` in place of bytes when an array is large: it shares the array's memory.
 
         Raises
         ------
@@ -334,7 +336,7 @@ cdef class ResponsePlan:
         ResourceExhausted
             The message would exceed protobuf's 2 GiB.
         """
-        return self._fields.assemble(b"", arrays, _metadata_field(metadata))
+        return self._fields.assemble(b"", arrays, _metadata_field(metadata), apart)
 
 
 cdef bytes _metadata_field(bytes metadata):
@@ -559,7 +561,7 @@ def encode_run_callable_request(session_handle, handle, feed_values=(), request_
     return TensorFields(3, None, feed_datatypes).assemble(head, feed_values, int_field(4, request_id))
 
 
-def encode_run_callable_response(arrays not None, datatypes=None, bytes metadata=None):
+def encode_run_callable_response(arrays not None, datatypes=None, bytes metadata=None, bint apart=False):
     """Return a serialized RunCallableResponse.
 
     Parameters
@@ -570,8 +572,10 @@ def encode_run_callable_response(arrays not None, datatypes=None, bytes metadata
         DataType of each fetch; 0 or no sequence takes that of the array.
     metadata : bytes, optional
         Serialized RunMetadata; None leaves the field out.
+    apart : bool
+        Return a `MessageParts` in place of bytes when an array is large: it shares the array's memory.
     """
-    return TensorFields(1, None, datatypes).assemble(b"", arrays, _metadata_field(metadata))
+    return TensorFields(1, None, datatypes).assemble(b"", arrays, _metadata_field(metadata), apart)
 
 
 def scan_run_callable_response(bytes response not None, max_bytes=None):

@@ -16,4 +16,7 @@ cdef struct TensorLayout:
 
 cdef int plan_tensor(object array, int datatype, bint omit_scalar_shape, list made, TensorLayout* layout) except -1
 cdef uint8_t* write_tensor(uint8_t* p, const TensorLayout* layout) except NULL
+cdef uint8_t* write_tensor_head(uint8_t* p, const TensorLayout* layout) noexcept
+cdef object content_apart(const TensorLayout* layout)
+cdef int check_message_size(int64_t size) except -1
 cdef object new_message(int64_t size, uint8_t** at)

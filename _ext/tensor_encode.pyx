@@ -8,6 +8,7 @@ dtype, tensor_shape, tensor_content: TensorFlow reads tensors of that form witho
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_New, PyList_SET_ITEM
+from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
@@ -56,13 +57,21 @@ cdef enum:
     HUGE_BYTES = 4 * 1024 * 1024
     # A copy of this size takes longer than handing the interpreter lock over and back may cost.
     NOGIL_BYTES = 256 * 1024
+    # A copy of this size takes longer than writing its memory to the socket as a buffer of its own.
+    APART_BYTES = 64 * 1024
+
+
+cdef int check_message_size(int64_t size) except -1:
+    """Raise `ResourceExhausted` for a message longer than protobuf allows."""
+    if size > MAX_FIELD_BYTES:
+        raise ResourceExhausted(f"the message would have {size} bytes, protobuf allows {MAX_FIELD_BYTES}: "
+                                "send fewer or smaller tensors at a time")
+    return 0
 
 
 cdef object new_message(int64_t size, uint8_t** at):
     """Make the bytes object of a message of ``size`` bytes, to be filled before anything else sees it."""
-    if size > MAX_FIELD_BYTES:
-        raise ResourceExhausted(f"the message would have {size} bytes, protobuf allows {MAX_FIELD_BYTES}: "
-                                "send fewer or smaller tensors at a time")
+    check_message_size(size)
     message = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size)
     at[0] = <uint8_t*>PyBytes_AS_STRING(message)
     if size >= HUGE_BYTES:
@@ -200,8 +209,38 @@ cdef int _write_numbers(uint8_t* p, const TensorLayout* layout) except -1:
     return 0
 
 
+cdef object content_apart(const TensorLayout* layout):
+    """Return the content as a view of the array's own memory, which it keeps alive; None where it has to be written.
+
+    That is a matter of large numeric arrays whose memory is what the message wants.
+    """
+    cdef cnp.ndarray array, flat
+    cdef cnp.npy_intp size = layout.content_bytes
+    if layout.content_bytes < APART_BYTES or layout.strings != NULL:
+        return None
+    array = <cnp.ndarray>layout.array
+    if not is_c_contiguous(array) or not is_native(array) or cnp.PyArray_NBYTES(array) != size:
+        return None
+    flat = cnp.PyArray_SimpleNewFromData(1, &size, cnp.NPY_UINT8, cnp.PyArray_DATA(array))
+    cnp.set_array_base(flat, array)
+    flat.flags.writeable = False
+    return PyMemoryView_FromObject(flat)
+
+
 cdef uint8_t* write_tensor(uint8_t* p, const TensorLayout* layout) except NULL:
     """Write the message that ``layout`` describes and return the address after its last byte."""
+    p = write_tensor_head(p, layout)
+    if layout.content_bytes:
+        if layout.strings != NULL:
+            _write_strings(p, <list>layout.strings)
+        else:
+            _write_numbers(p, layout)
+        p += layout.content_bytes
+    return p
+
+
+cdef uint8_t* write_tensor_head(uint8_t* p, const TensorLayout* layout) noexcept:
+    """Write the message but its content, which comes last; return the address where that belongs."""
     cdef int i
     cdef int64_t size
     cdef uint8_t* mark
@@ -225,11 +264,6 @@ cdef uint8_t* write_tensor(uint8_t* p, const TensorLayout* layout) except NULL:
     if layout.content_bytes:
         p[0] = 0x22
         p = put_varint(p + 1, <uint64_t>layout.content_bytes)
-        if layout.strings != NULL:
-            _write_strings(p, <list>layout.strings)
-        else:
-            _write_numbers(p, layout)
-        p += layout.content_bytes
     return p
 
 

@@ -23,7 +23,7 @@ cdef class TensorFields:
     cdef int64_t _n
     cdef NamePiece* _pieces
     cdef list _texts
-    cdef bytes assemble(self, bytes head, object arrays, bytes tail)
+    cdef object assemble(self, bytes head, object arrays, bytes tail, bint apart=*)
 
 cdef void start_spans(SpanList* spans) noexcept
 cdef int add_span(SpanList* spans, Span span) except -1

@@ -5,12 +5,15 @@ The codecs of whole requests and answers (``step_codec``, ``worker_codec``) stan
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
+from runtime._ext.message_parts cimport MessageParts
 from runtime._ext.tensor_decode cimport Budget, decode_span
-from runtime._ext.tensor_encode cimport TensorLayout, new_message, plan_tensor, write_tensor
+from runtime._ext.tensor_encode cimport (TensorLayout, check_message_size, content_apart, new_message, plan_tensor,
+                                         write_tensor, write_tensor_head)
 from runtime._ext.wirefault cimport raise_wire
 from runtime._ext.wirescan cimport (WIRE_BYTES, WIRE_VARINT, Cursor, Span, field_size, put_varint, read_span, read_tag,
                                     skip_field)
@@ -217,8 +220,11 @@ cdef class TensorFields:
     def __dealloc__(self):
         free(self._pieces)
 
-    cdef bytes assemble(self, bytes head, object arrays, bytes tail):
-        """Write ``head``, the tensors and ``tail`` as one message."""
+    cdef object assemble(self, bytes head, object arrays, bytes tail, bint apart=False):
+        """Write ``head``, the tensors and ``tail`` as one message: bytes, or with ``apart`` perhaps a MessageParts.
+
+        In parts, the content of a large array is the array's own memory.
+        """
         cdef TensorLayout few[FEW_TENSORS]
         cdef TensorLayout* layouts = few
         cdef list made = []
@@ -227,7 +233,11 @@ cdef class TensorFields:
         cdef int64_t i, inner
         cdef int64_t total = PyBytes_GET_SIZE(head) + PyBytes_GET_SIZE(tail)
         cdef uint8_t* p = NULL
+        cdef uint8_t* start
         cdef bytes message
+        cdef list contents = None
+        cdef list parts = []
+        cdef Py_ssize_t written = 0
         if self._n >= 0 and n != self._n:
             raise InvalidArgument(f"{n} tensors given where {self._n} are expected"
                                   + (f": {', '.join(self.names[:20])}" if self._named else ""))
@@ -247,7 +257,17 @@ cdef class TensorFields:
                 if self._named:
                     inner = field_size(self._pieces[i].n) + field_size(inner)
                 total += field_size(inner)
+            if apart:
+                check_message_size(total)
+                for i in range(n):
+                    content = content_apart(&layouts[i])
+                    if content is not None:
+                        if contents is None:
+                            contents = [None] * n
+                        contents[i] = content
+                        total -= layouts[i].content_bytes
             message = new_message(total, &p)
+            start = p
             memcpy(p, PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
             p += PyBytes_GET_SIZE(head)
             for i in range(n):
@@ -261,9 +281,18 @@ cdef class TensorFields:
                     p += self._pieces[i].n
                     p[0] = 0x12
                 p = put_varint(p + 1, <uint64_t>inner)
-                p = write_tensor(p, &layouts[i])
+                if contents is None or contents[i] is None:
+                    p = write_tensor(p, &layouts[i])
+                else:
+                    p = write_tensor_head(p, &layouts[i])
+                    parts += [PyMemoryView_FromObject(message)[written:p - start], contents[i]]
+                    written = p - start
             memcpy(p, PyBytes_AS_STRING(tail), PyBytes_GET_SIZE(tail))
-            return message
+            if contents is None:
+                return message
+            if written < total:
+                parts.append(PyMemoryView_FromObject(message)[written:])
+            return MessageParts(parts)
         finally:
             if layouts != few:
                 free(layouts)

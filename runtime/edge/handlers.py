@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import grpc
 from grpc.aio import AbortError
 
+from runtime._ext.message_parts import MessageParts
 from runtime.edge.failures import as_domain_error
 from runtime.edge.limits import WATCHED_ANSWER_BYTES, Account
 from runtime.errors import Error, Unauthenticated, grpc_status, header_message
 
 if TYPE_CHECKING:
     from runtime.edge.auth import Authorize
+    from runtime.edge.plane import Answer
     from runtime.edge.transport import MethodForm
 
     Rpc = grpc.RpcMethodHandler[Any, Any]
@@ -99,9 +101,7 @@ def _unary_unary(path: str, handler: Callable[..., Any], account: Account) -> Ca
         account.used += nbytes
         account.num_calls += 1
         try:
-            response = await handler(request, context)
-            if response.__class__ is not bytes:
-                raise TypeError(f"the handler returned {type(response).__name__} in place of bytes")
+            response = _joined(await handler(request, context), "returned")
             if len(response) >= WATCHED_ANSWER_BYTES:
                 account.hold_answer(len(response), context)
             return response
@@ -136,9 +136,7 @@ def _stream_unary(path: str, handler: Callable[..., Any], account: Account) -> C
         account.num_calls += 1
         counted = _CountedRequests(requests, account)
         try:
-            response = await handler(counted, context)
-            if response.__class__ is not bytes:
-                raise TypeError(f"the handler returned {type(response).__name__} in place of bytes")
+            response = _joined(await handler(counted, context), "returned")
             if len(response) >= WATCHED_ANSWER_BYTES:
                 account.hold_answer(len(response), context)
             return response
@@ -193,12 +191,11 @@ class _CountedRequests:
         self._held = 0
 
 
-async def _counted_answers(answers: AsyncIterator[bytes], account: Account) -> AsyncIterator[bytes]:
+async def _counted_answers(answers: AsyncIterator[Answer], account: Account) -> AsyncIterator[bytes]:
     """Count each message of an answer stream until gRPC has taken it, and close the stream in any case."""
     try:
-        async for message in answers:
-            if message.__class__ is not bytes:
-                raise TypeError(f"the handler yielded {type(message).__name__} in place of bytes")
+        async for answer in answers:
+            message = _joined(answer, "yielded")
             nbytes = len(message)
             if not account.fits(nbytes):
                 raise account.refusal(nbytes, "a message of the answer stream")
@@ -211,6 +208,15 @@ async def _counted_answers(answers: AsyncIterator[bytes], account: Account) -> A
         close = getattr(answers, "aclose", None)
         if close is not None:
             await close()
+
+
+def _joined(answer: Answer, verb: str) -> bytes:
+    """Return an answer as the one bytes object that gRPC takes."""
+    if answer.__class__ is MessageParts:
+        return bytes(answer)
+    if answer.__class__ is not bytes:
+        raise TypeError(f"the handler {verb} {type(answer).__name__} in place of bytes")
+    return answer
 
 
 async def _fail(path: str, context: Any, error: Exception) -> NoReturn:

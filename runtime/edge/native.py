@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime._ext.http2 import Connection
 from runtime._ext.http2_call import Abort, Call, Method
+from runtime._ext.message_parts import MessageParts
 from runtime.edge import auth
 from runtime.edge import sockets as listening
 from runtime.edge.failures import as_domain_error
@@ -28,6 +29,7 @@ from runtime.errors import Error, header_message
 if TYPE_CHECKING:
     from runtime.config import Settings
     from runtime.edge.auth import Authorize
+    from runtime.edge.plane import Answer
     from runtime.edge.transport import MethodForm
 
 logger = logging.getLogger(__name__)
@@ -84,7 +86,7 @@ class NativeServer:
         self._empty.set()
 
     def add(self, path: str, *, client_streaming: bool, server_streaming: bool, handler: Callable[..., Any],
-            immediate: Callable[[bytes, Any], bytes | None] | None = None) -> None:
+            immediate: Callable[[bytes, Any], Answer | None] | None = None) -> None:
         """Register a method."""
         self.methods[path.encode()] = Method(path, client_streaming, server_streaming, handler, immediate)
 
@@ -181,7 +183,7 @@ class NativeServer:
                 call.finish(0)
             else:
                 response = await method.handler(source, call)
-                if response.__class__ is not bytes:
+                if response.__class__ is not bytes and response.__class__ is not MessageParts:
                     raise TypeError(f"the handler returned {type(response).__name__} in place of bytes")
                 if len(response) >= WATCHED_ANSWER_BYTES:
                     self.account.hold_answer(len(response), call)
@@ -194,8 +196,8 @@ class NativeServer:
             if not call.cancelled():
                 call.fail(error)
 
-    async def _send(self, call: Call, message: bytes) -> None:
-        if message.__class__ is not bytes:
+    async def _send(self, call: Call, message: Answer) -> None:
+        if message.__class__ is not bytes and message.__class__ is not MessageParts:
             raise TypeError(f"the handler yielded {type(message).__name__} in place of bytes")
         nbytes = len(message)
         if not self.account.fits(nbytes):

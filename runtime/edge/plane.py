@@ -12,15 +12,17 @@ import importlib.util
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from runtime._ext.message_parts import MessageParts
 from runtime.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from runtime.config import Settings
 
-UnaryUnary = Callable[[bytes, Any], Awaitable[bytes]]
-UnaryStream = Callable[[bytes, Any], AsyncIterator[bytes]]
-StreamUnary = Callable[[AsyncIterator[bytes], Any], Awaitable[bytes]]
-StreamStream = Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]
+Answer = bytes | MessageParts
+UnaryUnary = Callable[[bytes, Any], Awaitable[Answer]]
+UnaryStream = Callable[[bytes, Any], AsyncIterator[Answer]]
+StreamUnary = Callable[[AsyncIterator[bytes], Any], Awaitable[Answer]]
+StreamStream = Callable[[AsyncIterator[bytes], Any], AsyncIterator[Answer]]
 Handler = UnaryUnary | UnaryStream | StreamUnary | StreamStream
 
 
@@ -30,20 +32,20 @@ class Immediate:
     Parameters
     ----------
     handler : callable
-        ``async def handler(request: bytes, context) -> bytes``, for every call that the immediate form leaves.
+        ``async def handler(request: bytes, context) -> answer``, for every call that the immediate form leaves.
     immediate : callable
-        ``immediate(request: bytes, context) -> bytes | None``, a plain function that the native transport calls inside
+        ``immediate(request: bytes, context) -> answer | None``, a plain function that the native transport calls inside
         its read callback: it answers what takes about a millisecond at most, and returns None, without any effect,
         for all else.
     """
 
     __slots__ = ("handler", "immediate")
 
-    def __init__(self, handler: UnaryUnary, immediate: Callable[[bytes, Any], bytes | None]) -> None:
+    def __init__(self, handler: UnaryUnary, immediate: Callable[[bytes, Any], Answer | None]) -> None:
         self.handler = handler
         self.immediate = immediate
 
-    def __call__(self, request: bytes, context: Any) -> Awaitable[bytes]:
+    def __call__(self, request: bytes, context: Any) -> Awaitable[Answer]:
         """Call the asynchronous form."""
         return self.handler(request, context)
 
@@ -61,7 +63,8 @@ class Plane(Protocol):
       of ``bytes``
     - stream in, stream out: as the two above together
 
-    Requests and answers are exact ``bytes`` objects, not subclasses, bytearrays or memoryviews.
+    Requests and answers are exact ``bytes`` objects, not subclasses, bytearrays or memoryviews. An answer may also be a
+    :class:`MessageParts`, which the native transport sends without joining it.
     A unary handler may be an :class:`Immediate`.
 
     ``context`` is the call (``time_remaining()``, ``add_done_callback()``, ...), as grpc.aio has it. A handler

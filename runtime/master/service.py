@@ -30,7 +30,7 @@ from runtime._ext.tensor_codec import DEFAULT_MAX_BYTES
 from runtime.cluster import Cluster
 from runtime.devices.device import Device
 from runtime.edge.auth import is_local
-from runtime.edge.plane import Handler, Immediate
+from runtime.edge.plane import Answer, Handler, Immediate
 from runtime.graph.device_spec import DeviceSpec
 from runtime.master.ending import CLOSE_WAIT_S, timed_out
 from runtime.master.master import Master
@@ -155,7 +155,7 @@ class MasterService:
 
     # Steps
 
-    def run_step_at_once(self, request: bytes, context: Any) -> bytes | None:
+    def run_step_at_once(self, request: bytes, context: Any) -> Answer | None:
         """RunStep, where the step is known, waits for nothing and is short; None, without any effect, for all else."""
         if len(request) > _LOOP_MESSAGE_BYTES:
             return None
@@ -178,11 +178,11 @@ class MasterService:
             if call.request_id:
                 self._check_id(call.request_id, "RunStep (Master)", call.session_handle)
             prepared.entry.used = True
-            return prepared.plan.encode(_run_now(session, prepared, call.feed_values))
+            return prepared.plan.encode(_run_now(session, prepared, call.feed_values), None, True)
         except Exception as error:
             return _failed_step(call, error)
 
-    async def run_step(self, request: bytes, context: Any) -> bytes:
+    async def run_step(self, request: bytes, context: Any) -> Answer:
         """RunStep."""
         try:
             call = await self._scan(scan_run_step, request)
@@ -207,8 +207,8 @@ class MasterService:
             prepared.entry.used = True
             if not self._runs_here(prepared.step, call.feed_values) or prepared.options.wants_metadata:
                 outputs, metadata = await self._run(session, prepared, call.feed_values)
-                return prepared.plan.encode(outputs, metadata)
-            return prepared.plan.encode(_run_now(session, prepared, call.feed_values))
+                return prepared.plan.encode(outputs, metadata, True)
+            return prepared.plan.encode(_run_now(session, prepared, call.feed_values), None, True)
         except Exception as error:
             return _failed_step(call, error)
 
@@ -307,7 +307,7 @@ class MasterService:
         )
         return wire.MakeCallableResponse(handle=handle).SerializeToString()
 
-    def run_callable_at_once(self, request: bytes, context: Any) -> bytes | None:
+    def run_callable_at_once(self, request: bytes, context: Any) -> Answer | None:
         """RunCallable, where the callable waits for nothing and is short; None, without any effect, for all else."""
         if len(request) > _LOOP_MESSAGE_BYTES:
             return None
@@ -322,9 +322,9 @@ class MasterService:
             return None
         self._check_id(request_id, "RunCallable (Master)", session_handle)
         outputs = _run_now(session, prepared, feeds)
-        return encode_run_callable_response(outputs, prepared.plan.datatypes, None)
+        return encode_run_callable_response(outputs, prepared.plan.datatypes, None, True)
 
-    async def run_callable(self, request: bytes, context: Any) -> bytes:
+    async def run_callable(self, request: bytes, context: Any) -> Answer:
         """RunCallable."""
         session_handle, handle, feeds, request_id = await self._scan(scan_run_callable, request)
         self._check_id(request_id, "RunCallable (Master)", session_handle)
@@ -336,7 +336,7 @@ class MasterService:
             outputs = _run_now(session, prepared, feeds)
         else:
             outputs, metadata = await self._run(session, prepared, feeds)
-        return encode_run_callable_response(outputs, prepared.plan.datatypes, metadata)
+        return encode_run_callable_response(outputs, prepared.plan.datatypes, metadata, True)
 
     async def release_callable(self, request: bytes, context: Any) -> bytes:
         """ReleaseCallable; one that does not exist is fine."""

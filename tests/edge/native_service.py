@@ -12,6 +12,7 @@ from typing import Any
 
 import uvloop
 
+from runtime._ext.message_parts import MessageParts
 from runtime.edge import sockets
 from runtime.edge.failures import as_domain_error
 from runtime.edge.limits import Account
@@ -39,6 +40,11 @@ class EchoService:
         if request == b"fail":
             raise InvalidArgument("field 'x' is 7; it must be below 5 \N{SNOWMAN} 100%")
         return None if request == b"later" else request
+
+    async def parts(self, request: bytes, context: Any) -> MessageParts:
+        view = memoryview(request)
+        size = max(1, len(view) // 3)
+        return MessageParts([request[:7], b"", *(view[7:][start:start + size] for start in range(0, len(view), size))])
 
     async def fail(self, request: bytes, context: Any) -> bytes:
         raise FailedPrecondition(request.decode())
@@ -122,6 +128,7 @@ def running(*, limit: int = 1 << 30, authorize: Any = None, tls: ssl.SSLContext 
         server = NativeServer(account, authorize, as_domain_error, keepalive_s, handshake_timeout_s)
         for name, client_streaming, server_streaming in (
                 ("echo", False, False), ("fail", False, False), ("crash", False, False), ("wait", False, False),
+                ("parts", False, False),
                 ("describe", False, False), ("count", False, True), ("total", True, False), ("chat", True, True)):
             server.add(SERVICE + name, client_streaming=client_streaming, server_streaming=server_streaming,
                        handler=getattr(echo, name))

@@ -44,6 +44,12 @@ def test_message_of_any_size_comes_back(channel: grpc.Channel, name: str, size: 
     assert unary(channel, name)(message, timeout=TIMEOUT_S) == message
 
 
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 16_379, 65_536, 3_000_001, 40_000_003])
+def test_answer_in_parts_arrives_whole(channel: grpc.Channel, size: int) -> None:
+    request = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    assert channel.unary_unary(SERVICE + "parts")(request, timeout=20) == request
+
+
 def test_immediate_method_that_declines_runs_its_handler(channel: grpc.Channel) -> None:
     assert unary(channel, "now")(b"later", timeout=TIMEOUT_S) == b"later"
 

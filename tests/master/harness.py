@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from runtime import wire
+from runtime._ext.message_parts import MessageParts
 from runtime._ext.tensor_codec import decode_tensor
 from runtime.dtypes import from_numpy
 from runtime.master.master import Master
@@ -46,8 +47,8 @@ class Caller:
 
     async def _call(self, method: str, request: bytes) -> bytes:
         answer = await self.handlers[method](request, None)
-        assert type(answer) is bytes
-        return answer
+        assert type(answer) in (bytes, MessageParts)
+        return bytes(answer)
 
     def call(self, method: str, message: Any = None, **fields: Any) -> Any:
         """Make a call, with a message or the fields of one, and return the answer; raise its error."""
