@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from runtime.dtypes import DataType
-from tests.ops.case import FLOATS, INDEX, INTEGERS, Case, bf16, op_case
+from tests.ops.case import COMPLEX, FLOATS, INDEX, INTEGERS, Case, bf16, op_case
 from tests.ops.values import PAIRS, SHAPES, edge_values, values
 
 REAL = (*FLOATS, *INTEGERS)
@@ -25,6 +25,7 @@ def cases() -> Iterator[Case]:
     yield from _betainc()
     yield from _shifts()
     yield from _cross()
+    yield from _sums()
     yield from _scans()
     yield from _searches()
     yield from _histograms()
@@ -120,6 +121,13 @@ def _cross() -> Iterator[Case]:
     yield op_case("Cross", x, x[:1])
     yield op_case("Cross", x[:, :2], x[:, :2])
     yield op_case("Cross", x[0, 0], x[0, 0])
+
+
+def _sums() -> Iterator[Case]:
+    for kind in (*REAL, *COMPLEX):
+        yield op_case("AccumulateNV2", *(values(kind, (2, 3), seed) for seed in range(3)), shape=(2, 3),
+                      **tolerance(kind) if kind in FLOATS else {"absolute": 1e-6})
+    yield op_case("AccumulateNV2", values(np.float32, (2, 3)), shape=(2, 3))
 
 
 def _scans() -> Iterator[Case]:
