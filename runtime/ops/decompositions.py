@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from runtime.graph.node import Node
     from runtime.step.environment import KernelEnv
 
+__all__ = ["MatrixTypes", "adjoint", "substitute"]
+
 _SMALL_FLOATS = frozenset({DataType.HALF, DataType.BFLOAT16})
 
 
-class _Types:
+class MatrixTypes:
     """The type that a node's matrices have, and the one they are computed in."""
 
     def __init__(self, node: Node, xp: Any) -> None:
@@ -47,7 +49,8 @@ def _check_matrix(value: Any, square: bool = True) -> None:
         raise InvalidArgument("Input matrix must be square.")
 
 
-def _adjoint(value: Any) -> Any:
+def adjoint(value: Any) -> Any:
+    """Return the conjugate transposes of matrices."""
     return value.swapaxes(-1, -2).conj()
 
 
@@ -65,7 +68,7 @@ def _each(xp: Any, function: Callable[[Any], Any], matrices: Any) -> Any:
 @kernel("Cholesky", shape=like_input())
 def _cholesky(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
-    types = _Types(node, xp)
+    types = MatrixTypes(node, xp)
 
     def run(matrix: Any) -> Any:
         _check_matrix(matrix)
@@ -79,14 +82,14 @@ def _cholesky(node: Node, env: KernelEnv) -> Callable[..., Any]:
 @kernel("MatrixInverse", shape=like_input())
 def _matrix_inverse(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
-    types = _Types(node, xp)
-    adjoint = bool(node.attr("adjoint"))
+    types = MatrixTypes(node, xp)
+    adjointed = bool(node.attr("adjoint"))
 
     def run(matrix: Any) -> Any:
         _check_matrix(matrix)
         if not matrix.size:
             return matrix
-        value = types.widen(_adjoint(matrix) if adjoint else matrix)
+        value = types.widen(adjoint(matrix) if adjointed else matrix)
         try:
             return types.narrow(xp.linalg.inv(value))
         except np.linalg.LinAlgError:
@@ -102,7 +105,7 @@ def _batch_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
 
 @kernel("MatrixDeterminant", shape=_batch_shape)
 def _matrix_determinant(node: Node, env: KernelEnv) -> Callable[..., Any]:
-    types = _Types(node, env.xp)
+    types = MatrixTypes(node, env.xp)
     xp = env.xp
 
     def run(matrix: Any) -> Any:
@@ -114,7 +117,7 @@ def _matrix_determinant(node: Node, env: KernelEnv) -> Callable[..., Any]:
 
 @kernel("LogMatrixDeterminant", shape=_batch_shape)
 def _log_matrix_determinant(node: Node, env: KernelEnv) -> Callable[..., Any]:
-    types = _Types(node, env.xp)
+    types = MatrixTypes(node, env.xp)
     xp = env.xp
 
     def run(matrix: Any) -> Any:
@@ -135,8 +138,8 @@ def _solve_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
 @kernel("MatrixSolve", shape=_solve_shape)
 def _matrix_solve(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
-    types = _Types(node, xp)
-    adjoint = bool(node.attr("adjoint"))
+    types = MatrixTypes(node, xp)
+    adjointed = bool(node.attr("adjoint"))
 
     def run(matrix: Any, rhs: Any) -> Any:
         if matrix.ndim < 2:
@@ -152,7 +155,7 @@ def _matrix_solve(node: Node, env: KernelEnv) -> Callable[..., Any]:
         if not rhs.size:
             return rhs
         try:
-            return types.narrow(xp.linalg.solve(types.widen(_adjoint(matrix) if adjoint else matrix),
+            return types.narrow(xp.linalg.solve(types.widen(adjoint(matrix) if adjointed else matrix),
                                                 types.widen(rhs)))
         except np.linalg.LinAlgError:
             raise InvalidArgument("Input matrix is not invertible.") from None
@@ -163,8 +166,8 @@ def _matrix_solve(node: Node, env: KernelEnv) -> Callable[..., Any]:
 @kernel("MatrixTriangularSolve", shape=_solve_shape)
 def _matrix_triangular_solve(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
-    types = _Types(node, xp)
-    adjoint, lower = bool(node.attr("adjoint")), bool(node.attr("lower"))
+    types = MatrixTypes(node, xp)
+    adjointed, lower = bool(node.attr("adjoint")), bool(node.attr("lower"))
 
     def run(matrix: Any, rhs: Any) -> Any:
         for index, value in enumerate((matrix, rhs)):
@@ -178,11 +181,11 @@ def _matrix_triangular_solve(node: Node, env: KernelEnv) -> Callable[..., Any]:
                                   f"{format_shape(matrix.shape)} vs. {format_shape(rhs.shape)}")
         if matrix.shape[-1] != rhs.shape[-2]:
             raise InvalidArgument(f"In[0] mismatch In[1] shape: {matrix.shape[-1]} vs. {rhs.shape[-2]}: "
-                                  f"{format_shape(matrix.shape)} {format_shape(rhs.shape)} {int(lower)} {int(adjoint)}")
+                                  f"{format_shape(matrix.shape)} {format_shape(rhs.shape)} {int(lower)} {int(adjointed)}")
         value = xp.tril(types.widen(matrix)) if lower else xp.triu(types.widen(matrix))
         is_lower = lower
-        if adjoint:
-            value, is_lower = _adjoint(value), not lower
+        if adjointed:
+            value, is_lower = adjoint(value), not lower
         return types.narrow(substitute(xp, value, types.widen(rhs), is_lower))
 
     return run
@@ -230,7 +233,7 @@ def _eigen_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
 @kernel("SelfAdjointEigV2", shape=_eigen_shape)
 def _self_adjoint_eigen(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
-    types = _Types(node, xp)
+    types = MatrixTypes(node, xp)
     with_vectors = bool(node.attr("compute_v"))
 
     def run(matrix: Any) -> Any:
@@ -259,7 +262,7 @@ def _svd_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
 @kernel("Svd", shape=_svd_shape)
 def _svd(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
-    types = _Types(node, xp)
+    types = MatrixTypes(node, xp)
     with_vectors, full = bool(node.attr("compute_uv")), bool(node.attr("full_matrices"))
 
     def run(matrix: Any) -> Any:
@@ -269,7 +272,7 @@ def _svd(node: Node, env: KernelEnv) -> Callable[..., Any]:
             empty = xp.zeros((), types.dtype)
             return types.narrow(xp.linalg.svd(value, compute_uv=False)), empty, empty
         u, s, vh = xp.linalg.svd(value, full_matrices=full)
-        return types.narrow(s), types.narrow(u), types.narrow(_adjoint(vh))
+        return types.narrow(s), types.narrow(u), types.narrow(adjoint(vh))
 
     return run
 
@@ -287,7 +290,7 @@ def _qr_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
 @kernel("Qr", shape=_qr_shape)
 def _qr(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
-    types = _Types(node, xp)
+    types = MatrixTypes(node, xp)
     mode = "complete" if node.attr("full_matrices") else "reduced"
 
     def run(matrix: Any) -> Any:

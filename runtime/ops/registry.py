@@ -63,6 +63,8 @@ FAMILIES = (
     "runtime.ops.einsum",
     "runtime.ops.diagonals",
     "runtime.ops.decompositions",
+    "runtime.ops.factorizations",
+    "runtime.ops.fourier",
     "runtime.ops.nn",
     "runtime.ops.convolution",
     "runtime.ops.pooling",
