@@ -181,7 +181,8 @@ def _matrix_triangular_solve(node: Node, env: KernelEnv) -> Callable[..., Any]:
                                   f"{format_shape(matrix.shape)} vs. {format_shape(rhs.shape)}")
         if matrix.shape[-1] != rhs.shape[-2]:
             raise InvalidArgument(f"In[0] mismatch In[1] shape: {matrix.shape[-1]} vs. {rhs.shape[-2]}: "
-                                  f"{format_shape(matrix.shape)} {format_shape(rhs.shape)} {int(lower)} {int(adjointed)}")
+                                  f"{format_shape(matrix.shape)} {format_shape(rhs.shape)} {int(lower)} "
+                                  f"{int(adjointed)}")
         value = xp.tril(types.widen(matrix)) if lower else xp.triu(types.widen(matrix))
         is_lower = lower
         if adjointed:
