@@ -84,6 +84,7 @@ FAMILIES = (
     "runtime.ops.functional",
     "runtime.ops.queues",
     "runtime.ops.tables",
+    "runtime.ops.accumulators",
     "runtime.ops.tensor_lists",
     "runtime.ops.tensor_list_slices",
     "runtime.ops.tensor_arrays",
