@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import InvalidArgument, Unimplemented
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape
-from runtime.ops.windows import Axis, Layout, Placement, layout_of, padded, place, slices, static_size
+from runtime.ops.windows import Axis, Layout, Placement, all_offsets, layout_of, padded, place, slices, static_size
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
     from runtime.ops.registry import Shape
     from runtime.step.environment import KernelEnv
 
-__all__ = ["Convolution"]
+__all__ = ["Convolution", "computed", "conv_shape", "explicit_paddings", "filter_gradient", "forward",
+           "gradient_places", "input_gradient"]
 
 Run = Callable[..., Any]
 
@@ -117,7 +117,7 @@ def explicit_paddings(entries: Sequence[int], padding: bytes, layout: Layout) ->
 # Arithmetic on channels-last arrays
 
 
-def _computed(xp: Any, array: Any) -> Any:
+def computed(xp: Any, array: Any) -> Any:
     """Return 16-bit floats as float32."""
     return array.astype(xp.float32) if array.dtype.itemsize == 2 else array
 
@@ -181,7 +181,7 @@ def _grouped_filter(xp: Any, weights: Any, groups: int) -> Any:
     return xp.moveaxis(matrix.reshape(matrix.shape[0], groups, -1), 1, 0)
 
 
-def _forward(xp: Any, image: Any, weights: Any, places: Sequence[Placement], groups: int) -> Any:
+def forward(xp: Any, image: Any, weights: Any, places: Sequence[Placement], groups: int) -> Any:
     """Return the convolution of a channels-last image, in the type of the computation."""
     counts = tuple(item.count for item in places)
     depth = weights.shape[-1]
@@ -199,8 +199,8 @@ def _forward(xp: Any, image: Any, weights: Any, places: Sequence[Placement], gro
     return result
 
 
-def _input_gradient(xp: Any, shape: Sequence[int], weights: Any, gradient: Any, places: Sequence[Placement],
-                    groups: int) -> Any:
+def input_gradient(xp: Any, shape: Sequence[int], weights: Any, gradient: Any, places: Sequence[Placement],
+                   groups: int) -> Any:
     """Return the gradient with respect to an image of a channels-last shape."""
     sizes = [item.before + item.size + item.after for item in places]
     inner = (slice(None), *(slice(item.before, item.before + item.size) for item in places))
@@ -223,13 +223,13 @@ def _input_gradient(xp: Any, shape: Sequence[int], weights: Any, gradient: Any, 
             columns = xp.moveaxis(parts, 0, -2).reshape(-1, *counts, *window, channels)
         target = whole[chunk]
         spread = (slice(None),) * (1 + len(counts))
-        for offsets in product(*(range(cells) for cells in window)):
+        for offsets in all_offsets(places):
             target[slices(places, offsets)] += columns[(*spread, *offsets)]
     return whole[inner]
 
 
-def _filter_gradient(xp: Any, image: Any, shape: Sequence[int], gradient: Any, places: Sequence[Placement],
-                     groups: int) -> Any:
+def filter_gradient(xp: Any, image: Any, shape: Sequence[int], gradient: Any, places: Sequence[Placement],
+                    groups: int) -> Any:
     """Return the gradient with respect to a filter of the given shape."""
     depth = shape[-1]
     if not gradient.size or not image.size:
@@ -271,9 +271,13 @@ def _check_operands(image: Sequence[int], weights_shape: Sequence[int], layout: 
     return int(groups)
 
 
-def _conv_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
+def _conv2d_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
+    return conv_shape(Convolution.of(node), shapes)
+
+
+def conv_shape(attrs: Convolution, shapes: Sequence[Shape]) -> Sequence[Shape]:
+    """Return the static shape of a convolution's output for those of its input and filter."""
     image, weights = shapes
-    attrs = Convolution.of(node)
     rank = len(attrs.layout.spatial) + 2
     if (image is not None and len(image) != rank) or (weights is not None and len(weights) != rank):
         return [None]
@@ -287,7 +291,7 @@ def _conv_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
     return [tuple(result)]
 
 
-@kernel("Conv2D", shape=_conv_shape)
+@kernel("Conv2D", shape=_conv2d_shape)
 def conv2d(node: Node, env: KernelEnv) -> Run:
     attrs, xp = Convolution.of(node), env.xp
 
@@ -295,14 +299,14 @@ def conv2d(node: Node, env: KernelEnv) -> Run:
         groups = _check_operands(image.shape, weights.shape, attrs.layout, "")
         last = attrs.layout.last(image)
         places = attrs.places(last.shape[1:-1], weights.shape[:-2])
-        result = _forward(xp, _computed(xp, last), _computed(xp, weights), places, groups)
+        result = forward(xp, computed(xp, last), computed(xp, weights), places, groups)
         return attrs.layout.back(result).astype(image.dtype, copy=False)
 
     return run
 
 
-def _gradient_places(attrs: Convolution, image_shape: Sequence[int], weights_shape: Sequence[int], gradient: Any,
-                     op: str) -> tuple[Placement, ...]:
+def gradient_places(attrs: Convolution, image_shape: Sequence[int], weights_shape: Sequence[int], gradient: Any,
+                    op: str) -> tuple[Placement, ...]:
     """Return where the windows lie and check that a gradient has the shape of the convolution's output."""
     layout = attrs.layout
     places = attrs.places(layout.spatial_of(image_shape), weights_shape[:-2])
@@ -335,10 +339,10 @@ def conv2d_backprop_input(node: Node, env: KernelEnv) -> Run:
     def run(input_sizes: Any, weights: Any, gradient: Any) -> Any:
         shape = _input_shape(input_sizes, weights, gradient, layout)
         groups = _check_operands(shape, weights.shape, layout, "Conv2DCustomBackpropInput")
-        places = _gradient_places(attrs, shape, weights.shape, gradient, "Conv2DCustomBackpropInput")
+        places = gradient_places(attrs, shape, weights.shape, gradient, "Conv2DCustomBackpropInput")
         last_shape = (shape[0], *layout.spatial_of(shape), shape[layout.channel])
-        result = _input_gradient(xp, last_shape, _computed(xp, weights), _computed(xp, layout.last(gradient)), places,
-                                 groups)
+        result = input_gradient(xp, last_shape, computed(xp, weights), computed(xp, layout.last(gradient)), places,
+                                groups)
         return layout.back(result).astype(gradient.dtype, copy=False)
 
     return run
@@ -376,8 +380,8 @@ def conv2d_backprop_filter(node: Node, env: KernelEnv) -> Run:
                                   f"{filter_sizes.ndim}")
         shape = tuple(int(size) for size in filter_sizes.tolist())
         groups = _check_operands(image.shape, shape, layout, "Conv2DCustomBackpropFilter")
-        places = _gradient_places(attrs, image.shape, shape, gradient, "Conv2DCustomBackpropFilter")
-        result = _filter_gradient(xp, _computed(xp, layout.last(image)), shape, _computed(xp, layout.last(gradient)),
+        places = gradient_places(attrs, image.shape, shape, gradient, "Conv2DCustomBackpropFilter")
+        result = filter_gradient(xp, computed(xp, layout.last(image)), shape, computed(xp, layout.last(gradient)),
                                   places, groups)
         return result.astype(gradient.dtype, copy=False)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +14,15 @@ from runtime._ext.errors import InvalidArgument, Unimplemented
 from runtime.ops.convolution import explicit_paddings
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape, like_input
-from runtime.ops.windows import Axis, Layout, Placement, layout_of, padded, place, slices, static_size
+from runtime.ops.windows import Axis, Layout, Placement, all_offsets, layout_of, padded, place, slices, static_size
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
     from runtime.ops.registry import Shape
     from runtime.step.environment import KernelEnv
 
-__all__ = ["Pooling", "lowest"]
+__all__ = ["Pooling", "average", "average_gradient", "check_gradients", "check_spatial", "first_maximum", "lowest",
+           "maximum", "pooled_shape"]
 
 Run = Callable[..., Any]
 _finfo: Callable[[Any], Any] = ml_dtypes.finfo
@@ -49,23 +49,41 @@ class Pooling:
     explicit: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, node: Node) -> Pooling:
+    def of(cls, node: Node, gradient: str = "") -> Pooling:
         """Read and check a node's attrs."""
-        layout = layout_of(node)
+        ksize = node.attr("ksize")
+        if ksize and min(ksize) <= 0:
+            raise InvalidArgument(f"Sliding window ksize must be positive. The specified or default ksize has "
+                                  f"{min(ksize)}")
+        return cls.with_sizes(node, ksize, node.attr("strides"), gradient=gradient)
+
+    @classmethod
+    def with_sizes(cls, node: Node, ksize: Sequence[int], strides: Sequence[int], name: str = "stride",
+                   gradient: str = "") -> Pooling:
+        """Check a window and strides, per dimension, and the node's other attrs.
+
+        Parameters
+        ----------
+        name : str
+            What errors call the strides.
+        gradient : str
+            What errors call the op if it is a gradient, which has no windows over channels.
+        """
+        layout = layout_of(node) if "data_format" in node.op_def.attrs else Layout((1, 2), 3)
         rank = len(layout.spatial) + 2
-        ksize, strides = node.attr("ksize"), node.attr("strides")
         if len(ksize) != rank:
             raise InvalidArgument(f"Sliding window ksize field must specify {rank} dimensions")
         if len(strides) != rank:
-            raise InvalidArgument(f"Sliding window stride field must specify {rank} dimensions")
+            raise InvalidArgument(f"Sliding window {name} field must specify {rank} dimensions")
         if min(ksize) <= 0:
-            raise InvalidArgument(f"Sliding window ksize must be positive. The specified or default ksize has "
-                                  f"{min(ksize)}")
+            raise InvalidArgument("Sliding window ksize must be positive.")
         if min(strides) <= 0:
             raise InvalidArgument(f"Stride must be > 0, but got {min(strides)}")
         if ksize[0] != 1 or strides[0] != 1:
             raise Unimplemented("Pooling is not yet supported on the batch dimension.")
         window, depth = layout.spatial_of(ksize), ksize[layout.channel]
+        if gradient and (depth > 1 or strides[layout.channel] != 1):
+            raise Unimplemented(f"{gradient} is not yet supported on the depth dimension.")
         if depth > 1 and max(window) > 1:
             raise Unimplemented("MaxPooling supports exactly one of pooling across depth or pooling across "
                                 "width/height.")
@@ -99,28 +117,34 @@ def lowest(dtype: np.dtype[Any]) -> Any:
     return dtype.type(np.iinfo(dtype).min if dtype.kind in "iu" else _finfo(dtype).min)
 
 
-def _offsets(places: Sequence[Placement]) -> Iterator[tuple[int, ...]]:
-    return product(*(range(item.axis.window) for item in places))
-
-
 def _pool_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
-    attrs = Pooling.of(node)
+    return [pooled_shape(Pooling.of(node), shapes[0])]
+
+
+def pooled_shape(attrs: Pooling, shape: Shape) -> Shape:
+    """Return the static shape of a pooling's output for that of its input."""
     rank = len(attrs.layout.spatial) + 2
-    shape = shapes[0]
     if shape is None:
-        return [(None,) * rank]
+        return (None,) * rank
     if len(shape) != rank:
-        return [None]
+        return None
     result = list(shape)
     channels = shape[attrs.layout.channel]
     result[attrs.layout.channel] = None if channels is None else channels // attrs.depth_window
     for number, axis in enumerate(attrs.layout.spatial):
         result[axis] = static_size(shape[axis], attrs.window[number], attrs.strides[number], 1, attrs.padding,
                                    attrs.explicit[number])
-    return [tuple(result)]
+    return tuple(result)
 
 
-def _check_rank(array: Any, attrs: Pooling) -> None:
+def _unknown_sizes(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
+    shape = shapes[0]
+    if shape is not None and len(shape) != 4:
+        return [None]
+    return [(shape[0] if shape else None, None, None, None)]
+
+
+def check_spatial(array: Any, attrs: Pooling) -> None:
     if array.ndim != len(attrs.layout.spatial) + 2:
         raise InvalidArgument(f"tensor_in_shape must have {len(attrs.layout.spatial)} spatial dimensions. "
                               f"{array.ndim} {max(array.ndim - 3, 0)}")
@@ -134,13 +158,30 @@ def max_pool(node: Node, env: KernelEnv) -> Run:
     attrs, xp = Pooling.of(node), env.xp
 
     def run(image: Any) -> Any:
-        _check_rank(image, attrs)
-        return attrs.layout.back(_maximum(xp, attrs.layout.last(image), attrs))
+        check_spatial(image, attrs)
+        return attrs.layout.back(maximum(xp, attrs.layout.last(image), attrs))
 
     return run
 
 
-def _maximum(xp: Any, image: Any, attrs: Pooling) -> Any:
+def _sizes_of(node: Node, ksize: Any, strides: Any, name: str = "stride", gradient: str = "") -> Pooling:
+    """Return the pooling whose window and strides are inputs."""
+    return Pooling.with_sizes(node, ksize.reshape(-1).tolist(), strides.reshape(-1).tolist(), name, gradient)
+
+
+@kernel("MaxPoolV2", shape=_unknown_sizes, host=(1, 2))
+def max_pool_v2(node: Node, env: KernelEnv) -> Run:
+    xp = env.xp
+
+    def run(image: Any, ksize: Any, strides: Any) -> Any:
+        attrs = _sizes_of(node, ksize, strides)
+        check_spatial(image, attrs)
+        return attrs.layout.back(maximum(xp, attrs.layout.last(image), attrs))
+
+    return run
+
+
+def maximum(xp: Any, image: Any, attrs: Pooling) -> Any:
     """Return the maxima over the windows of a channels-last image; padding cells and NaN never win."""
     if attrs.depth_window > 1:
         channels = image.shape[-1]
@@ -153,52 +194,107 @@ def _maximum(xp: Any, image: Any, attrs: Pooling) -> Any:
     if result.size:
         whole = padded(xp, image, places, bottom)
         larger = xp.maximum if image.dtype.kind in "iu" else xp.fmax
-        for offsets in _offsets(places):
+        for offsets in all_offsets(places):
             larger(result, whole[slices(places, offsets)], out=result)
     return result
 
 
 @kernel("MaxPoolGrad", shape=like_input())
 def max_pool_grad(node: Node, env: KernelEnv) -> Run:
-    attrs, xp = Pooling.of(node), env.xp
+    attrs, xp = Pooling.of(node, gradient="MaxPoolingGrad"), env.xp
 
     def run(image: Any, output: Any, gradient: Any) -> Any:
-        _check_rank(image, attrs)
-        expected = attrs.output_shape(image.shape)
-        for name, array in (("orig_output", output), ("grad", gradient)):
-            if array.shape != expected:
-                raise InvalidArgument(f"Expected {name} shape to be {format_shape(expected)}, but got "
-                                      f"{format_shape(array.shape)}")
-        layout = attrs.layout
-        return layout.back(_maximum_gradient(xp, layout.last(image), layout.last(gradient), attrs))
+        return _maximum_gradient(xp, image, output, gradient, attrs)
 
     return run
 
 
-def _maximum_gradient(xp: Any, image: Any, gradient: Any, attrs: Pooling) -> Any:
+@kernel("MaxPoolGradV2", shape=like_input(), host=(3, 4))
+def max_pool_grad_v2(node: Node, env: KernelEnv) -> Run:
+    xp = env.xp
+
+    def run(image: Any, output: Any, gradient: Any, ksize: Any, strides: Any) -> Any:
+        attrs = _sizes_of(node, ksize, strides, "strides", "MaxPoolingGrad")
+        return _maximum_gradient(xp, image, output, gradient, attrs)
+
+    return run
+
+
+def check_gradients(image: Any, output: Any, gradient: Any, attrs: Pooling, of_input: bool = False) -> None:
+    """Check the shapes of an image, its pooling, and the gradient of the pooling or, for second ones, of the image.
+
+    Raises
+    ------
+    InvalidArgument
+        In TensorFlow's words.
+    """
+    rank = len(attrs.layout.spatial) + 2
+    back = "out_grad_backprop" if of_input else "out_backprop"
+    for name, array in (("tensor_in", image), ("tensor_out", output), (back, gradient)):
+        if array.ndim != rank:
+            raise InvalidArgument(f"{name} must be {rank}-dimensional")
+    expected = attrs.output_shape(image.shape)
+    for name, array, shape in (("orig_output", output, expected),
+                               ("grad", gradient, image.shape if of_input else expected)):
+        if array.shape != shape:
+            raise InvalidArgument(f"Expected {name} shape to be {format_shape(shape)}, but got "
+                                  f"{format_shape(array.shape)}")
+
+
+def _maximum_gradient(xp: Any, image: Any, output: Any, gradient: Any, attrs: Pooling) -> Any:
     """Give each window's gradient to its first maximum, reading the window row by row."""
-    if attrs.depth_window > 1:
-        raise Unimplemented("the gradient of pooling across depth does not run here; use MaxPool across width and "
-                            "height, or reshape and reduce")
+    check_gradients(image, output, gradient, attrs)
+    image, gradient = attrs.layout.last(image), attrs.layout.last(gradient)
     places = attrs.places(image.shape[1:-1])
     sizes = [item.before + item.size + item.after for item in places]
     inner = (slice(None), *(slice(item.before, item.before + item.size) for item in places))
     whole = xp.zeros((image.shape[0], *sizes, image.shape[-1]), gradient.dtype)
     if gradient.size:
-        winner = _first_maximum(xp, image, places)
-        for number, offsets in enumerate(_offsets(places)):
+        _, winner = first_maximum(xp, image, places)
+        for number, offsets in enumerate(all_offsets(places)):
             target = whole[slices(places, offsets)]
             xp.add(target, gradient, out=target, where=winner == number)
-    return whole[inner]
+    return attrs.layout.back(whole[inner])
 
 
-def _first_maximum(xp: Any, image: Any, places: Sequence[Placement]) -> Any:
-    """Return for each window the number of the cell that holds its first maximum; NaN wins where it stands first."""
+@kernel("MaxPoolGradGrad", shape=_pool_shape)
+def max_pool_grad_grad(node: Node, env: KernelEnv) -> Run:
+    attrs, xp = Pooling.of(node, gradient="MaxPoolingGradGrad"), env.xp
+
+    def run(image: Any, output: Any, gradient: Any) -> Any:
+        check_gradients(image, output, gradient, attrs, of_input=True)
+        layout = attrs.layout
+        return layout.back(taken_at(xp, layout.last(image), layout.last(output), layout.last(gradient), attrs))
+
+    return run
+
+
+def taken_at(xp: Any, image: Any, output: Any, gradient: Any, attrs: Pooling) -> Any:
+    """Return for each window the gradient at the first cell that equals its output; zero where none does."""
+    places = attrs.places(image.shape[1:-1])
+    result = xp.zeros(output.shape, gradient.dtype)
+    if result.size:
+        found = xp.zeros(output.shape, bool)
+        inside = _inside(xp, places)
+        image, gradient = (padded(xp, array, places, array.dtype.type(0)) for array in (image, gradient))
+        for offsets in all_offsets(places):
+            cell = slices(places, offsets)
+            here = (image[cell] == output) & inside[cell] & ~found
+            xp.copyto(result, gradient[cell], where=here)
+            found |= here
+    return result
+
+
+def first_maximum(xp: Any, image: Any, places: Sequence[Placement]) -> tuple[Any, Any]:
+    """Return for each window its maximum and the number of the first cell that holds it.
+
+    A NaN counts as the maximum where it stands first.
+    """
     has_padding = any(item.before or item.after for item in places)
     whole = padded(xp, image, places, lowest(image.dtype))
     inside = _inside(xp, places) if has_padding else None
     best: Any = None
-    for number, offsets in enumerate(_offsets(places)):
+    for number, offsets in enumerate(all_offsets(places)):
         cells = whole[slices(places, offsets)]
         valid = None if inside is None else inside[slices(places, offsets)]
         if best is None:
@@ -212,7 +308,7 @@ def _first_maximum(xp: Any, image: Any, places: Sequence[Placement]) -> Any:
             better = (better | (winner < 0)) & valid
         xp.copyto(best, cells, where=better)
         xp.copyto(winner, number, where=better)
-    return winner
+    return best, winner
 
 
 def _inside(xp: Any, places: Sequence[Placement]) -> Any:
@@ -226,7 +322,7 @@ def _inside(xp: Any, places: Sequence[Placement]) -> Any:
 # Average
 
 
-def _counts(xp: Any, places: Sequence[Placement], dtype: Any) -> Any:
+def cell_counts(xp: Any, places: Sequence[Placement], dtype: Any) -> Any:
     """Return for each window how many of its cells lie inside the input, (1, *windows, 1)."""
     result = xp.ones((1,) * (len(places) + 2), xp.int64)
     for number, item in enumerate(places):
@@ -249,19 +345,39 @@ def avg_pool(node: Node, env: KernelEnv) -> Run:
     _check_average(attrs)
 
     def run(image: Any) -> Any:
-        _check_rank(image, attrs)
-        last = attrs.layout.last(image)
-        places = attrs.places(last.shape[1:-1])
-        kind = xp.float32 if image.dtype.itemsize == 2 else image.dtype
-        result = xp.zeros((last.shape[0], *(item.count for item in places), last.shape[-1]), kind)
-        if result.size:
-            whole = padded(xp, last, places, last.dtype.type(0))
-            for offsets in _offsets(places):
-                xp.add(result, whole[slices(places, offsets)], out=result)
-            xp.divide(result, _counts(xp, places, kind), out=result)
-        return attrs.layout.back(result).astype(image.dtype, copy=False)
+        check_spatial(image, attrs)
+        return average(xp, image, attrs)
 
     return run
+
+
+def average(xp: Any, image: Any, attrs: Pooling) -> Any:
+    """Return the means of the cells of each window that lie in the image."""
+    last = attrs.layout.last(image)
+    places = attrs.places(last.shape[1:-1])
+    kind = xp.float32 if image.dtype.itemsize == 2 else image.dtype
+    result = xp.zeros((last.shape[0], *(item.count for item in places), last.shape[-1]), kind)
+    if result.size:
+        whole = padded(xp, last, places, last.dtype.type(0))
+        for offsets in all_offsets(places):
+            xp.add(result, whole[slices(places, offsets)], out=result)
+        xp.divide(result, cell_counts(xp, places, kind), out=result)
+    return attrs.layout.back(result).astype(image.dtype, copy=False)
+
+
+def average_gradient(xp: Any, shape: Sequence[int], gradient: Any, attrs: Pooling) -> Any:
+    """Return the gradient with respect to an image of a shape, each cell's shares of its windows' gradients."""
+    layout = attrs.layout
+    places = attrs.places(layout.spatial_of(shape))
+    kind = xp.float32 if gradient.dtype.itemsize == 2 else gradient.dtype
+    sizes = [item.before + item.size + item.after for item in places]
+    whole = xp.zeros((shape[0], *sizes, shape[layout.channel]), kind)
+    if prod(gradient.shape):
+        share = layout.last(gradient).astype(kind, copy=False) / cell_counts(xp, places, kind)
+        for offsets in all_offsets(places):
+            whole[slices(places, offsets)] += share
+    inner = (slice(None), *(slice(item.before, item.before + item.size) for item in places))
+    return layout.back(whole[inner]).astype(gradient.dtype, copy=False)
 
 
 def _average_gradient_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
@@ -272,7 +388,6 @@ def _average_gradient_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Sha
 def avg_pool_grad(node: Node, env: KernelEnv) -> Run:
     attrs, xp = Pooling.of(node), env.xp
     _check_average(attrs)
-    layout = attrs.layout
 
     def run(input_shape: Any, gradient: Any) -> Any:
         if input_shape.shape != (4,):
@@ -281,20 +396,11 @@ def avg_pool_grad(node: Node, env: KernelEnv) -> Run:
         shape = tuple(int(size) for size in input_shape.tolist())
         if min(shape) < 0:
             raise InvalidArgument(f"Expected a non-negative size, got {min(shape)}")
-        _check_rank(gradient, attrs)
+        check_spatial(gradient, attrs)
         expected = attrs.output_shape(shape)
         if gradient.shape != expected:
             raise InvalidArgument(f"Expected grad shape to be {format_shape(expected)}, but got "
                                   f"{format_shape(gradient.shape)}")
-        places = attrs.places(layout.spatial_of(shape))
-        kind = xp.float32 if gradient.dtype.itemsize == 2 else gradient.dtype
-        sizes = [item.before + item.size + item.after for item in places]
-        whole = xp.zeros((shape[0], *sizes, shape[layout.channel]), kind)
-        if prod(gradient.shape):
-            share = layout.last(gradient).astype(kind, copy=False) / _counts(xp, places, kind)
-            for offsets in _offsets(places):
-                whole[slices(places, offsets)] += share
-        inner = (slice(None), *(slice(item.before, item.before + item.size) for item in places))
-        return layout.back(whole[inner]).astype(gradient.dtype, copy=False)
+        return average_gradient(xp, shape, gradient, attrs)
 
     return run

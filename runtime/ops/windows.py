@@ -5,8 +5,9 @@ Arrays are handled with the channels last; with the channels first they are tran
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import InvalidArgument, Unimplemented
@@ -14,7 +15,7 @@ from runtime._ext.errors import InvalidArgument, Unimplemented
 if TYPE_CHECKING:
     from runtime.graph.node import Node
 
-__all__ = ["Axis", "Layout", "Placement", "layout_of", "padded", "place", "slices", "static_size"]
+__all__ = ["Axis", "Layout", "Placement", "all_offsets", "layout_of", "padded", "place", "slices", "static_size"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +145,8 @@ def slices(places: Sequence[Placement], offsets: Sequence[int]) -> tuple[slice, 
         parts.append(slice(start, start + max(item.count - 1, 0) * item.axis.stride + (1 if item.count else 0),
                            item.axis.stride))
     return (slice(None), *parts)
+
+
+def all_offsets(places: Sequence[Placement]) -> Iterator[tuple[int, ...]]:
+    """Return the offsets of a window's cells, row by row."""
+    return product(*(range(item.axis.window) for item in places))

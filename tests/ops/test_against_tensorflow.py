@@ -32,7 +32,8 @@ COVERED = tuple(f"runtime.ops.{name}" for name in (
     "plumbing", "arrays", "joining", "slicing", "indexing", "padding", "sequences", "counting", "elementwise", "unary",
     "reductions", "linalg", "einsum", "diagonals", "decompositions", "strings", "string_conversions",
     "tensor_arrays", "tensor_lists", "tensor_list_slices", "scatter_nd", "slice_updates", "sparse_segments",
-    "random_distributions", "candidate_sampling",
+    "random_distributions", "candidate_sampling", "convolution", "convolution_3d", "depthwise", "pooling",
+    "pooling_3d", "pooling_argmax", "fractional_pooling",
 ))
 """Modules whose every kernel stands in a table."""
 

@@ -61,7 +61,7 @@ def tolerance(kind: Any) -> dict[str, Any]:
     return {"relative": {np.float16: 1e-2, bf16: 4e-2, np.float32: 1e-5}.get(kind, 1e-11), "absolute": absolute}
 
 
-def _output_size(size: int, window: int, stride: int, padding: str, dilation: int, explicit: int) -> int:
+def output_size(size: int, window: int, stride: int, padding: str, dilation: int, explicit: int) -> int:
     extent = (window - 1) * dilation + 1
     return -(-size // stride) if padding == "SAME" else (size + explicit - extent) // stride + 1
 
@@ -77,7 +77,7 @@ def _convolution(kind: Any, image: tuple[int, ...], weights: tuple[int, ...], st
     if only_forward:
         return
     around = explicit or (0,) * 8
-    sizes = [_output_size(image[axis], weights[axis - 1], strides[axis - 1], padding, dilations[axis - 1],
+    sizes = [output_size(image[axis], weights[axis - 1], strides[axis - 1], padding, dilations[axis - 1],
                           around[2 * axis] + around[2 * axis + 1]) for axis in (1, 2)]
     gradient = values(kind, (image[0], *sizes, weights[3]), 3)
     if dilations == (1, 1):
@@ -112,7 +112,7 @@ def _poolings() -> Iterator[Case]:
             attrs: dict[str, Any] = {"ksize": [1, *window, 1], "strides": [1, *strides, 1], "padding": padding.encode()}
             assert not explicit
             x = values(kind, image, 1)
-            sizes = [_output_size(image[axis], window[axis - 1], strides[axis - 1], padding, 1, 0) for axis in (1, 2)]
+            sizes = [output_size(image[axis], window[axis - 1], strides[axis - 1], padding, 1, 0) for axis in (1, 2)]
             gradient = values(kind, (image[0], *sizes, image[3]), 3)
             yield op_case("MaxPool", x, **attrs)
             # Overlapping windows add up, in another order.
