@@ -179,3 +179,24 @@ def fingerprint_buckets(array, uint64_t num_buckets):
             _fingerprint(PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item)) % num_buckets
         )
     return result.reshape(array.shape)
+
+
+def fingerprints(array):
+    """Return ``fingerprint64(item)`` of every string of an object array, as uint64 of the same shape.
+
+    Raises
+    ------
+    TypeError
+        If an element is not bytes.
+    """
+    cdef Py_ssize_t index
+    cdef object item
+    flat = array.reshape(-1)
+    result = np.empty(flat.shape[0], np.uint64)
+    cdef uint64_t[::1] out = result
+    for index in range(flat.shape[0]):
+        item = flat[index]
+        if not PyBytes_Check(item):
+            raise TypeError(f"element {index} is a {type(item).__name__}, not bytes")
+        out[index] = _fingerprint(PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item))
+    return result.reshape(array.shape)

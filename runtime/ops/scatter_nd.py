@@ -258,5 +258,5 @@ def _scatter_into(xp: Any, variable: Variable, indices: Any, updates: Any, ufunc
         scatter_nd(xp, variable.writable(), indices, updates, ufunc, skip_bad)
 
 
-for _name in ("Update", "Add", "Sub"):
+for _name in ("Update", *_UFUNCS):
     _register_variable(_name)

@@ -34,6 +34,8 @@ COVERED = tuple(f"runtime.ops.{name}" for name in (
     "tensor_arrays", "tensor_lists", "tensor_list_slices", "scatter_nd", "slice_updates", "sparse_segments",
     "random_distributions", "candidate_sampling", "convolution", "convolution_3d", "depthwise", "pooling",
     "pooling_3d", "pooling_argmax", "fractional_pooling",
+    "sparse_tensors", "sparse_math",
+    "sparse_serialization", "sparse_cross",
 ))
 """Modules whose every kernel stands in a table."""
 

@@ -72,8 +72,10 @@ def _shapes() -> Iterator[Case]:
 
 def _variables() -> Iterator[Case]:
     index = np.array([[4, 0], [1, 2], [4, 0], [0, 1]])
-    for name in ("Update", "Add", "Sub"):
+    for name in ("Update", "Add", "Sub", "Min", "Max"):
         for kind in (np.float32, np.float64, np.float16, bf16, np.int32, np.int64, np.uint8, np.complex64):
+            if kind is np.complex64 and name in ("Min", "Max"):
+                continue
             for which in INDEX if kind is ONE else (np.int32,):
                 yield from _variable(name, f"{np.dtype(kind).name} {np.dtype(which).name}", values(kind, (5, 3)),
                                      index.astype(which), values(kind, (4,), 1))
