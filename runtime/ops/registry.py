@@ -94,6 +94,7 @@ FAMILIES = (
     "runtime.ops.queues",
     "runtime.ops.tables",
     "runtime.ops.accumulators",
+    "runtime.ops.readers",
     "runtime.ops.tensor_lists",
     "runtime.ops.tensor_list_slices",
     "runtime.ops.tensor_arrays",

@@ -27,6 +27,8 @@ _MAX_SECONDS = 2.0
 
 # No input, and yet not a constant.
 _NEVER = frozenset({"Placeholder", "PlaceholderV2", "_Arg", "FakeParam"})
+# What they say of files may change.
+_OF_FILES = frozenset({"ReadFile", "MatchingFiles", "GenerateVocabRemapping"})
 
 
 class Folding:
@@ -44,6 +46,7 @@ class Folding:
             and node.op_def is not None
             and not node.op_def.is_stateful
             and node.op not in _NEVER
+            and node.op not in _OF_FILES
             and self._seconds_left > 0
             and self._bytes_left > 0
         )

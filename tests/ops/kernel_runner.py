@@ -51,6 +51,11 @@ class KernelRunner:
         self.session = SessionState(self._device, FileAccess(None))
         self._step_number = 0
 
+    def close(self) -> None:
+        """Let go of what the case has left behind."""
+        self.session.close()
+        self._device.resources.clear_all()
+
     def run(self, run: Run) -> list[np.ndarray]:
         """Run a step and return what is fetched; raises the kernel's error."""
         with np.errstate(all="ignore"):

@@ -128,6 +128,7 @@ def check_case(case: Case, theirs: list[Outcome]) -> list[str]:
                     problems.append(f"{where}{problem}{when}")
             if isinstance(ours, list) and not problems:
                 problems += check_shapes(case, runner, run, ours)
+        runner.close()
         if problems:
             break
     return problems

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from runtime._ext.errors import DataLoss
 from runtime.checkpoint.files import os_errors
+from runtime.ops.files.descriptors import open_regular
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -63,7 +64,7 @@ class ByteStream:
         self.size: int | None = None
         buffer_bytes = min(max(buffer_bytes or DEFAULT_BUFFER_BYTES, _LEAST_BUFFER_BYTES), _MOST_BUFFER_BYTES)
         with os_errors(path):
-            file = io.FileIO(path)
+            file = io.FileIO(path, opener=lambda name, _: open_regular(name))
             raw: io.RawIOBase = file
             if compression:
                 raw = _Inflating(file, _WINDOW_BITS[compression], buffer_bytes)
