@@ -26,6 +26,8 @@ MODULES: tuple[str, ...] = (
     "runtime._ext.kernels.casts",
     "runtime._ext.kernels.reductions",
     "runtime._ext.kernels.shaping",
+    "runtime._ext.kernels.arranging",
+    "runtime._ext.kernels.picking",
     "runtime._ext.kernels.matmul",
     "runtime._ext.kernels.convolution",
     "runtime._ext.kernels.pooling",

@@ -7,8 +7,7 @@
 static inline int trt_joinable(PyObject *value, PyArrayObject *first)
 {
     PyArrayObject *array = (PyArrayObject *)value;
-    return trt_is_array(value) && PyArray_TYPE(array) == PyArray_TYPE(first) && trt_holds_plain_bytes(array)
-        && PyArray_CHKFLAGS(array, NPY_ARRAY_C_CONTIGUOUS);
+    return trt_is_array(value) && PyArray_TYPE(array) == PyArray_TYPE(first) && trt_holds_plain_bytes(array);
 }
 
 static inline PyObject *trt_new_of(PyArrayObject *array, int rank, const npy_intp *dims)
@@ -18,16 +17,33 @@ static inline PyObject *trt_new_of(PyArrayObject *array, int rank, const npy_int
     return PyArray_NewFromDescr(&PyArray_Type, type, rank, dims, NULL, NULL, 0, NULL);
 }
 
-/* Put `count` arrays of plain bytes, each a row of blocks, side by side: a block of each in turn. */
-static void trt_interleave(char *out, PyObject **values, int count, npy_intp turns, npy_intp step)
+/* Put `count` arrays of plain bytes side by side in `out`: of each in turn a block, which is what lies behind its first
+ * `outer` axes. A block of the result is `step` bytes. */
+static void trt_interleave(char *out, PyObject **values, int count, int outer, npy_intp turns, npy_intp step)
 {
     for (int i = 0; i < count; i++) {
-        npy_intp block = turns ? PyArray_NBYTES((PyArrayObject *)values[i]) / turns : 0;
-        const char *from = PyArray_BYTES((PyArrayObject *)values[i]);
-        char *to = out;
-        for (npy_intp turn = 0; turn < turns; turn++, from += block, to += step)
-            memcpy(to, from, block);
-        out += block;
+        PyArrayObject *array = (PyArrayObject *)values[i];
+        npy_intp size = PyArray_ITEMSIZE(array), inside = size, outside = step, to_steps[TRT_SHAPING_RANK];
+        int rank = PyArray_NDIM(array);
+        trt_copy copy;
+        for (int axis = rank - 1; axis >= outer; axis--) {
+            to_steps[axis] = inside;
+            inside *= PyArray_DIM(array, axis);
+        }
+        if (turns == 1 && PyArray_CHKFLAGS(array, NPY_ARRAY_C_CONTIGUOUS) && inside < TRT_SHARED_BYTES) {
+            memcpy(out, PyArray_BYTES(array), inside);
+            out += inside;
+            continue;
+        }
+        for (int axis = outer - 1; axis >= 0; axis--) {
+            to_steps[axis] = outside;
+            outside *= PyArray_DIM(array, axis);
+        }
+        trt_copy_begin(&copy, out, PyArray_BYTES(array), size);
+        for (int axis = 0; axis < rank; axis++)
+            trt_copy_axis(&copy, PyArray_DIM(array, axis), to_steps[axis], PyArray_STRIDE(array, axis));
+        trt_copy_run(&copy);
+        out += inside;
     }
 }
 
@@ -53,7 +69,7 @@ static int trt_pack(PyObject **inputs, PyObject **outputs, int count, int axis)
     char *out = PyArray_BYTES((PyArrayObject *)result);
     npy_intp bytes = PyArray_NBYTES((PyArrayObject *)result);
     TRT_BEGIN_WORK(2 * bytes)
-    trt_interleave(out, inputs, count, turns, turns ? bytes / turns : 0);
+    trt_interleave(out, inputs, count, axis, turns, turns ? bytes / turns : 0);
     TRT_END_WORK
     outputs[0] = result;
     return 0;
@@ -92,7 +108,7 @@ static int trt_concat(PyObject **values, int count, PyObject *axis_value, PyObje
     char *out = PyArray_BYTES((PyArrayObject *)result);
     npy_intp bytes = PyArray_NBYTES((PyArrayObject *)result);
     TRT_BEGIN_WORK(2 * bytes)
-    trt_interleave(out, values, count, turns, turns ? bytes / turns : 0);
+    trt_interleave(out, values, count, (int)axis, turns, turns ? bytes / turns : 0);
     TRT_END_WORK
     outputs[0] = result;
     return 0;

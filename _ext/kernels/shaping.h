@@ -1,12 +1,14 @@
 /* Kernels that change shapes, cut, join and fill arrays, or hand them on: of any type, because they look at no element.
  *
- * Views keep the array that they look into alive, and are as writable and as aligned as that.
+ * A part whose elements lie one after the other is a view: it keeps the array that it looks into alive, and is as
+ * writable and as aligned as that. Other parts, and permuted axes, are copied: what comes next then runs over plain memory.
  */
 #ifndef TRT_KERNELS_SHAPING_H
 #define TRT_KERNELS_SHAPING_H
 
 #include "kernels/simd.h"
 #include "kernels/array_access.h"
+#include "kernels/strided_copy.h"
 
 enum { TRT_SHAPING_RANK = 16 };
 
@@ -25,6 +27,18 @@ static PyObject *trt_view(PyArrayObject *base, char *data, int rank, const npy_i
         return NULL;
     }
     return view;
+}
+
+static int trt_is_packed(int rank, const npy_intp *dims, const npy_intp *strides, npy_intp size)
+{
+    for (int i = rank - 1; i >= 0; i--) {
+        if (dims[i] == 0)
+            return 1;
+        if (dims[i] != 1 && strides[i] != size)
+            return 0;
+        size *= dims[i];
+    }
+    return 1;
 }
 
 static inline int trt_is_array(PyObject *value)
@@ -56,6 +70,31 @@ static int trt_read_ints(PyObject *value, int64_t *out)
 static int trt_read_vector(PyObject *value, int64_t *out)
 {
     return PyArray_CheckExact(value) && PyArray_NDIM((PyArrayObject *)value) == 1 ? trt_read_ints(value, out) : -1;
+}
+
+/* Return the part of `base` with these strides: a view where that is plain memory, or where elements are objects. */
+static PyObject *trt_part(PyArrayObject *base, char *data, int rank, const npy_intp *dims, const npy_intp *strides)
+{
+    npy_intp size = PyArray_ITEMSIZE(base), to_steps[TRT_COPY_AXES], step = size;
+    PyArray_Descr *type = PyArray_DESCR(base);
+    trt_copy copy;
+    if (trt_is_packed(rank, dims, strides, size) || PyDataType_REFCHK(type))
+        return trt_view(base, data, rank, dims, strides);
+    Py_INCREF(type);
+    PyObject *result = PyArray_NewFromDescr(&PyArray_Type, type, rank, dims, NULL, NULL, 0, NULL);
+    if (result == NULL)
+        return NULL;
+    for (int i = rank - 1; i >= 0; i--) {
+        to_steps[i] = step;
+        step *= dims[i];
+    }
+    trt_copy_begin(&copy, PyArray_BYTES((PyArrayObject *)result), data, size);
+    for (int i = 0; i < rank; i++)
+        trt_copy_axis(&copy, dims[i], to_steps[i], strides[i]);
+    TRT_BEGIN_WORK(2 * step)
+    trt_copy_run(&copy);
+    TRT_END_WORK
+    return result;
 }
 
 static int trt_hand_on(PyObject **inputs, PyObject **outputs, int count)
@@ -239,7 +278,7 @@ static int trt_transpose(PyObject **inputs, PyObject **outputs)
         dims[i] = PyArray_DIM(array, axis);
         strides[i] = PyArray_STRIDE(array, axis);
     }
-    outputs[0] = trt_view(array, PyArray_BYTES(array), rank, dims, strides);
+    outputs[0] = trt_part(array, PyArray_BYTES(array), rank, dims, strides);
     return outputs[0] == NULL ? -1 : 0;
 }
 
@@ -268,7 +307,7 @@ static int trt_slice(PyObject **inputs, PyObject **outputs)
         if (count)
             data += begin[i] * strides[i];
     }
-    outputs[0] = trt_view(array, data, rank, dims, strides);
+    outputs[0] = trt_part(array, data, rank, dims, strides);
     return outputs[0] == NULL ? -1 : 0;
 }
 
@@ -351,7 +390,7 @@ static int trt_strided_slice(PyObject **inputs, PyObject **outputs, const trt_sl
     }
     if (kept > TRT_SHAPING_RANK)
         return 1;
-    outputs[0] = trt_view(array, empty ? PyArray_BYTES(array) : data, kept, dims, strides);
+    outputs[0] = trt_part(array, empty ? PyArray_BYTES(array) : data, kept, dims, strides);
     return outputs[0] == NULL ? -1 : 0;
 }
 
@@ -373,7 +412,7 @@ static int trt_unpack(PyObject **inputs, PyObject **outputs, int count, int axis
         strides[kept++] = PyArray_STRIDE(array, i);
     }
     for (int i = 0; i < count; i++) {
-        outputs[i] = trt_view(array, PyArray_BYTES(array) + i * PyArray_STRIDE(array, axis), kept, dims, strides);
+        outputs[i] = trt_part(array, PyArray_BYTES(array) + i * PyArray_STRIDE(array, axis), kept, dims, strides);
         if (outputs[i] == NULL)
             return -1;
     }

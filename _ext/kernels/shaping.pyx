@@ -1,6 +1,6 @@
 """Shapes: reading and changing them, parts of arrays, arrays put together and filled, values handed on.
 
-Views are given where the Python definitions give views; an array whose shape stays as it is comes back itself.
+A part whose elements lie one after the other is a view; an array whose shape stays as it is comes back itself.
 """
 
 cimport numpy as cnp
@@ -9,6 +9,7 @@ from libc.string cimport memcpy, memset
 
 from runtime._ext.kernel_abi cimport CompiledKernel, KernelCall, kernel_fn, make_kernel
 from runtime._ext.kernels.elementwise cimport item_size
+from runtime._ext.worker_pool cimport parallel_ranges, range_fn
 
 import numpy
 
@@ -34,6 +35,8 @@ cdef extern from "kernels/joining.h":
     enum:
         TRT_SHAPING_RANK
 
+    void trt_share_by(void (*share)(range_fn run, void *context, Py_ssize_t size, Py_ssize_t grain) noexcept nogil)
+
     int trt_hand_on(PyObject **inputs, PyObject **outputs, int count) except -1
     int trt_shapes(PyObject **inputs, PyObject **outputs, int count, int type) except -1
     int trt_size(PyObject **inputs, PyObject **outputs, int type) except -1
@@ -50,6 +53,8 @@ cdef extern from "kernels/joining.h":
     int trt_fill(PyObject **inputs, PyObject **outputs) except -1
     int trt_like(PyObject **inputs, PyObject **outputs, unsigned int reusable,
                  const trt_like_params *params) except -1
+
+trt_share_by(parallel_ranges)
 
 cdef enum:
     INT32 = 3

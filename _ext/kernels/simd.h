@@ -63,6 +63,7 @@ typedef int32_t trt_mem_i32 TRT_UNALIGNED;
 typedef int64_t trt_mem_i64 TRT_UNALIGNED;
 typedef uint32_t trt_mem_u32 TRT_UNALIGNED;
 typedef uint64_t trt_mem_u64 TRT_UNALIGNED;
+typedef uint16_t trt_mem_u16 TRT_UNALIGNED;
 typedef uint8_t trt_mem_u8 TRT_UNALIGNED;
 
 #endif

@@ -151,6 +151,29 @@ def test_transpose(op: str) -> None:
     assert Op("ConjugateTranspose", numbers((2, 3), np.complex64), ints(1, 0)).compiled is None
 
 
+def test_permuted_axes_come_back_as_plain_memory() -> None:
+    for dtype in (np.uint8, np.float16, np.float32, np.float64, np.complex128):
+        for shape in [(37, 70), (3, 33, 18), (2, 17, 5, 19), (1, 64, 64)]:
+            x = numbers(shape, dtype)
+            for order in itertools.permutations(range(len(shape))):
+                answer = check("Transpose", x, ints(*order))
+                assert answer.outputs[0].flags.c_contiguous
+            check("Transpose", misaligned(x), ints(*reversed(range(len(shape)))))
+    check("Transpose", numbers((700, 900)), ints(1, 0))
+    text = np.array([[b"a", b"b"], [b"c", b"d"]], object)
+    assert Op("Transpose", text, ints(1, 0)).run().outputs[0].tolist() == [[b"a", b"c"], [b"b", b"d"]]
+
+
+def test_parts_are_views_where_they_are_plain_memory() -> None:
+    x = numbers((4, 6)).copy()
+    rows = Op("Slice", x, ints(1, 0), ints(2, 6)).run().outputs[0]
+    assert np.shares_memory(rows, x)
+    columns = Op("Slice", x, ints(0, 1), ints(4, 2)).run().outputs[0]
+    assert columns.flags.owndata and columns.flags.c_contiguous
+    assert all(np.shares_memory(part, x) for part in Op("Unpack", x, num=4, axis=0).run().outputs)
+    assert all(part.flags.owndata for part in Op("Unpack", x, num=6, axis=1).run().outputs)
+
+
 # Parts
 
 
@@ -248,7 +271,8 @@ def test_pack(dtype: Any) -> None:
             check("Pack", misaligned(arrays[0]), *arrays[1:], axis=axis)
             check("Pack", arrays[0], axis=axis)
     x = numbers((2, 3), dtype)
-    assert Op("Pack", x, scattered(x), axis=0).run().declined
+    for axis in range(3):
+        check("Pack", x, scattered(x), x.T.copy().T, axis=axis)
     with pytest.raises(Error, match="Shapes of all inputs must match"):
         Op("Pack", x, x[:1], axis=0).run()
     with pytest.raises(Error, match="axis = 3 not in"):
@@ -269,7 +293,8 @@ def test_concat(dtype: Any) -> None:
             check("Concat", np.array(axis, np.int32), *arrays)
             check("ConcatV2", arrays[2], arrays[2], ints(axis))
     x = numbers((2, 3), dtype)
-    assert Op("ConcatV2", x, scattered(x), np.array(0, np.int32)).run().declined
+    for axis in range(2):
+        check("ConcatV2", x, scattered(x), x.T.copy().T, np.array(axis, np.int32))
     for other, axis in ((numbers((2, 2), dtype), 0), (numbers((2,), dtype), 0), (x, 2), (x, -3)):
         with pytest.raises(Error, match="ConcatOp"):
             Op("ConcatV2", x, other, np.array(axis, np.int32)).run()
