@@ -34,8 +34,8 @@ def layouts(array: Array) -> list[Array]:
 
 
 def test_every_op_of_the_module_is_in_these_tests() -> None:
-    assert arranging.OPS == {"Split", "SplitV", "Tile", "BroadcastTo", "Pad", "PadV2", "BroadcastGradientArgs",
-                             "ConcatOffset"}
+    assert {"Split", "SplitV", "Tile", "BroadcastTo", "Pad", "PadV2", "BroadcastGradientArgs",
+                             "ConcatOffset"} == arranging.OPS
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -24,7 +24,7 @@ def numbers(shape: Any, dtype: Any = np.float32) -> Array:
 
 
 def test_every_op_of_the_module_is_in_these_tests() -> None:
-    assert picking.OPS == {"Gather", "GatherV2", "ResourceGather", "OneHot", "Select", "SelectV2"}
+    assert {"Gather", "GatherV2", "ResourceGather", "OneHot", "Select", "SelectV2"} == picking.OPS
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -101,7 +101,8 @@ def test_select_with_broadcasting(dtype: Any) -> None:
     rng = np.random.default_rng(3)
     for shape_c, shape_x, shape_y in itertools.product(shapes, shapes, shapes):
         condition = np.asarray(rng.random(shape_c) < 0.5)
-        check("SelectV2", condition, numbers(shape_x, dtype), np.asarray(numbers(shape_y, np.int8) * 2 + 1).astype(dtype))
+        other = np.asarray(numbers(shape_y, np.int8) * 2 + 1).astype(dtype)
+        check("SelectV2", condition, numbers(shape_x, dtype), other)
 
 
 @pytest.mark.parametrize("dtype", [kind for kind in TYPES if kind is not np.complex128])
