@@ -23,6 +23,9 @@
 /* The table costs some ten nanoseconds; filling a block of this size takes many times that. */
 enum { TRT_COUNTED_BYTES = 4096 };
 
+/* Nodes that a step runs before it first looks at the clock. */
+enum { TRT_FIRST_WORK = 256 };
+
 typedef struct {
     void *block; /* NULL: a free place */
     size_t bytes;
@@ -53,6 +56,9 @@ static trt_step *trt_new_step(int64_t limit) {
     if (step != NULL) {
         step->references = 1;
         step->limit = limit;
+        step->lease = -1;
+        step->waits_for_turns = 1;
+        step->work_left = step->work_at_once = TRT_FIRST_WORK;
     }
     return step;
 }

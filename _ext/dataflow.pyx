@@ -47,9 +47,8 @@ from runtime._ext.invoke cimport (
     store_result,
 )
 from runtime._ext.predicates cimport choice_of
-from runtime._ext.running_step cimport Former, enter_step, leave_step, memory_error
+from runtime._ext.running_step cimport Former, count_work, enter_step, leave_step, memory_error
 from runtime._ext.step_context cimport StepContext
-from runtime._ext.turns cimport give_turn
 
 from runtime._ext.errors import Internal
 
@@ -59,10 +58,6 @@ cdef extern from "Python.h":
     object PyObject_Vectorcall(PyObject *callable, PyObject **args, size_t nargsf, PyObject *kwnames)
     int Py_EnterRecursiveCall(const char *where) except -1
     void Py_LeaveRecursiveCall()
-
-cdef enum:
-    # Nodes after which it is looked at whether others shall have the GIL (see `runtime._ext.program`).
-    NODES_PER_TURN = 512
 
 
 class DeadFetch(Internal):
@@ -228,8 +223,6 @@ cdef class DataflowRun:
     cdef int _step_through(self) except -1:
         """Process what is ready and what has come in until there is neither."""
         cdef Ready ready
-        cdef int turn = NODES_PER_TURN
-        cdef long long last_turn_ns = 0
         cdef StepContext step = self.step
         while True:
             if self._inbox:
@@ -242,10 +235,7 @@ cdef class DataflowRun:
             ready = self._queue[self._head & self._mask]
             self._head += 1
             self._process(ready.node, ready.is_dead, ready.iteration)
-            turn -= 1
-            if turn == 0:
-                turn = NODES_PER_TURN
-                give_turn(&last_turn_ns)
+            count_work(step.shared, 1)
 
     cdef int _accept_inbox(self) except -1:
         """Take in the results of asynchronous kernels and the feeds of partial runs."""

@@ -28,9 +28,8 @@ from runtime._ext.invoke cimport (
 )
 from runtime._ext.kernel_abi cimport KernelCall
 from runtime._ext.predicates cimport truth_of
-from runtime._ext.running_step cimport Former, current_step, enter_step, leave_step, memory_error
+from runtime._ext.running_step cimport Former, count_work, current_step, enter_step, leave_step, memory_error, trt_step
 from runtime._ext.step_context cimport StepContext
-from runtime._ext.turns cimport give_turn
 
 import numpy
 
@@ -61,9 +60,6 @@ cdef extern from "Python.h":
 cdef enum:
     # Frames kept for the next runs of a program: more than run at once on a usual machine, and they hold no tensors.
     MAX_POOLED_FRAMES = 8
-    # Compiled kernels do not pass through the interpreter, which is where a thread lets others have the GIL; so whether
-    # it is time to offer it is looked at after this many instructions (some 30 microseconds of small kernels).
-    INSTRUCTIONS_PER_TURN = 1024
 
 
 cdef class Program:
@@ -345,8 +341,7 @@ cdef class Program:
 
     cdef int _run(self, StepContext step, PyObject **inputs, PyObject **outputs, PyObject **slots) except -1:
         cdef int pc = 0, i
-        cdef int turn = INSTRUCTIONS_PER_TURN
-        cdef long long last_turn_ns = 0
+        cdef trt_step *shared = step.shared
         cdef bint traced = step.trace is not None
         cdef object started = None
         cdef Instruction *op = self._code
@@ -387,10 +382,7 @@ cdef class Program:
                         slots[op.clears[i]] = NULL
                         Py_XDECREF(value)
                     pc += 1
-                    turn -= 1
-                    if turn == 0:
-                        turn = INSTRUCTIONS_PER_TURN
-                        give_turn(&last_turn_ns)
+                    count_work(shared, 1)
                 # the last kernel may have stopped halfway
                 if step.cancelled:
                     raise step.error
@@ -486,8 +478,6 @@ def run_while(Program condition not None, Program body not None, StepContext ste
     """
     cdef list values = list(args)
     cdef list verdict, results
-    cdef int turns = 0
-    cdef long long last_turn_ns = 0
     if condition.num_fetches != 1 or not len(values) == condition.num_feeds == body.num_feeds == body.num_fetches:
         raise ValueError(f"a loop over {len(values)} values has a condition from {condition.num_feeds} to "
                          f"{condition.num_fetches} and a body from {body.num_feeds} to {body.num_fetches} values")
@@ -500,7 +490,4 @@ def run_while(Program condition not None, Program body not None, StepContext ste
         RT_LIST_FORGET_ITEMS(<PyObject *>values)
         results = body.execute(step, RT_LIST_ITEMS(<PyObject *>values), True)
         values = results
-        turns += body.num_instructions + condition.num_instructions + 1
-        if turns >= INSTRUCTIONS_PER_TURN:
-            turns = 0
-            give_turn(&last_turn_ns)
+        count_work(step.shared, 2)  # what a turn costs by itself; the instructions count themselves

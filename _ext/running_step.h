@@ -13,6 +13,12 @@ typedef struct trt_step {
     int64_t refused;     /* bytes of the block that was refused last; 0: none was */
     int64_t refused_at;  /* bytes held when it was */
     int refused_by_all;  /* whether the limit of all steps together was what it broke */
+    int work_left;       /* until it is looked at whether others shall have the interpreter's lock */
+    int work_at_once;    /* adapted so that this is about every millisecond */
+    int64_t looked_ns;   /* when that was last; 0: never */
+    int64_t slice_ns;    /* when the slice of time began that the step is in */
+    int waits_for_turns; /* 0: in a thread that serves everybody, which waits for nobody */
+    int lease;           /* its number, see turns.h; -1: none */
 } trt_step;
 
 #endif

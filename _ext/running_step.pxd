@@ -11,6 +11,12 @@ cdef extern from "running_step.h" nogil:
         int64_t refused
         int64_t refused_at
         int refused_by_all
+        int work_left
+        int work_at_once
+        int64_t looked_ns
+        int64_t slice_ns
+        int lease
+        bint waits_for_turns
 
 # What a thread had before `enter_step`, for `leave_step`.
 cdef struct Former:
@@ -23,9 +29,23 @@ cdef void release_step(trt_step *step) noexcept
 # The step that this thread works for, NULL for none.
 cdef trt_step *current_step() noexcept nogil
 
+# What is not 0 any more once that step is cancelled; NULL for no step.
+cdef const int *stop_flag() noexcept nogil
+
 # Have this thread work for a step, until `leave_step` is called with what this gave. The step is kept by the caller.
 cdef Former enter_step(trt_step *step) except *
 cdef int leave_step(Former former) except -1
 
 # The error for a block that the step was refused; None when none was. Forgets it.
 cdef object memory_error(trt_step *step, str op)
+
+# Look whether others shall have the interpreter's lock, and wait until this step may go on. Ends no step: after a
+# cancellation it returns at once.
+cdef int take_turn(trt_step *step) except -1
+
+
+# Count some work of a step, in nodes: compiled loops do not pass through the interpreter, which is where a thread lets
+# others have the lock.
+cdef inline int count_work(trt_step *step, int work) except -1:
+    step.work_left -= work
+    return take_turn(step) if step.work_left <= 0 else 0

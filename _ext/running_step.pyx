@@ -1,4 +1,4 @@
-"""Which step a thread works for, and what the arrays of steps hold.
+"""Which step a thread works for, what the arrays of steps hold, and whose turn it is among steps that run long.
 
 Every array that is made while a thread works for a step is counted with it, those inside of kernels too: numpy asks
 for memory through a handler (`array_memory.h`). An array counts until it is freed, also when it has become the value of
@@ -16,7 +16,7 @@ from runtime._ext.errors import ResourceExhausted
 cnp.import_array()
 
 cdef extern from "Python.h":
-    void *PyCapsule_GetPointer(object capsule, const char *name)
+    int PyErr_CheckSignals() except -1
 
 cdef extern from "numpy/arrayobject.h":
     object PyDataMem_GetHandler()
@@ -37,10 +37,28 @@ cdef extern from "array_memory.h" nogil:
     void trt_release_step(trt_step *step)
     object trt_make_handler()
 
+cdef extern from "turns.h" nogil:
+    int64_t trt_now_ns()
+    void trt_wait_for_turn(trt_step *step, int64_t slice_ns)
+    void trt_begin_slice(const trt_step *step, int64_t now_ns)
+    void trt_end_turn(trt_step *step)
+    int trt_turns_watch_forks()
+
+cdef enum:
+    # A thread that waits for the interpreter's lock asks for it after 5 ms without a release; only then is it sure to get
+    # it. Releasing more often would wake it each time, too late to be first, and never let it ask.
+    SLICE_NS = 7000000
+    LOOK_NS = 1000000
+    LEAST_WORK = 16
+    MOST_WORK = 4096
+
 COUNTED_BYTES = TRT_COUNTED_BYTES
 """Smaller blocks are not counted."""
 
 cdef object _handler = trt_make_handler()
+
+if trt_turns_watch_forks():
+    raise MemoryError("no memory to watch for forks")
 
 
 cdef trt_step *new_step(int64_t limit) except NULL:
@@ -59,6 +77,10 @@ cdef trt_step *current_step() noexcept nogil:
     return TRT_CURRENT
 
 
+cdef const int *stop_flag() noexcept nogil:
+    return NULL if TRT_CURRENT == NULL else &TRT_CURRENT.cancelled
+
+
 cdef Former enter_step(trt_step *step) except *:
     cdef Former former
     cdef object found = PyDataMem_GetHandler()
@@ -75,11 +97,34 @@ cdef Former enter_step(trt_step *step) except *:
 
 cdef int leave_step(Former former) except -1:
     global TRT_CURRENT
+    if TRT_CURRENT != former.step and TRT_CURRENT.lease >= 0:
+        trt_end_turn(TRT_CURRENT)
     TRT_CURRENT = former.step
     if former.handler != NULL:
         handler = <object>former.handler
         Py_XDECREF(<PyObject *>former.handler)
         PyDataMem_SetHandler(handler)
+    return 0
+
+
+cdef int take_turn(trt_step *step) except -1:
+    cdef int64_t now_ns = trt_now_ns()
+    cdef int64_t since_ns = now_ns - step.looked_ns
+    if step.looked_ns == 0:
+        step.slice_ns = now_ns
+    elif since_ns < LOOK_NS // 2:
+        step.work_at_once = min(2 * step.work_at_once, MOST_WORK)
+    elif since_ns > 2 * LOOK_NS:
+        step.work_at_once = max(<int>(step.work_at_once * LOOK_NS // since_ns), LEAST_WORK)
+    step.work_left = step.work_at_once
+    step.looked_ns = now_ns
+    if now_ns - step.slice_ns < SLICE_NS or step.cancelled or not step.waits_for_turns:
+        return 0
+    PyErr_CheckSignals()
+    with nogil:
+        trt_wait_for_turn(step, SLICE_NS)
+    step.slice_ns = step.looked_ns = trt_now_ns()
+    trt_begin_slice(step, step.slice_ns)
     return 0
 
 
@@ -95,6 +140,14 @@ cdef object memory_error(trt_step *step, str op):
     return ResourceExhausted(
         f"OOM when {op} asked for {wanted} bytes: the arrays of the step hold {step.refused_at} bytes, "
         f"step_memory_limit is {step.limit} bytes")
+
+
+def stopped():
+    """Tell whether the step that this thread works for is cancelled: what a kernel makes is then not used.
+
+    For kernels that work long, between pieces of their work.
+    """
+    return TRT_CURRENT != NULL and TRT_CURRENT.cancelled != 0
 
 
 def install_here():

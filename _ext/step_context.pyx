@@ -55,6 +55,8 @@ cdef class StepContext:
         without it that rest runs in the thread that ended the wait.
     memory_limit : int
         What the arrays that the step makes may hold together, in bytes; 0 for no limit.
+    at_once : bool
+        Whether it runs in a thread that serves everybody and so waits for no other step's turn to use the interpreter.
 
     Attributes
     ----------
@@ -69,8 +71,10 @@ cdef class StepContext:
     Safe from several threads.
     """
 
-    def __cinit__(self, step_id, session_state, StepTrace trace=None, hand_over=None, memory_limit=0):
+    def __cinit__(self, step_id, session_state, StepTrace trace=None, hand_over=None, memory_limit=0,
+                  bint at_once=False):
         self.shared = new_step(memory_limit)
+        self.shared.waits_for_turns = not at_once
         self.step_id = step_id
         self.state = session_state
         self.trace = trace

@@ -13,7 +13,7 @@ from libc.string cimport memcpy
 
 from runtime._ext.datatypes cimport (DT_BOOL, DT_RESOURCE, DT_STRING, TYPED_BOOL, TYPED_FIXED, TYPED_RAW,
                                      TYPED_STRING, TYPED_VARINT, DataTypeInfo, datatype_info)
-from runtime._ext.turns cimport give_turn
+from runtime._ext.running_step cimport count_work, current_step, trt_step
 from runtime._ext.wirefault cimport field_label, raise_wire
 from runtime._ext.wirescan cimport (WIRE_BYTES, WIRE_FIXED32, WIRE_FIXED64, WIRE_OK, WIRE_TRUNCATED, WIRE_VARINT,
                                     Cursor, Span, read_span, read_tag, read_varint, skip_field)
@@ -41,7 +41,6 @@ cdef enum:
     NOGIL_BYTES = 256 * 1024
     # Skimming so much may take milliseconds, when it is many small fields.
     NOGIL_SKIM_BYTES = 8 * 1024 * 1024
-    STRINGS_PER_TURN = 4096
     # What a bytes object costs beside its bytes.
     BYTES_OBJECT_BYTES = 33
 
@@ -372,7 +371,7 @@ cdef object _decode_string_content(DataTypeInfo* info, int datatype, int64_t n, 
     cdef int64_t i
     cdef object item
     cdef int status
-    cdef long long last_turn_ns = 0
+    cdef trt_step *step = current_step()
     lengths.base, lengths.p, lengths.end = base, scan.content.p, scan.content.p + scan.content.n
     label = f"TensorProto.tensor_content (field 4) at byte {scan.content.p - base}"
     if n > scan.content.n:
@@ -397,8 +396,8 @@ cdef object _decode_string_content(DataTypeInfo* info, int datatype, int64_t n, 
         incref(<void*>item)
         out[i] = <PyObject*>item
         text += size
-        if i % STRINGS_PER_TURN == STRINGS_PER_TURN - 1:
-            give_turn(&last_turn_ns)
+        if step != NULL:
+            count_work(step, 1)
     return array
 
 
@@ -414,7 +413,7 @@ cdef object _decode_string_fields(Span span, DataTypeInfo* info, int datatype, i
     cdef int64_t have = 0
     cdef object item = b""
     cdef int status
-    cdef long long last_turn_ns = 0
+    cdef trt_step *step = current_step()
     _charge(budget, n * <int64_t>sizeof(void*), datatype, scan)
     array = _fresh(info, scan)
     out = <PyObject**>cnp.PyArray_DATA(array)
@@ -430,8 +429,8 @@ cdef object _decode_string_fields(Span span, DataTypeInfo* info, int datatype, i
                     incref(<void*>item)
                     out[have] = <PyObject*>item
                     have += 1
-                    if have % STRINGS_PER_TURN == 0:
-                        give_turn(&last_turn_ns)
+                    if step != NULL:
+                        count_work(step, 1)
             else:
                 status = skip_field(&c, tag)
         if status:

@@ -32,6 +32,7 @@ typedef struct trt_job {
     trt_task_fn run;
     void *context;
     ptrdiff_t num_tasks;
+    const int *stop;     /* when this is not 0 any more, tasks that have not begun are left out; NULL: never */
     ptrdiff_t next_task; /* atomic */
     int helpers;         /* at work here; changed under the mutex, read without it */
     struct trt_job *next;
@@ -82,6 +83,10 @@ static void trt_job_work(trt_job *job) {
         ptrdiff_t task = __atomic_fetch_add(&job->next_task, 1, __ATOMIC_RELAXED);
         if (task >= job->num_tasks)
             return;
+        if (job->stop != NULL && __atomic_load_n(job->stop, __ATOMIC_RELAXED)) {
+            __atomic_store_n(&job->next_task, job->num_tasks, __ATOMIC_RELAXED);
+            return;
+        }
         job->run(job->context, task);
     }
 }
@@ -157,11 +162,10 @@ static void trt_pool_start(void) {
     pthread_sigmask(SIG_SETMASK, &former, NULL);
 }
 
-static void trt_parallel_for(trt_task_fn run, void *context, ptrdiff_t num_tasks) {
-    trt_job job = {run, context, num_tasks, 0, 0, NULL};
+static void trt_parallel_for(trt_task_fn run, void *context, ptrdiff_t num_tasks, const int *stop) {
+    trt_job job = {run, context, num_tasks, stop, 0, 0, NULL};
     if (num_tasks <= 1 || trt_pool.limit == 0) {
-        for (ptrdiff_t task = 0; task < num_tasks; task++)
-            run(context, task);
+        trt_job_work(&job);
         return;
     }
     pthread_mutex_lock(&trt_pool.mutex);
@@ -215,10 +219,10 @@ static void trt_run_range(void *context, ptrdiff_t index) {
     ranges->run(ranges->context, begin, end);
 }
 
-static void trt_parallel_ranges(trt_range_fn run, void *context, ptrdiff_t size, ptrdiff_t grain) {
+static void trt_parallel_ranges(trt_range_fn run, void *context, ptrdiff_t size, ptrdiff_t grain, const int *stop) {
     trt_ranges ranges = {run, context, size, grain};
     if (size > grain)
-        trt_parallel_for(trt_run_range, &ranges, (size + grain - 1) / grain);
+        trt_parallel_for(trt_run_range, &ranges, (size + grain - 1) / grain, stop);
     else if (size > 0)
         run(context, 0, size);
 }

@@ -9,11 +9,13 @@ starts its own.
 import atexit
 import os
 
+from runtime._ext.running_step cimport stop_flag
+
 cdef extern from "worker_pool.h" nogil:
     enum:
         TRT_MAX_HELPERS
-    void trt_parallel_for(task_fn run, void *context, Py_ssize_t num_tasks)
-    void trt_parallel_ranges(range_fn run, void *context, Py_ssize_t size, Py_ssize_t grain)
+    void trt_parallel_for(task_fn run, void *context, Py_ssize_t num_tasks, const int *stop)
+    void trt_parallel_ranges(range_fn run, void *context, Py_ssize_t size, Py_ssize_t grain, const int *stop)
     void trt_pool_stop()
     int trt_pool_watch_forks()
     int trt_pool_default_limit()
@@ -31,11 +33,15 @@ cdef int _users = 0
 
 
 cdef void parallel_for(task_fn run, void *context, Py_ssize_t num_tasks) noexcept nogil:
-    trt_parallel_for(run, context, num_tasks)
+    trt_parallel_for(run, context, num_tasks, stop_flag())
 
 
 cdef void parallel_ranges(range_fn run, void *context, Py_ssize_t size, Py_ssize_t grain) noexcept nogil:
-    trt_parallel_ranges(run, context, size, grain)
+    trt_parallel_ranges(run, context, size, grain, stop_flag())
+
+
+cdef void parallel_ranges_to_end(range_fn run, void *context, Py_ssize_t size, Py_ssize_t grain) noexcept nogil:
+    trt_parallel_ranges(run, context, size, grain, NULL)
 
 
 cdef int num_workers() noexcept nogil:

@@ -18,6 +18,14 @@
             PyEval_RestoreThread(trt_state); \
     }
 
+/* Returns what is not 0 any more once the step that this thread works for is cancelled, or NULL. Set by modules whose
+ * kernels look at it; those of others run to their end. */
+static const int *(*trt_stop_flag)(void) = NULL;
+
+static inline const int *trt_find_stop(void) { return trt_stop_flag == NULL ? NULL : trt_stop_flag(); }
+
+static inline int trt_stopped(const int *stop) { return stop != NULL && __atomic_load_n(stop, __ATOMIC_RELAXED); }
+
 /* Whether a value is an array of a type, in native byte order, its elements one after the other; aligned or not. */
 static inline int trt_is_plain(PyObject *value, int type)
 {

@@ -37,6 +37,26 @@ typedef struct {
     trt_binary_loop both, right, left;
 } trt_binary_entry;
 
+/* Elements after which a loop looks whether its step is cancelled: some 10 ms, in memory that was never touched. */
+enum { TRT_PIECE = 1 << 21 };
+
+static inline void trt_run_unary(const trt_unary_params *p, char *out, const char *x, npy_intp count)
+{
+    const int *stop = count > TRT_PIECE ? trt_find_stop() : NULL;
+    for (npy_intp start = 0; start < count && !trt_stopped(stop); start += TRT_PIECE)
+        p->loop(out + start * p->out_size, x + start * p->size, count - start < TRT_PIECE ? count - start : TRT_PIECE);
+}
+
+/* A side of one element has a step of 0. */
+static inline void trt_run_binary(trt_binary_loop loop, const trt_binary_params *p, char *out, const char *x, int x_step,
+                                  const char *y, int y_step, npy_intp count)
+{
+    const int *stop = count > TRT_PIECE ? trt_find_stop() : NULL;
+    for (npy_intp start = 0; start < count && !trt_stopped(stop); start += TRT_PIECE)
+        loop(out + start * p->out_size, x + start * x_step, y + start * y_step,
+             count - start < TRT_PIECE ? count - start : TRT_PIECE);
+}
+
 static inline int trt_unary(PyObject **inputs, PyObject **outputs, unsigned int reusable, const trt_unary_params *p)
 {
     PyArrayObject *x = (PyArrayObject *)inputs[0];
@@ -48,7 +68,7 @@ static inline int trt_unary(PyObject **inputs, PyObject **outputs, unsigned int 
     npy_intp count = PyArray_SIZE(x);
     char *out = PyArray_BYTES((PyArrayObject *)result);
     TRT_BEGIN_WORK(count * (p->size + p->out_size))
-    p->loop(out, PyArray_BYTES(x), count);
+    trt_run_unary(p, out, PyArray_BYTES(x), count);
     TRT_END_WORK
     outputs[0] = result;
     return 0;
@@ -119,11 +139,21 @@ static void trt_run_broadcast(const trt_broadcast *plan, const trt_binary_params
         y_extent *= plan->kinds[i] == TRT_RIGHT_ONE ? 1 : plan->lengths[i];
     }
     trt_binary_loop loop = plan->kinds[0] == TRT_BOTH ? p->both : plan->kinds[0] == TRT_RIGHT_ONE ? p->right : p->left;
-    npy_intp inner = plan->lengths[0];
+    npy_intp inner = plan->lengths[0], since_look = 0;
     npy_intp out_step = inner * p->out_size;
+    const int *stop = plan->count > TRT_PIECE ? trt_find_stop() : NULL;
+    int x_step = plan->kinds[0] == TRT_LEFT_ONE ? 0 : p->size, y_step = plan->kinds[0] == TRT_RIGHT_ONE ? 0 : p->size;
     for (;;) {
         int axis = 1;
-        loop(out, x, y, inner);
+        if (inner > TRT_PIECE)
+            trt_run_binary(loop, p, out, x, x_step, y, y_step, inner);
+        else
+            loop(out, x, y, inner);
+        if ((since_look += inner) > TRT_PIECE) {
+            since_look = 0;
+            if (trt_stopped(stop))
+                return;
+        }
         out += out_step;
         while (axis < plan->axes) {
             x += x_steps[axis];
@@ -170,6 +200,7 @@ static inline int trt_binary(PyObject **inputs, PyObject **outputs, unsigned int
 {
     PyArrayObject *x = (PyArrayObject *)inputs[0], *y = (PyArrayObject *)inputs[1], *shape;
     trt_binary_loop loop;
+    int x_step = p->size, y_step = p->size;
     if (!trt_is_plain(inputs[0], p->type) || !trt_is_plain(inputs[1], p->type))
         return 1;
     if (trt_same_shape(x, y)) {
@@ -179,10 +210,12 @@ static inline int trt_binary(PyObject **inputs, PyObject **outputs, unsigned int
         return 1;
     } else if (PyArray_SIZE(y) == 1 && PyArray_NDIM(y) <= PyArray_NDIM(x)) {
         loop = p->right;
+        y_step = 0;
         shape = x;
         reusable &= 1;
     } else if (PyArray_SIZE(x) == 1 && PyArray_NDIM(x) <= PyArray_NDIM(y)) {
         loop = p->left;
+        x_step = 0;
         shape = y;
         reusable &= 2;
     } else {
@@ -199,7 +232,7 @@ static inline int trt_binary(PyObject **inputs, PyObject **outputs, unsigned int
     npy_intp count = PyArray_SIZE(shape);
     char *out = PyArray_BYTES((PyArrayObject *)result);
     TRT_BEGIN_WORK(count * (2 * p->size + p->out_size))
-    loop(out, PyArray_BYTES(x), PyArray_BYTES(y), count);
+    trt_run_binary(loop, p, out, PyArray_BYTES(x), x_step, PyArray_BYTES(y), y_step, count);
     TRT_END_WORK
     outputs[0] = result;
     return 0;
@@ -230,7 +263,8 @@ static inline int trt_add_n(PyObject **inputs, PyObject **outputs, int num_input
     TRT_BEGIN_WORK(count * p->size * num_inputs)
     /* A block at a time, so that the sum stays in the nearest cache. */
     npy_intp block = 4096 / p->size;
-    for (npy_intp start = 0; start < count; start += block) {
+    const int *stop = count > TRT_PIECE ? trt_find_stop() : NULL;
+    for (npy_intp start = 0; start < count && !trt_stopped(stop); start += block) {
         npy_intp length = count - start < block ? count - start : block;
         npy_intp offset = start * p->size;
         p->both(out + offset, PyArray_BYTES(x) + offset, PyArray_BYTES((PyArrayObject *)inputs[1]) + offset, length);

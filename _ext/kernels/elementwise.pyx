@@ -8,8 +8,14 @@ cimport numpy as cnp
 
 from runtime._ext.kernel_abi cimport CompiledKernel, KernelCall, kernel_fn, make_kernel
 from runtime._ext.kernels cimport simd
+from runtime._ext.running_step cimport stop_flag
 
 cnp.import_array()
+
+cdef extern from "kernels/array_access.h":
+    const int *(*trt_stop_flag)() noexcept nogil
+
+trt_stop_flag = stop_flag
 
 cdef extern from "kernels/elementwise_tables.h":
     const trt_binary_entry *trt_binary_entries(int level)

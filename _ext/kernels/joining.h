@@ -114,7 +114,10 @@ static int trt_concat(PyObject **values, int count, PyObject *axis_value, PyObje
     return 0;
 }
 
-static void trt_repeat(char *out, const char *item, npy_intp size, npy_intp count)
+/* Bytes after which it is looked whether the step is cancelled: some 10 ms, in memory that was never touched. */
+#define TRT_PIECE_BYTES ((npy_intp)1 << 23)
+
+static void trt_repeat_some(char *out, const char *item, npy_intp size, npy_intp count)
 {
     if (size == 4) {
         const uint32_t value = *(const trt_mem_u32 *)item;
@@ -130,6 +133,14 @@ static void trt_repeat(char *out, const char *item, npy_intp size, npy_intp coun
         for (npy_intp i = 0; i < count; i++)
             memcpy(out + i * size, item, size);
     }
+}
+
+static void trt_repeat(char *out, const char *item, npy_intp size, npy_intp count)
+{
+    npy_intp piece = TRT_PIECE_BYTES / size;
+    const int *stop = count > piece ? trt_find_stop() : NULL;
+    for (npy_intp start = 0; start < count && !trt_stopped(stop); start += piece)
+        trt_repeat_some(out + start * size, item, size, count - start < piece ? count - start : piece);
 }
 
 static int trt_fill(PyObject **inputs, PyObject **outputs)

@@ -29,7 +29,7 @@ from runtime._ext.kernels.variable_access cimport (
     trt_is_plain,
 )
 from runtime._ext.variable cimport Variable
-from runtime._ext.worker_pool cimport parallel_ranges, range_fn
+from runtime._ext.worker_pool cimport parallel_ranges_to_end, range_fn
 
 cnp.import_array()
 
@@ -215,7 +215,7 @@ cdef int _update(Params *params, PyObject **variables, PyObject *grad, trt_updat
                 (<Variable>variables[i]).writing = fresh[i] == NULL
             grain = max(TASK_BYTES // element_bytes // TASK_MULTIPLE * TASK_MULTIPLE, TASK_MULTIPLE)
             with nogil:
-                parallel_ranges(params.update, update, size, grain)
+                parallel_ranges_to_end(params.update, update, size, grain)
             for i in range(params.num_slots):
                 (<Variable>variables[i]).writing = False
         else:

@@ -9,11 +9,17 @@ from libc.string cimport memcpy, memset
 
 from runtime._ext.kernel_abi cimport CompiledKernel, KernelCall, kernel_fn, make_kernel
 from runtime._ext.kernels.elementwise cimport item_size
+from runtime._ext.running_step cimport stop_flag
 from runtime._ext.worker_pool cimport parallel_ranges, range_fn
 
 import numpy
 
 cnp.import_array()
+
+cdef extern from "kernels/array_access.h":
+    const int *(*trt_stop_flag)() noexcept nogil
+
+trt_stop_flag = stop_flag
 
 cdef extern from "kernels/joining.h":
     ctypedef struct trt_squeeze_params:

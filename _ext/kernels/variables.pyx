@@ -28,7 +28,7 @@ from runtime._ext.kernels.variable_access cimport (
     trt_is_plain,
 )
 from runtime._ext.variable cimport Variable
-from runtime._ext.worker_pool cimport parallel_ranges, range_fn
+from runtime._ext.worker_pool cimport parallel_ranges_to_end, range_fn
 
 cnp.import_array()
 
@@ -185,7 +185,7 @@ cdef int _add_to(AddParams *params, PyObject *variable, PyObject *delta, bint lo
     if long_work:
         (<Variable>variable).writing = target == former
         with nogil:
-            parallel_ranges(params.add, &work, size, GRAIN)
+            parallel_ranges_to_end(params.add, &work, size, GRAIN)
         (<Variable>variable).writing = False
     else:
         params.add(&work, 0, size)

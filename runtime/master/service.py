@@ -365,7 +365,7 @@ def _failed_step(call: RunStepCall, error: Exception) -> bytes:
 
 def _run_now(session: MasterSession, prepared: PreparedStep, feeds: Sequence[Any]) -> list[Any]:
     """Run a short step in the loop's thread."""
-    step = session.begin()
+    step = session.begin(at_once=True)
     try:
         return prepared.arrange_fetches(session.runner.run(prepared.step, step, prepared.arrange_feeds(feeds)))
     except Exception as error:

@@ -193,8 +193,15 @@ class MasterSession:
 
     # Running steps
 
-    def begin(self, *, trace: bool = False) -> StepContext:
+    def begin(self, *, trace: bool = False, at_once: bool = False) -> StepContext:
         """Return the context of a new step; `end` must be called for it, whatever happens.
+
+        Parameters
+        ----------
+        trace : bool
+            Record what runs.
+        at_once : bool
+            It is to run in the thread that serves everybody.
 
         Raises
         ------
@@ -207,6 +214,7 @@ class MasterSession:
             StepTrace() if trace else None,
             self.runner.hand_over,
             self.step_memory_limit,
+            at_once,
         )
         self._running[step.step_id] = step
         if self.closed:  # looked at after the step is in the table: `close` sees the one or this sees the other
