@@ -88,6 +88,8 @@ FAMILIES = (
     "runtime.ops.sparse_math",
     "runtime.ops.sparse_serialization",
     "runtime.ops.sparse_cross",
+    "runtime.ops.example_parsing",
+    "runtime.ops.sequence_parsing",
     "runtime.ops.uniques",
     "runtime.ops.control_flow",
     "runtime.ops.functional",
