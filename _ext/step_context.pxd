@@ -8,6 +8,7 @@ from runtime._ext.running_step cimport trt_step
 @cython.final
 cdef class StepTrace:
     cdef readonly list events
+    cdef readonly long long dropped
 
     cdef int add(self, str path, object node, object scheduled_ns, object started_ns, object ended_ns,
                  list outputs) except -1

@@ -1,10 +1,14 @@
 from collections.abc import Callable
 from typing import Any, final
 
+MAX_TRACE_EVENTS: int
+
 @final
 class StepTrace:
     @property
     def events(self) -> list[tuple[str, Any, int, int, int, int, list[Any]]]: ...
+    @property
+    def dropped(self) -> int: ...
     def __new__(cls) -> StepTrace: ...
 
 @final

@@ -7,11 +7,17 @@ with `on_cancel`.
 import logging
 import threading
 
+from numpy import ndarray
+
 cimport cython
 
 from runtime._ext.running_step cimport new_step, release_step
+from runtime._ext.variable cimport Variable
 
 logger = logging.getLogger(__name__)
+
+# A loop of a billion turns must not fill the memory with its trace: at some 500 bytes an event this is 0.5 GB.
+MAX_TRACE_EVENTS = 1 << 20
 
 
 @cython.final
@@ -23,19 +29,35 @@ cdef class StepTrace:
     events : list of tuple
         One ``(path, node, scheduled_ns, started_ns, ended_ns, thread_id, outputs)`` per executed node: the calls around
         the node, each followed by ``/``; the `Node`; Unix times in nanoseconds; and per output
-        ``(dtype, shape, nbytes)``, or None where there is no array.
+        ``(dtype, shape, nbytes, address, owns)``, or None where there is no array. ``owns`` tells that the array is no
+        view, no constant (these are read-only) and no variable's; ``address`` is 0 where its memory is not the processor's.
+    dropped : int
+        How many nodes ran after `MAX_TRACE_EVENTS`; nothing is known of them.
     """
 
     def __cinit__(self):
         self.events = []
+        self.dropped = 0
 
     cdef int add(self, str path, object node, object scheduled_ns, object started_ns, object ended_ns,
                  list outputs) except -1:
+        if len(self.events) >= MAX_TRACE_EVENTS:
+            self.dropped += 1
+            return 0
         described = []
         for value in outputs:
+            is_variable = isinstance(value, Variable)
+            if is_variable:
+                value = (<Variable>value).value
             shape = getattr(value, "shape", None)
             nbytes = getattr(value, "nbytes", None)
-            described.append(None if shape is None or nbytes is None else (value.dtype, shape, nbytes))
+            if shape is None or nbytes is None:
+                described.append(None)
+            elif isinstance(value, ndarray):
+                described.append((value.dtype, shape, nbytes, value.__array_interface__["data"][0],
+                                  value.flags.owndata and value.flags.writeable and not is_variable))
+            else:
+                described.append((value.dtype, shape, nbytes, 0, True))
         self.events.append((path, node, scheduled_ns, started_ns, ended_ns, threading.get_ident(), described))
         return 0
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import message_factory
 from google.protobuf.message import Message
 
-from runtime.proto import armonik, fleet, health, reflection, taskqueue, tensorflow
+from runtime.proto import armonik, fleet, health, reflection, runtime_v1, taskqueue, tensorflow
 from runtime.proto._pool import FILES, POOL
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ __all__ = [
     "fleet",
     "health",
     "reflection",
+    "runtime_v1",
     "taskqueue",
     "tensorflow",
 ]
@@ -40,6 +41,7 @@ __all__ = [
 PLANES: dict[str, str] = {
     "tensorflow.MasterService": "graph",
     "tensorflow.WorkerService": "graph",
+    "runtime.v1.Observer": "graph",
     "ArmoniK.api.grpc.v1.Submitter": "task",
     "ArmoniK.api.grpc.v1.Worker": "task",
     "taskqueue.TaskQueue": "command",

@@ -107,7 +107,7 @@ class Session:
         _open_sessions.add(self)
 
     def run(self, fetches: Any, feed_dict: Mapping[Any, Any] | None = None, options: Any = None,
-            run_metadata: Any = None, *, targets: Any = ()) -> Any:
+            run_metadata: Any = None, *, targets: Any = (), profile: bool = False) -> Any:
         """Run what is needed for some tensors and operations, and return their values.
 
         Parameters
@@ -124,6 +124,8 @@ class Session:
             A message, of any package, that is filled when `options` asks for something.
         targets : operations or names, optional
             Run as well, without a place in the result.
+        profile : bool
+            Trace the step, and print the nodes that took longest; see `runtime.observe.profile`.
 
         Returns
         -------
@@ -145,7 +147,7 @@ class Session:
         feeds = Feeds.of(self._source, feed_dict)
         given = dict(zip(feeds.names, feeds.values, strict=True))
         wanted = tuple(name for name in plan.tensors if name not in given)
-        raw = as_message(wire.RunOptions, options, "options").SerializeToString() if options is not None else b""
+        raw = _raw_options(options, profile)
         values: dict[str, Any] = given
         if wanted or operations:
             signature = Signature(feeds.names, feeds.types, wanted, tuple(operations), raw)
@@ -153,6 +155,10 @@ class Session:
             values = {**given, **dict(zip(wanted, outputs, strict=True))}
             if run_metadata is not None:
                 fill_message(run_metadata, metadata)
+            if profile:
+                from runtime.observe.profile import Profile
+
+                print(Profile([wire.RunMetadata.FromString(metadata).step_stats]).table())
         return plan.build([_plain(values[name]) for name in plan.tensors])
 
     def partial_run_setup(self, fetches: Any, feeds: Sequence[Any] = ()) -> str:
@@ -334,6 +340,17 @@ def _access(target: str, token: str | None, tls: bool | None, ca: Any, cert: Any
     from runtime.client.channels import Access
 
     return Access.of(target, token, tls, ca, cert, key, server_name)
+
+
+def _raw_options(options: Any, traced: bool) -> bytes:
+    """Return RunOptions as bytes, none where they ask for nothing."""
+    if options is None and not traced:
+        return b""
+    message = wire.RunOptions()
+    message.CopyFrom(as_message(wire.RunOptions, options, "options"))
+    if traced:
+        message.trace_level = wire.RunOptions.FULL_TRACE
+    return message.SerializeToString()
 
 
 def _operation_names(targets: Any) -> list[str]:

@@ -17,6 +17,7 @@ from runtime.master.config import SessionConfig, propagated_task
 from runtime.master.ending import CLOSE_WAIT_S, CLOSED_BY_CLIENT, SERVER_STOPPED
 from runtime.master.request_ids import RequestIds
 from runtime.master.task import Task
+from runtime.observe.recorder import StepRecorder
 from runtime.step.runner import StepRunner
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Master:
     Attributes
     ----------
     request_ids : RequestIds
+    recorder : StepRecorder
     step_memory_limit : int
 
     Notes
@@ -69,6 +71,7 @@ class Master:
         self.task = Task() if task is None else task
         self.runner = StepRunner() if runner is None else runner
         self.request_ids = RequestIds()
+        self.recorder = StepRecorder()
         self.sessions: dict[str, MasterSession] = {}
         self._owns_runner = runner is None
         self._step_limit = step_limit
@@ -120,7 +123,13 @@ class Master:
             )
         task = own if renamed is None else own.renamed(*renamed)
         session = MasterSession(
-            graph_def, options, task, self.runner, step_limit=self._step_limit, step_memory_limit=self.step_memory_limit
+            graph_def,
+            options,
+            task,
+            self.runner,
+            step_limit=self._step_limit,
+            step_memory_limit=self.step_memory_limit,
+            recorder=self.recorder,
         )
         with self._lock:
             if self._closed:

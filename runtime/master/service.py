@@ -35,6 +35,7 @@ from runtime.graph.device_spec import DeviceSpec
 from runtime.master.ending import CLOSE_WAIT_S, timed_out
 from runtime.master.master import Master
 from runtime.master.task import Task
+from runtime.observe.service import Observer
 from runtime.step.files import FileAccess
 from runtime.step.pool import GrowingPool
 
@@ -77,6 +78,7 @@ class MasterService:
         self._check_id = master.request_ids.check
         self._runs_here = master.runner.runs_here
         self._threads = GrowingPool(_GRAPH_THREADS, "graph")
+        self._observer = Observer(master, lambda work: self._in_thread(True, work))
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
         """Return the handlers by service and method name."""
@@ -92,12 +94,17 @@ class MasterService:
                 "MakeCallable": self.make_callable,
                 "RunCallable": Immediate(self.run_callable, self.run_callable_at_once),
                 "ReleaseCallable": self.release_callable,
-            }
+            },
+            **self._observer.services(),
         }
 
     async def start(self) -> None:
         """Kernels load with the first step that needs them; what is set here holds for all handlers."""
         running_step.install_here()
+
+    def drain(self) -> None:
+        """Let those go who wait for steps to trace."""
+        self._observer.drain()
 
     async def stop(self, grace: float) -> None:
         """Cancel every step, close every session."""
@@ -250,7 +257,7 @@ class MasterService:
         from runtime.master.metadata import step_metadata
 
         waiting = _Waiting()
-        step = session.begin(trace=prepared.options.trace)
+        step = session.begin(prepared)
         session.start(prepared, step, feeds, waiting.done)
         outputs = await waiting.result(session, step, session.timeout_s(prepared.options))
         metadata = step_metadata(session, prepared.selection, prepared.options, step)
@@ -365,7 +372,7 @@ def _failed_step(call: RunStepCall, error: Exception) -> bytes:
 
 def _run_now(session: MasterSession, prepared: PreparedStep, feeds: Sequence[Any]) -> list[Any]:
     """Run a short step in the loop's thread."""
-    step = session.begin(at_once=True)
+    step = session.begin(prepared, at_once=True)
     try:
         return prepared.arrange_fetches(session.runner.run(prepared.step, step, prepared.arrange_feeds(feeds)))
     except Exception as error:

@@ -36,6 +36,7 @@ from runtime.master.ending import CLOSE_WAIT_S, CLOSED_BY_CLIENT, timed_out
 from runtime.master.metadata import step_metadata
 from runtime.master.partial_run import PartialRuns
 from runtime.master.steps import PreparedStep, Signature, StepOptions, StepTable
+from runtime.observe.recorder import StepRecorder
 from runtime.step.compile import compile_step
 from runtime.step.environment import SessionState
 
@@ -71,6 +72,8 @@ class MasterSession:
         How many compiled steps are kept.
     step_memory_limit : int
         What the arrays of one step may hold at once, in bytes; 0 for no limit.
+    recorder : StepRecorder, optional
+        Asked whether somebody wants a step traced.
 
     Attributes
     ----------
@@ -100,11 +103,13 @@ class MasterSession:
         *,
         step_limit: int,
         step_memory_limit: int = 0,
+        recorder: StepRecorder | None = None,
     ) -> None:
         self.handle = secrets.token_hex(8)
         self.config = config
         self.task = task
         self.runner = runner
+        self.recorder = StepRecorder() if recorder is None else recorder
         self.version = 0
         self.closed = False
         self.step_memory_limit = step_memory_limit
@@ -193,13 +198,13 @@ class MasterSession:
 
     # Running steps
 
-    def begin(self, *, trace: bool = False, at_once: bool = False) -> StepContext:
+    def begin(self, prepared: PreparedStep | None = None, *, at_once: bool = False) -> StepContext:
         """Return the context of a new step; `end` must be called for it, whatever happens.
 
         Parameters
         ----------
-        trace : bool
-            Record what runs.
+        prepared : PreparedStep, optional
+            What will run; None for a partial run, which is never traced.
         at_once : bool
             It is to run in the thread that serves everybody.
 
@@ -208,14 +213,13 @@ class MasterSession:
         FailedPrecondition
             If the session is closed.
         """
+        recordings = self.recorder.claim(self.handle) if prepared is not None and self.recorder.is_active else ()
+        trace = StepTrace() if recordings or (prepared is not None and prepared.options.trace) else None
         step = StepContext(
-            random.getrandbits(_STEP_ID_BITS),
-            self.state,
-            StepTrace() if trace else None,
-            self.runner.hand_over,
-            self.step_memory_limit,
-            at_once,
+            random.getrandbits(_STEP_ID_BITS), self.state, trace, self.runner.hand_over, self.step_memory_limit, at_once
         )
+        if prepared is not None and recordings:
+            self.recorder.begin(step, recordings, self.handle, prepared.selection)
         self._running[step.step_id] = step
         if self.closed:  # looked at after the step is in the table: `close` sees the one or this sees the other
             self.end(step)
@@ -226,6 +230,8 @@ class MasterSession:
         """Let a step go: its own resources vanish."""
         step.close()
         self._running.pop(step.step_id, None)
+        if step.trace is not None:
+            self.recorder.end(step)
         if self._causes:
             self._causes.pop(step.step_id, None)
         if self.closed:
@@ -350,7 +356,7 @@ class MasterSession:
     def run_prepared(self, prepared: PreparedStep, values: Sequence[Any]) -> tuple[list[Any], Any]:
         """Run a prepared step with checked feeds and wait for it: outputs and RunMetadata (or None)."""
         timeout_s = self.timeout_s(prepared.options)
-        step = self.begin(trace=prepared.options.trace)
+        step = self.begin(prepared)
         if not prepared.step.blocking and not timeout_s:
             try:
                 outputs = prepared.step.run(step, prepared.arrange_feeds(values))

@@ -66,6 +66,39 @@ def test_outputs_are_described(stats):
     assert not entries["done"].output
 
 
+def new_bytes(maker: GraphMaker, fetch: str, feeds: dict[str, np.ndarray]) -> dict[str, int]:
+    """Return what every node of a step took new memory for."""
+    runner = Runner(maker)
+    trace = StepTrace()
+    runner.compile(list(feeds), [fetch]).run(runner.context(trace=trace), list(feeds.values()))
+    return {entry.node_name: entry.memory[0].total_bytes for entry in step_stats(trace, DEVICE).dev_stats[0].node_stats}
+
+
+def test_memory_counts_what_a_node_made_and_no_views_or_reused_arrays():
+    maker = GraphMaker()
+    maker.placeholder("x")
+    maker.const("shape", np.array([6], np.int32))
+    maker.op("Add", "made", "x", "x")
+    maker.op("Neg", "in_place", "made")
+    maker.op("Reshape", "view", "in_place", "shape")
+    assert new_bytes(maker, "view:0", {"x:0": np.ones((2, 3), np.float32)}) == {"made": 24, "in_place": 0, "view": 0}
+
+
+def test_same_memory_has_the_same_address():
+    maker = GraphMaker()
+    maker.placeholder("x")
+    maker.const("shape", np.array([3, 1], np.int32))
+    maker.op("Add", "made", "x", "x")
+    maker.op("Reshape", "same", "made", "shape")
+    runner = Runner(maker)
+    trace = StepTrace()
+    runner.compile(["x:0"], ["same:0", "made:0"]).run(runner.context(trace=trace), [np.ones(3, np.float32)])
+    entries = step_stats(trace, DEVICE).dev_stats[0].node_stats
+    made, same = (entry.output[0].tensor_description.allocation_description for entry in entries)
+    assert made.ptr == same.ptr != 0
+    assert made.allocation_id == same.allocation_id
+
+
 def test_threads_get_small_numbers():
     maker = GraphMaker()
     maker.placeholder("x")
@@ -82,7 +115,7 @@ def test_threads_get_small_numbers():
     thread.start()
     thread.join(10)
     device = step_stats(trace, DEVICE).dev_stats[0]
-    assert sorted(device.thread_names) == [0, 1]
+    assert dict(device.thread_names) == {0: threading.current_thread().name, 1: "step thread 1"}
     assert [entry.thread_id for entry in device.node_stats] == [0, 1]
 
 
