@@ -61,6 +61,8 @@ FAMILIES = (
     "runtime.ops.reductions",
     "runtime.ops.linalg",
     "runtime.ops.einsum",
+    "runtime.ops.space_blocks",
+    "runtime.ops.resizing",
     "runtime.ops.diagonals",
     "runtime.ops.decompositions",
     "runtime.ops.factorizations",

@@ -171,7 +171,7 @@ def node(op: str, name: str, inputs: Sequence[str] = (), /, **attrs: Any) -> Any
 
 def op_case(op: str, *inputs: Any, name: str = "", relative: float | None = None, absolute: float = 0.0,
             text: bool | re.Pattern[str] = True, compare: Any = None, types: Sequence[DataType] | None = None,
-            repeat: int = 1, producer: int = PRODUCER, **attrs: Any) -> Case:
+            repeat: int = 1, producer: int = PRODUCER, shaped: Sequence[int] = (), **attrs: Any) -> Case:
     """Return the case of one op fed by placeholders.
 
     Parameters
@@ -182,6 +182,8 @@ def op_case(op: str, *inputs: Any, name: str = "", relative: float | None = None
         Types of the inputs where the arrays cannot tell (quantized types).
     repeat : int
         How often the step is run.
+    shaped : sequence of int
+        Inputs whose placeholders tell their shapes, where TensorFlow does not take the op without.
     **attrs
         The other attrs, and those that only outputs use.
     """
@@ -190,7 +192,8 @@ def op_case(op: str, *inputs: Any, name: str = "", relative: float | None = None
     arrays = [as_array(value) for value in inputs]
     kinds = [from_numpy(value.dtype) for value in arrays] if types is None else list(types)
     found = _infer(definition, kinds, attrs)
-    placeholders = [node("Placeholder", f"in{i}", dtype=kind) for i, kind in enumerate(kinds)]
+    placeholders = [node("Placeholder", f"in{i}", dtype=kind, **({"shape": arrays[i].shape} if i in shaped else {}))
+                    for i, kind in enumerate(kinds)]
     main = node(op, "op", [f"in{i}" for i in range(len(arrays))], **{**found, **attrs})
     _, outputs = node_types(main, definition)
     feeds = {f"in{i}:0": value for i, value in enumerate(arrays)}
