@@ -57,8 +57,7 @@ def _reserve(count: int, height: int, width: int, channels: int) -> None:
     """Fail at once where a result is asked for that no memory holds: nothing is touched yet."""
     needed = 4 * count * height * width * channels
     if needed > sys.maxsize:
-        raise ResourceExhausted(f"out of memory: an image of shape [{count},{height},{width},{channels}] needs {needed} "
-                                "bytes")
+        raise ResourceExhausted(f"out of memory: {count} images of {height} times {width} pixels need {needed} bytes")
     np.empty(needed, np.uint8)
     np.empty((height + width, _BYTES_PER_PLACE), np.uint8)
 

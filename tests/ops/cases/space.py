@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tests.ops.case import FLOATS, INDEX, INTEGERS, Case, op_case
+from tests.ops.case import COMPLEX, FLOATS, INDEX, INTEGERS, Case, op_case
 from tests.ops.cases.arrays import ints
 from tests.ops.values import values
 
@@ -17,6 +17,8 @@ def cases() -> Iterator[Case]:
     yield from _wrong_batch_blocks()
     yield from _depth()
     yield from _formats()
+    yield from _patches()
+    yield from _dilation()
 
 
 def _pairs(*limits: tuple[int, int]) -> np.ndarray:
@@ -89,3 +91,39 @@ def _formats() -> Iterator[Case]:
     for op in ("DataFormatDimMap", "DataFormatVecPermute"):
         yield op_case(op, np.zeros(4, np.int32), src_format="NHWC", dst_format="NCH", text=False)
         yield op_case(op, np.zeros(4, np.int32), src_format="NHWC", dst_format="NCHH", text=False)
+
+
+def _windows() -> Iterator[dict[str, object]]:
+    for size, stride, rate in ((2, 1, 1), (3, 2, 1), (2, 3, 2), (1, 1, 1)):
+        for padding in ("SAME", "VALID"):
+            yield {"size": size, "strides": [1, stride, max(stride - 1, 1), 1], "rates": [1, rate, 1, 1],
+                   "padding": padding}
+
+
+def _patches() -> Iterator[Case]:
+    for window in _windows():
+        size = window.pop("size")
+        ksizes = [1, size, size + 1, 1]
+        yield op_case("ExtractImagePatches", values(np.float32, (2, 7, 6, 3)), ksizes=ksizes, **window)
+    plain = {"ksizes": [1, 2, 2, 1], "strides": [1, 1, 1, 1], "rates": [1, 1, 1, 1], "padding": "SAME"}
+    for kind in (*FLOATS, *INTEGERS, *COMPLEX):
+        yield op_case("ExtractImagePatches", values(kind, (1, 3, 4, 2)), **plain)
+    x = values(np.float32, (1, 3, 4, 2))
+    yield op_case("ExtractImagePatches", x[:0], **plain)
+    yield op_case("ExtractImagePatches", x, **{**plain, "padding": "VALID", "ksizes": [1, 4, 4, 1]})
+    yield op_case("ExtractImagePatches", x[0], **plain, text=False)
+    for name in ("ksizes", "strides", "rates"):
+        yield op_case("ExtractImagePatches", x, **{**plain, name: [1, 1, 1, 2]}, text=False)
+
+
+def _dilation() -> Iterator[Case]:
+    for window in _windows():
+        size = window.pop("size")
+        yield op_case("Dilation2D", values(np.float32, (2, 7, 6, 3), 1), values(np.float32, (size, size + 1, 3), 2),
+                      **window)
+    plain = {"strides": [1, 1, 1, 1], "rates": [1, 1, 1, 1], "padding": "SAME"}
+    for kind in (*FLOATS, *INTEGERS):
+        yield op_case("Dilation2D", values(kind, (1, 3, 4, 2), 1), values(kind, (2, 2, 2), 2), **plain)
+    x = values(np.float32, (1, 3, 4, 2))
+    yield op_case("Dilation2D", x, values(np.float32, (2, 2, 3)), **plain, text=False)
+    yield op_case("Dilation2D", x[0], values(np.float32, (2, 2, 2)), **plain, text=False)
