@@ -96,6 +96,7 @@ FAMILIES = (
     "runtime.ops.sparse_cross",
     "runtime.ops.example_parsing",
     "runtime.ops.sequence_parsing",
+    "runtime.ops.parsing",
     "runtime.ops.uniques",
     "runtime.ops.control_flow",
     "runtime.ops.functional",

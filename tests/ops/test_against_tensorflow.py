@@ -37,7 +37,7 @@ COVERED = tuple(f"runtime.ops.{name}" for name in (
     "random_distributions", "candidate_sampling", "convolution", "convolution_3d", "depthwise", "pooling",
     "pooling_3d", "pooling_argmax", "fractional_pooling",
     "sparse_tensors", "sparse_math",
-    "sparse_serialization", "sparse_cross", "example_parsing", "sequence_parsing",
+    "sparse_serialization", "sparse_cross", "example_parsing", "sequence_parsing", "parsing",
 ))
 """Modules whose every kernel stands in a table."""
 
