@@ -17,6 +17,8 @@
  * second. */
 #define TRT_BLOCK_INNER 256
 #define TRT_BLOCK_RUNS 64
+#define TRT_NARROW_ROWS 8               /* half of them when there is more than one channel */
+#define TRT_MAX_NARROW 3
 #define TRT_CELLS_BYTES (192 << 10)
 #define TRT_MAX_CELLS_BYTES ((ptrdiff_t)64 << 20)
 #define TRT_KEPT_SCRATCH_BYTES (1 << 20)
@@ -44,6 +46,7 @@ typedef struct {
     const trt_conv *work;
     int level;
     int dense;                          /* cells of a row lie one after the other: no copy where padding is not seen */
+    int narrow;                         /* the result has few channels, the operand many */
     ptrdiff_t inner;                    /* taps times channels */
     ptrdiff_t panels;                   /* of columns of the result */
     ptrdiff_t row_boxes, column_boxes;
@@ -88,6 +91,7 @@ typedef float trt_four_mem_f32 __attribute__((vector_size(16), aligned(4), may_a
 #define TRT_SPLAT(x) ({ const float trt_x = (x); (trt_four_f32){trt_x, trt_x, trt_x, trt_x}; })
 #define TRT_FMA(a, b, c) ((a) * (b) + (c))
 #define TRT_ADD(a, b) ((a) + (b))
+#define TRT_SUM(v) ((v)[0] + (v)[2] + ((v)[1] + (v)[3]))
 #define TRT_TYPED(name) name##_f32_baseline
 #include "kernels/conv_loops.h"
 #include "kernels/conv_undef.h"
@@ -97,6 +101,19 @@ typedef float trt_four_mem_f32 __attribute__((vector_size(16), aligned(4), may_a
 
 #define TRT_LOOPS_TARGET_V3 __attribute__((target("arch=x86-64-v3")))
 #define TRT_LOOPS_TARGET_V4 __attribute__((target("arch=x86-64-v4,prefer-vector-width=512")))
+
+TRT_LOOPS_TARGET_V3 static inline float trt_sum_f32_v3(__m256 v)
+{
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+TRT_LOOPS_TARGET_V3 static inline double trt_sum_f64_v3(__m256d v)
+{
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
 
 #define TRT_TARGET TRT_LOOPS_TARGET_V3
 #define TRT_MAX_ROWS 6
@@ -108,6 +125,7 @@ typedef float trt_four_mem_f32 __attribute__((vector_size(16), aligned(4), may_a
 #define TRT_SPLAT _mm256_set1_ps
 #define TRT_FMA _mm256_fmadd_ps
 #define TRT_ADD _mm256_add_ps
+#define TRT_SUM trt_sum_f32_v3
 #define TRT_TYPED(name) name##_f32_v3
 #include "kernels/conv_loops.h"
 #include "kernels/conv_undef.h"
@@ -122,6 +140,7 @@ typedef float trt_four_mem_f32 __attribute__((vector_size(16), aligned(4), may_a
 #define TRT_SPLAT _mm512_set1_ps
 #define TRT_FMA _mm512_fmadd_ps
 #define TRT_ADD _mm512_add_ps
+#define TRT_SUM _mm512_reduce_add_ps
 #define TRT_TYPED(name) name##_f32_v4
 #include "kernels/conv_loops.h"
 #include "kernels/conv_undef.h"
@@ -144,6 +163,7 @@ typedef double trt_two_mem_f64 __attribute__((vector_size(16), aligned(8), may_a
 #define TRT_SPLAT(x) ({ const double trt_x = (x); (trt_two_f64){trt_x, trt_x}; })
 #define TRT_FMA(a, b, c) ((a) * (b) + (c))
 #define TRT_ADD(a, b) ((a) + (b))
+#define TRT_SUM(v) ((v)[0] + (v)[1])
 #define TRT_TYPED(name) name##_f64_baseline
 #include "kernels/conv_loops.h"
 #include "kernels/conv_undef.h"
@@ -159,6 +179,7 @@ typedef double trt_two_mem_f64 __attribute__((vector_size(16), aligned(8), may_a
 #define TRT_SPLAT _mm256_set1_pd
 #define TRT_FMA _mm256_fmadd_pd
 #define TRT_ADD _mm256_add_pd
+#define TRT_SUM trt_sum_f64_v3
 #define TRT_TYPED(name) name##_f64_v3
 #include "kernels/conv_loops.h"
 #include "kernels/conv_undef.h"
@@ -173,6 +194,7 @@ typedef double trt_two_mem_f64 __attribute__((vector_size(16), aligned(8), may_a
 #define TRT_SPLAT _mm512_set1_pd
 #define TRT_FMA _mm512_fmadd_pd
 #define TRT_ADD _mm512_add_pd
+#define TRT_SUM _mm512_reduce_add_pd
 #define TRT_TYPED(name) name##_f64_v4
 #include "kernels/conv_loops.h"
 #include "kernels/conv_undef.h"
@@ -206,6 +228,13 @@ static inline const trt_conv_level *trt_conv_level_of(const trt_conv_plan *plan)
     return &trt_conv_levels[plan->level][plan->work->is_double != 0];
 }
 
+/* Memory that vectors do not straddle lines of; NULL when there is none. */
+static inline char *trt_conv_memory(ptrdiff_t bytes)
+{
+    void *memory;
+    return posix_memalign(&memory, 64, bytes > 0 ? (size_t)bytes : 64) == 0 ? memory : NULL;
+}
+
 /* Scratch memory of a thread, made when it first needs it and freed when it ends. */
 
 static pthread_key_t trt_conv_scratch_key;
@@ -216,9 +245,9 @@ static inline char *trt_conv_scratch(ptrdiff_t bytes)
 {
     void *memory;
     if (bytes > TRT_KEPT_SCRATCH_BYTES)
-        return posix_memalign(&memory, 64, (size_t)bytes) == 0 ? memory : NULL;
+        return trt_conv_memory(bytes);
     memory = pthread_getspecific(trt_conv_scratch_key);
-    if (memory == NULL && posix_memalign(&memory, 64, TRT_KEPT_SCRATCH_BYTES) == 0 &&
+    if (memory == NULL && (memory = trt_conv_memory(TRT_KEPT_SCRATCH_BYTES)) != NULL &&
         pthread_setspecific(trt_conv_scratch_key, memory) != 0) {
         free(memory);
         memory = NULL;
@@ -308,6 +337,12 @@ static inline ptrdiff_t trt_conv_packed_size(trt_conv_plan *plan)
     const trt_conv *work = plan->work;
     ptrdiff_t lanes = trt_conv_level_of(plan)->lanes;
     plan->packed_group = (work->depth + lanes - 1) / lanes * lanes * plan->inner;
+    plan->narrow = work->depth <= TRT_MAX_NARROW && work->channels >= 2 * lanes;
+    if (plan->narrow) {
+        plan->packed_group = 0;
+        for (ptrdiff_t r = 0; r < plan->num_runs; r++)
+            plan->packed_group += (plan->runs[r].length + lanes - 1) / lanes * lanes * work->depth;
+    }
     return plan->packed_group * work->groups;
 }
 

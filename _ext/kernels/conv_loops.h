@@ -86,6 +86,51 @@ TRT_TARGET static inline __attribute__((always_inline)) void TRT_TYPED(filter_ti
     }
 }
 
+/* The same for a result of few channels: sums run along the operand's channels, and each vector of them is added up in
+ * the end. */
+TRT_TARGET static inline __attribute__((always_inline)) void TRT_TYPED(narrow_tile)(
+    const int rows, const int depth, const trt_run *runs, ptrdiff_t num_runs, const char *a, ptrdiff_t a_step,
+    const TRT_REAL *b, TRT_REAL *c, ptrdiff_t c_step, int add)
+{
+    TRT_VECTOR sums[TRT_NARROW_ROWS * TRT_MAX_NARROW];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows * depth; i++)
+        sums[i] = TRT_ZERO();
+    for (ptrdiff_t r = 0; r < num_runs; r++) {
+        const char *from = a + runs[r].offset;
+        ptrdiff_t p = 0, full = (runs[r].length + TRT_LANES - 1) / TRT_LANES * TRT_LANES;
+        for (; p + TRT_LANES <= runs[r].length; p += TRT_LANES) {
+            TRT_VECTOR weights[TRT_MAX_NARROW];
+#pragma GCC unroll 4
+            for (int d = 0; d < depth; d++)
+                weights[d] = TRT_LOAD(b + d * full + p);
+#pragma GCC unroll 16
+            for (int i = 0; i < rows; i++) {
+                TRT_VECTOR x = TRT_LOAD((const TRT_REAL *)(from + i * a_step) + p);
+#pragma GCC unroll 4
+                for (int d = 0; d < depth; d++)
+                    sums[i * depth + d] = TRT_FMA(x, weights[d], sums[i * depth + d]);
+            }
+        }
+        if (p < runs[r].length)
+            for (int i = 0; i < rows; i++) {
+                TRT_REAL few[TRT_LANES] = {0};
+                memcpy(few, from + i * a_step + p * (ptrdiff_t)sizeof(TRT_REAL),
+                       (size_t)(runs[r].length - p) * sizeof(TRT_REAL));
+                TRT_VECTOR x = TRT_LOAD(few);
+#pragma GCC unroll 4
+                for (int d = 0; d < depth; d++)
+                    sums[i * depth + d] = TRT_FMA(x, TRT_LOAD(b + d * full + p), sums[i * depth + d]);
+            }
+        b += depth * full;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < rows * depth; i++) {
+        TRT_REAL sum = TRT_SUM(sums[i]), *to = c + i / depth * c_step + i % depth;
+        *to = add ? *to + sum : sum;
+    }
+}
+
 typedef void (*TRT_TYPED(window_fn))(const trt_run *runs, ptrdiff_t num_runs, const char *a, ptrdiff_t a_step,
                                      const TRT_REAL *b, TRT_REAL *c, ptrdiff_t c_step, int add);
 typedef void (*TRT_TYPED(filter_fn))(ptrdiff_t lines, ptrdiff_t line_step, ptrdiff_t count, ptrdiff_t a_step,
@@ -141,6 +186,30 @@ static const TRT_TYPED(filter_fn) TRT_TYPED(filter_tiles)[TRT_MAX_ROWS][2] = {
 #endif
 };
 
+#define TRT_NARROW(rows, depth)                                                                                    \
+    TRT_TARGET static void TRT_TYPED(narrow_##rows##_##depth)(                                                     \
+        const trt_run *runs, ptrdiff_t num_runs, const char *a, ptrdiff_t a_step, const TRT_REAL *b, TRT_REAL *c,  \
+        ptrdiff_t c_step, int add)                                                                                 \
+    {                                                                                                              \
+        TRT_TYPED(narrow_tile)(rows, depth, runs, num_runs, a, a_step, b, c, c_step, add);                         \
+    }
+#define TRT_NARROWS(rows) TRT_NARROW(rows, 1) TRT_NARROW(rows, 2) TRT_NARROW(rows, 3)
+TRT_NARROWS(1)
+TRT_NARROWS(2)
+TRT_NARROWS(3)
+TRT_NARROWS(4)
+TRT_NARROW(5, 1)
+TRT_NARROW(6, 1)
+TRT_NARROW(7, 1)
+TRT_NARROW(8, 1)
+
+#define TRT_NARROW_OF(rows) {TRT_TYPED(narrow_##rows##_1), TRT_TYPED(narrow_##rows##_2), TRT_TYPED(narrow_##rows##_3)}
+/* by rows - 1, depth - 1 */
+static const TRT_TYPED(window_fn) TRT_TYPED(narrow_tiles)[TRT_NARROW_ROWS][TRT_MAX_NARROW] = {
+    TRT_NARROW_OF(1), TRT_NARROW_OF(2), TRT_NARROW_OF(3), TRT_NARROW_OF(4), {TRT_TYPED(narrow_5_1)},
+    {TRT_TYPED(narrow_6_1)}, {TRT_TYPED(narrow_7_1)}, {TRT_TYPED(narrow_8_1)},
+};
+
 /* Copy `count` elements from anywhere. */
 TRT_TARGET static inline void TRT_TYPED(gather)(TRT_REAL *out, const char *source, ptrdiff_t step, ptrdiff_t count)
 {
@@ -152,10 +221,36 @@ TRT_TARGET static inline void TRT_TYPED(gather)(TRT_REAL *out, const char *sourc
         out[i] = *(const TRT_MEM_REAL *)(source + i * step);
 }
 
+/* Pack a filter of few columns: for each run of cells one column after the other, each filled up to whole vectors. */
+TRT_TARGET static void TRT_TYPED(pack_narrow)(const trt_conv_plan *plan, ptrdiff_t group)
+{
+    const trt_conv *work = plan->work;
+    TRT_REAL *out = (TRT_REAL *)plan->packed + group * plan->packed_group;
+    const char *source = work->filter + group * work->filter_group_step;
+    memset(out, 0, (size_t)plan->packed_group * sizeof(TRT_REAL));
+    for (ptrdiff_t r = 0; r < plan->num_runs; r++) {
+        const trt_cells *run = &plan->runs[r];
+        for (ptrdiff_t o = 0; o < work->depth; o++) {
+            for (ptrdiff_t p = 0; p < run->length; p++) {
+                ptrdiff_t column = run->column + (run->channel + p) / work->channels;
+                out[p] = *(const TRT_MEM_REAL *)(
+                    source + (work->axes[0].first_tap + run->row * work->axes[0].tap_step) * work->filter_steps[0] +
+                    (work->axes[1].first_tap + column * work->axes[1].tap_step) * work->filter_steps[1] +
+                    (run->channel + p) % work->channels * work->filter_steps[2] + o * work->filter_steps[3]);
+            }
+            out += (run->length + TRT_LANES - 1) / TRT_LANES * TRT_LANES;
+        }
+    }
+}
+
 /* Pack a panel of columns of the filter, each tap and channel after the other, filled up with zeros. */
 TRT_TARGET static void TRT_TYPED(pack_filter)(const trt_conv_plan *plan, ptrdiff_t index)
 {
     const trt_conv *work = plan->work;
+    if (plan->narrow) {
+        TRT_TYPED(pack_narrow)(plan, index);
+        return;
+    }
     ptrdiff_t group = index / plan->panels, column = index % plan->panels * TRT_PANEL;
     ptrdiff_t width = work->depth - column < TRT_PANEL ? work->depth - column : TRT_PANEL;
     ptrdiff_t full = width > TRT_LANES ? TRT_PANEL : TRT_LANES;
@@ -243,7 +338,8 @@ TRT_TARGET static void TRT_TYPED(window_task)(const trt_conv_plan *plan, ptrdiff
     const TRT_REAL *packed = (const TRT_REAL *)plan->packed + group * plan->packed_group;
     TRT_REAL *out = (TRT_REAL *)work->out + box.batch * work->out_steps[0] + box.row * work->out_steps[1] +
                     box.column * work->out_steps[2] + group * work->depth;
-    ptrdiff_t parts = (box.columns + TRT_MAX_ROWS - 1) / TRT_MAX_ROWS;
+    ptrdiff_t most = !plan->narrow ? TRT_MAX_ROWS : work->depth > 1 ? TRT_NARROW_ROWS / 2 : TRT_NARROW_ROWS;
+    ptrdiff_t parts = (box.columns + most - 1) / most;
     ptrdiff_t a_step = work->axes[1].stride * work->channels * (ptrdiff_t)sizeof(TRT_REAL);
     ptrdiff_t line_step = work->axes[0].stride * row_step * (ptrdiff_t)sizeof(TRT_REAL);
     ptrdiff_t before = 0; /* of the inner dimension */
@@ -257,18 +353,23 @@ TRT_TARGET static void TRT_TYPED(window_task)(const trt_conv_plan *plan, ptrdiff
                                   from->column * work->axes[1].step * work->channels + from->channel) *
                                  (ptrdiff_t)sizeof(TRT_REAL);
             runs[count].length = from->length;
-            k += from->length;
+            k += plan->narrow ? (from->length + TRT_LANES - 1) / TRT_LANES * TRT_LANES : from->length;
         }
         for (ptrdiff_t panel = 0; panel < plan->panels; panel++) {
             ptrdiff_t column = panel * TRT_PANEL;
             ptrdiff_t width = work->depth - column < TRT_PANEL ? work->depth - column : TRT_PANEL;
             int vectors = width > TRT_LANES ? 2 : 1;
-            const TRT_REAL *b = packed + column * plan->inner + before * vectors * TRT_LANES;
+            const TRT_REAL *b = packed + column * plan->inner + before * (plan->narrow ? work->depth : vectors * TRT_LANES);
             for (ptrdiff_t line = 0; line < box.rows; line++)
                 for (ptrdiff_t part = 0; part < parts; part++) {
                     ptrdiff_t from = box.columns * part / parts, rows = box.columns * (part + 1) / parts - from;
                     TRT_REAL *c = out + line * work->out_steps[1] + from * work->out_steps[2] + column;
                     const char *a = cells + line * line_step + from * a_step;
+                    if (plan->narrow) {
+                        TRT_TYPED(narrow_tiles)[rows - 1][width - 1](runs, count, a, a_step, b, c, work->out_steps[2],
+                                                                     first > 0);
+                        continue;
+                    }
                     TRT_TYPED(window_fn) run = TRT_TYPED(window_tiles)[rows - 1][vectors - 1];
                     if (width == vectors * TRT_LANES) {
                         run(runs, count, a, a_step, b, c, work->out_steps[2], first > 0);
@@ -320,9 +421,16 @@ TRT_TARGET static void TRT_TYPED(filter_task)(const trt_conv_plan *plan, ptrdiff
             if (width < vectors * TRT_LANES)
                 memset(packed, 0, (size_t)(box.rows * box.columns * vectors * TRT_LANES) * sizeof(TRT_REAL));
             for (ptrdiff_t y = 0; y < box.rows; y++)
-                for (ptrdiff_t x = 0; x < box.columns; x++, to += vectors * TRT_LANES)
-                    TRT_TYPED(gather)(to, gradient + y * work->filter_steps[1] + x * work->filter_steps[2],
-                                      work->filter_steps[3], width);
+                for (ptrdiff_t x = 0; x < box.columns; x++, to += vectors * TRT_LANES) {
+                    const char *from = gradient + y * work->filter_steps[1] + x * work->filter_steps[2];
+                    if (width < vectors * TRT_LANES || work->filter_steps[3] != sizeof(TRT_REAL)) {
+                        TRT_TYPED(gather)(to, from, work->filter_steps[3], width);
+                        continue;
+                    }
+                    TRT_STORE(to, TRT_LOAD((const TRT_REAL *)from));
+                    if (vectors > 1)
+                        TRT_STORE(to + TRT_LANES, TRT_LOAD((const TRT_REAL *)from + TRT_LANES));
+                }
             for (ptrdiff_t r = 0; r < plan->num_runs; r++) {
                 const trt_cells *run = &plan->runs[r];
                 if (run->row < box.first_tap || run->row >= box.first_tap + box.taps)
@@ -359,3 +467,6 @@ TRT_TARGET static void TRT_TYPED(filter_task)(const trt_conv_plan *plan, ptrdiff
 #undef TRT_TILES
 #undef TRT_WINDOWS
 #undef TRT_FILTERS
+#undef TRT_NARROW
+#undef TRT_NARROWS
+#undef TRT_NARROW_OF

@@ -9,4 +9,5 @@
 #undef TRT_SPLAT
 #undef TRT_FMA
 #undef TRT_ADD
+#undef TRT_SUM
 #undef TRT_TYPED

@@ -7,7 +7,7 @@ is declined, so that the Python definition answers it.
 
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 from libc.string cimport memset
 
 cimport numpy as cnp
@@ -52,6 +52,7 @@ cdef extern from "kernels/conv.h" nogil:
     int trt_conv_plan_boxes(trt_conv_plan *plan, int of_filter)
     int trt_conv_plan_runs(trt_conv_plan *plan)
     void trt_conv_plan_slices(trt_conv_plan *plan)
+    char *trt_conv_memory(Py_ssize_t bytes)
     Py_ssize_t trt_conv_packed_size(trt_conv_plan *plan)
     void trt_conv_pack_task(void *plan, Py_ssize_t index) noexcept
     void trt_conv_window_task(void *plan, Py_ssize_t index) noexcept
@@ -139,11 +140,11 @@ cdef int _windows(trt_conv *work) noexcept nogil:
     plan.inner = work.axes[0].taps * work.axes[1].taps * work.channels
     if not trt_conv_plan_boxes(&plan, 0):
         return 1
-    plan.packed = <char *>malloc(max(trt_conv_packed_size(&plan) * element, 1))
-    if plan.packed == NULL:
-        return -1
     if not trt_conv_plan_runs(&plan):
-        free(plan.packed)
+        return -1
+    plan.packed = trt_conv_memory(trt_conv_packed_size(&plan) * element)
+    if plan.packed == NULL:
+        free(plan.runs)
         return -1
     tasks = work.groups * plan.panels
     if shared and plan.inner * work.depth >= LONG_WORK:
@@ -175,7 +176,7 @@ cdef int _filter(trt_conv *work) noexcept nogil:
     if not trt_conv_plan_runs(&plan):
         return -1
     if plan.slices > 1:
-        plan.partial = <char *>malloc((plan.slices - 1) * plan.out_size * element)
+        plan.partial = trt_conv_memory((plan.slices - 1) * plan.out_size * element)
         if plan.partial == NULL:
             free(plan.runs)
             return -1

@@ -98,6 +98,16 @@ def test_large_ones_are_done_in_boxes(image, weights):
     compare(np.random.default_rng(21), "f4", image, weights)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_few_channels_of_many(depth):
+    rng = np.random.default_rng(29)
+    for dtype, many in (("f4", 37), ("f4", 64), ("f8", 19)):
+        compare(rng, dtype, (2, 9, 8, many), (3, 3, many, depth))
+        compare(rng, dtype, (2, 11, 9, depth), (2, 3, depth, many), strides=(1, 2))
+        compare(rng, dtype, (1, 7, 6, 2 * many), (3, 2, many, 2 * depth), dilations=(1, 2))
+    compare(rng, "f4", (1, 20, 21, depth), (13, 11, depth, 40), padding=b"VALID")
+
+
 def test_many_taps_are_summed_in_blocks():
     rng = np.random.default_rng(22)
     compare(rng, "f4", (2, 40, 40, 1), (11, 13, 1, 5))
