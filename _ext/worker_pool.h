@@ -28,6 +28,15 @@ enum { TRT_MAX_HELPERS = 63 };
  * very helper that it waits for. */
 #define TRT_CALLER_SPIN_NS 20000
 
+/* A helper is behind the caller by a task at most. One that is behind by this long, and by several tasks, has lost its
+ * processor to somebody else, and every further job would wait for it again: the pool then rests, that is, callers work
+ * alone, for a multiple of the time that was lost. The multiple doubles while each trial after a rest ends like that. */
+#define TRT_SLUMP_NS 400000
+#define TRT_SLUMP_TASKS 4
+#define TRT_REST_FACTOR 8
+#define TRT_MAX_SLUMPS 3
+#define TRT_MAX_REST_NS 400000000LL
+
 typedef struct trt_job {
     trt_task_fn run;
     void *context;
@@ -48,8 +57,10 @@ static struct {
     int num_threads;
     int limit;           /* helpers wanted; -1: not yet decided */
     int stopping;
+    int slumps;          /* atomic; of the last shared jobs, in a row; at most TRT_MAX_SLUMPS */
+    long long rest_until; /* atomic; on the clock of trt_pool_now_ns */
     pthread_t threads[TRT_MAX_HELPERS];
-} trt_pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, 0, 0, 0, -1, 0, {0}};
+} trt_pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, 0, 0, 0, -1, 0, 0, 0, {0}};
 
 static inline long long trt_pool_now_ns(void) {
     struct timespec now;
@@ -78,14 +89,15 @@ static int trt_pool_default_limit(void) {
     return processors < 0 ? 0 : processors > TRT_MAX_HELPERS ? TRT_MAX_HELPERS : (int)processors;
 }
 
-static void trt_job_work(trt_job *job) {
-    for (;;) {
+/* Work on a job until no task is left; return how many were done here. */
+static ptrdiff_t trt_job_work(trt_job *job) {
+    for (ptrdiff_t done = 0;; done++) {
         ptrdiff_t task = __atomic_fetch_add(&job->next_task, 1, __ATOMIC_RELAXED);
         if (task >= job->num_tasks)
-            return;
+            return done;
         if (job->stop != NULL && __atomic_load_n(job->stop, __ATOMIC_RELAXED)) {
             __atomic_store_n(&job->next_task, job->num_tasks, __ATOMIC_RELAXED);
-            return;
+            return done;
         }
         job->run(job->context, task);
     }
@@ -162,9 +174,28 @@ static void trt_pool_start(void) {
     pthread_sigmask(SIG_SETMASK, &former, NULL);
 }
 
+/* Rest when the caller, done with `tasks` of them in `worked_ns`, had to wait this long for a helper. */
+static void trt_pool_judge(ptrdiff_t tasks, long long worked_ns, long long waited_ns) {
+    if (waited_ns < TRT_SLUMP_NS || waited_ns < worked_ns / (tasks ? tasks : 1) * TRT_SLUMP_TASKS) {
+        __atomic_store_n(&trt_pool.slumps, 0, __ATOMIC_RELAXED);
+        return;
+    }
+    int slumps = __atomic_load_n(&trt_pool.slumps, __ATOMIC_RELAXED);
+    long long rest_ns = waited_ns * TRT_REST_FACTOR << slumps;
+    __atomic_store_n(&trt_pool.slumps, slumps < TRT_MAX_SLUMPS ? slumps + 1 : slumps, __ATOMIC_RELAXED);
+    if (rest_ns > TRT_MAX_REST_NS)
+        rest_ns = TRT_MAX_REST_NS;
+    __atomic_store_n(&trt_pool.rest_until, trt_pool_now_ns() + rest_ns, __ATOMIC_RELAXED);
+}
+
 static void trt_parallel_for(trt_task_fn run, void *context, ptrdiff_t num_tasks, const int *stop) {
     trt_job job = {run, context, num_tasks, stop, 0, 0, NULL};
     if (num_tasks <= 1 || trt_pool.limit == 0) {
+        trt_job_work(&job);
+        return;
+    }
+    long long begun = trt_pool_now_ns();
+    if (begun < __atomic_load_n(&trt_pool.rest_until, __ATOMIC_RELAXED)) {
         trt_job_work(&job);
         return;
     }
@@ -179,7 +210,8 @@ static void trt_parallel_for(trt_task_fn run, void *context, ptrdiff_t num_tasks
         pthread_cond_signal(&trt_pool.work);
     pthread_mutex_unlock(&trt_pool.mutex);
 
-    trt_job_work(&job);
+    ptrdiff_t tasks = trt_job_work(&job);
+    long long finished = trt_pool_now_ns();
 
     pthread_mutex_lock(&trt_pool.mutex);
     trt_job **place = &trt_pool.jobs;
@@ -190,17 +222,20 @@ static void trt_parallel_for(trt_task_fn run, void *context, ptrdiff_t num_tasks
     pthread_mutex_unlock(&trt_pool.mutex);
     if (helpers == 0)
         return;
-    long long until = trt_pool_now_ns() + TRT_CALLER_SPIN_NS;
+    long long until = finished + TRT_CALLER_SPIN_NS;
     do {
         for (int turn = 0; turn < 32; turn++) {
-            if (__atomic_load_n(&job.helpers, __ATOMIC_ACQUIRE) == 0)
+            if (__atomic_load_n(&job.helpers, __ATOMIC_ACQUIRE) == 0) {
+                __atomic_store_n(&trt_pool.slumps, 0, __ATOMIC_RELAXED);
                 return;
+            }
             trt_pool_pause();
         }
     } while (trt_pool_now_ns() < until);
     pthread_mutex_lock(&trt_pool.mutex);
     while (job.helpers != 0)
         pthread_cond_wait(&trt_pool.done, &trt_pool.mutex);
+    trt_pool_judge(tasks, finished - begun, trt_pool_now_ns() - finished);
     pthread_mutex_unlock(&trt_pool.mutex);
 }
 
@@ -246,6 +281,8 @@ static void trt_pool_stop(void) {
     pthread_mutex_lock(&trt_pool.mutex);
     trt_pool.num_threads = 0;
     trt_pool.stopping = 0;
+    __atomic_store_n(&trt_pool.slumps, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&trt_pool.rest_until, 0, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&trt_pool.mutex);
 }
 

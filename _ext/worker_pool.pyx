@@ -1,9 +1,10 @@
 """Helper threads for large kernels: one pool per process, started by the first kernel that is large enough.
 
 The thread that runs a kernel always takes part, and takes over whatever the helpers do not get to: a busy machine slows
-nothing down. Helpers look out for the next kernel for some 40 microseconds after they have worked and sleep otherwise.
-They end when the last of those who `retain` the pool lets go of it, and when the interpreter ends. A forked child
-starts its own.
+nothing down. Where a helper has been taken off its processor in the middle of a task, so that a kernel had to wait for
+it, kernels run alone for a while. Helpers look out for the next kernel for some 40 microseconds after they have worked
+and sleep otherwise. They end when the last of those who `retain` the pool lets go of it, and when the interpreter ends.
+A forked child starts its own.
 """
 
 import atexit

@@ -350,6 +350,33 @@ static inline void trt_run_tile(void *context, ptrdiff_t index)
 #endif
 }
 
+/* Whether a product is one row times a matrix that lies by rows or by columns. */
+static inline int trt_is_row_product(const trt_product *work)
+{
+    ptrdiff_t element = work->is_double ? 8 : 4;
+    return work->rows == 1 && work->pack_rows == NULL &&
+           (work->b.column_step == element || work->b.row_step == element);
+}
+
+/* Columns [begin, end) of such a product. */
+static inline void trt_run_row(void *context, ptrdiff_t begin, ptrdiff_t end)
+{
+    const trt_plan *plan = context;
+#if TRT_HAS_LEVELS
+    if (plan->level == TRT_V4) {
+        if (plan->work->is_double)
+            row_task_f64_v4(plan->work, begin, end - begin);
+        else
+            row_task_f32_v4(plan->work, begin, end - begin);
+    } else {
+        if (plan->work->is_double)
+            row_task_f64_v3(plan->work, begin, end - begin);
+        else
+            row_task_f32_v3(plan->work, begin, end - begin);
+    }
+#endif
+}
+
 /* Add the partial sums of rows [begin, end), slice by slice in order. */
 static inline void trt_add_slices(void *context, ptrdiff_t begin, ptrdiff_t end)
 {

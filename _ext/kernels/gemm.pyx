@@ -23,6 +23,8 @@ cdef extern from "kernels/gemm.h" nogil:
     void trt_plan_product(trt_plan *plan)
     void trt_run_tile(void *plan, Py_ssize_t index) noexcept
     void trt_add_slices(void *plan, Py_ssize_t begin, Py_ssize_t end) noexcept
+    bint trt_is_row_product(const trt_product *work)
+    void trt_run_row(void *plan, Py_ssize_t begin, Py_ssize_t end) noexcept
 
 cdef enum:
     # Products of fewer multiplications take no longer than it takes to wake a helper.
@@ -48,6 +50,12 @@ cdef int multiply(trt_product *work) noexcept nogil:
     plan.level = simd.level
     plan.partial = NULL
     plan.failed = 0
+    if trt_is_row_product(work):
+        if shared:  # in ranges of columns that end where vectors do
+            parallel_ranges(trt_run_row, &plan, work.columns, max(64, (SHARED_FROM // 4 // work.inner + 63) // 64 * 64))
+        else:
+            trt_run_row(&plan, 0, work.columns)
+        return 0
     trt_plan_product(&plan)
     tasks = plan.row_tiles * plan.column_tiles * plan.slices
     if plan.slices > 1:
