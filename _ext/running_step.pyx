@@ -191,6 +191,8 @@ cdef class MemoryBound:
     ----------
     held, peak : int
         Bytes that the arrays hold now, and the most that they held.
+    refused : bool
+        Whether an allocation was refused, and `refusal` was not asked about it yet.
     """
     cdef trt_step *_step
     cdef Former _former
@@ -222,6 +224,10 @@ cdef class MemoryBound:
     @property
     def peak(self):
         return self._step.peak
+
+    @property
+    def refused(self):
+        return self._step.refused != 0
 
     def refusal(self, str what):
         """Return the error for the last allocation that was refused; None when none was.

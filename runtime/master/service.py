@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from runtime import wire
 from runtime._ext import running_step
@@ -34,6 +34,7 @@ from runtime.edge.plane import Answer, Handler, Immediate
 from runtime.graph.device_spec import DeviceSpec
 from runtime.master.ending import CLOSE_WAIT_S, timed_out
 from runtime.master.master import Master
+from runtime.master.messages import LARGE_BYTES, parse, parse_in_pieces
 from runtime.master.task import Task
 from runtime.observe.service import Observer
 from runtime.step.files import FileAccess
@@ -56,6 +57,11 @@ _T = TypeVar("_T")
 _LARGE_REQUEST_BYTES = 32 * 1024
 _LARGE_GRAPH_NODES = 200
 _GRAPH_THREADS = 2
+
+# A step of a small graph is compiled by the loop itself, within these bounds; a graph of three nodes can hold a
+# constant of gigabytes, or fold a product of large matrices.
+_LOOP_COMPILE_S = 3e-3
+_LOOP_COMPILE_BYTES = 1 << 20
 
 # What the loop reads of a step's feeds itself: messages up to this size, as far as their tensors are views or take no
 # more than so many bytes. All else may take long (a message of twenty bytes can announce a gigabyte of one value) and
@@ -118,7 +124,7 @@ class MasterService:
 
     async def create_session(self, request: bytes, context: Any) -> bytes:
         """CreateSession."""
-        message = _parse(wire.CreateSessionRequest, request)
+        message = await self._parse(wire.CreateSessionRequest, request)
         handle, version = await self._in_thread(
             len(request) > _LARGE_REQUEST_BYTES,
             lambda: self.master.create_session(message.graph_def, message.config, message.target),
@@ -127,7 +133,7 @@ class MasterService:
 
     async def extend_session(self, request: bytes, context: Any) -> bytes:
         """ExtendSession."""
-        message = _parse(wire.ExtendSessionRequest, request)
+        message = await self._parse(wire.ExtendSessionRequest, request)
         version = await self._in_thread(
             len(request) > _LARGE_REQUEST_BYTES,
             lambda: self.master.extend_session(
@@ -138,7 +144,7 @@ class MasterService:
 
     async def close_session(self, request: bytes, context: Any) -> bytes:
         """CloseSession: answers when no step of the session runs any more."""
-        handle = _parse(wire.CloseSessionRequest, request).session_handle
+        handle = (await self._parse(wire.CloseSessionRequest, request)).session_handle
         session = self._sessions.get(handle)
         closing = self.master.close_session(handle)
         if session is not None:
@@ -147,14 +153,14 @@ class MasterService:
 
     async def reset(self, request: bytes, context: Any) -> bytes:
         """Reset: empties containers and closes every session."""
-        message = _parse(wire.ResetRequest, request)
+        message = await self._parse(wire.ResetRequest, request)
         for session, closing in self.master.reset(tuple(message.container)):
             await _until_closed(session, closing)
         return b""
 
     async def list_devices(self, request: bytes, context: Any) -> bytes:
         """ListDevices."""
-        message = _parse(wire.ListDevicesRequest, request)
+        message = await self._parse(wire.ListDevicesRequest, request)
         response = wire.ListDevicesResponse()
         for device in self.master.list_devices(message.session_handle):
             response.local_device.append(device_attributes(device))
@@ -247,8 +253,25 @@ class MasterService:
         pending = session.steps.pending(feeds, fetches, targets)
         if pending is not None:  # a thread is compiling it for another request: do not block one more with waiting
             await asyncio.shield(asyncio.wrap_future(pending))
-        large = len(session.graph.nodes) > _LARGE_GRAPH_NODES and not session.steps.knows(feeds, fetches, targets)
-        return await self._in_thread(large, lambda: session.steps.prepare(call.key, feeds, fetches, targets, options))
+
+        def prepare() -> PreparedStep:
+            return session.steps.prepare(call.key, feeds, fetches, targets, options)
+
+        if session.steps.knows(feeds, fetches, targets):
+            return prepare()
+        return await self._compile(session, prepare)
+
+    async def _compile(self, session: MasterSession, work: Callable[[], _T]) -> _T:
+        """Compile something of a session's graph: at once when it takes next to nothing, in a thread otherwise."""
+        from runtime.step.fold import Hurry, TooLong
+
+        if len(session.graph.nodes) <= _LARGE_GRAPH_NODES:
+            try:
+                with Hurry(_LOOP_COMPILE_S, _LOOP_COMPILE_BYTES):
+                    return work()
+            except TooLong:
+                pass
+        return await self._in_thread(True, work)
 
     async def _run(
         self, session: MasterSession, prepared: PreparedStep, feeds: Sequence[Any]
@@ -267,13 +290,11 @@ class MasterService:
 
     async def partial_run_setup(self, request: bytes, context: Any) -> bytes:
         """PartialRunSetup."""
-        message = _parse(wire.PartialRunSetupRequest, request)
+        message = await self._parse(wire.PartialRunSetupRequest, request)
         self._check_id(message.request_id, "PartialRunSetup (Master)", message.session_handle)
         session = self.master.session(message.session_handle)
-        handle = await self._in_thread(
-            len(session.graph.nodes) > _LARGE_GRAPH_NODES,
-            lambda: session.partial_runs.setup(tuple(message.feed), tuple(message.fetch), tuple(message.target)),
-        )
+        feeds, fetches, targets = tuple(message.feed), tuple(message.fetch), tuple(message.target)
+        handle = await self._compile(session, lambda: session.partial_runs.setup(feeds, fetches, targets))
         return wire.PartialRunSetupResponse(partial_run_handle=handle).SerializeToString()
 
     async def _run_partially(self, session: MasterSession, call: RunStepCall) -> bytes:
@@ -306,12 +327,10 @@ class MasterService:
 
     async def make_callable(self, request: bytes, context: Any) -> bytes:
         """MakeCallable."""
-        message = _parse(wire.MakeCallableRequest, request)
+        message = await self._parse(wire.MakeCallableRequest, request)
         self._check_id(message.request_id, "MakeCallable (Master)", message.session_handle)
         session = self.master.session(message.session_handle)
-        handle = await self._in_thread(
-            len(session.graph.nodes) > _LARGE_GRAPH_NODES, lambda: session.callables.make(message.options)
-        )
+        handle = await self._compile(session, lambda: session.callables.make(message.options))
         return wire.MakeCallableResponse(handle=handle).SerializeToString()
 
     def run_callable_at_once(self, request: bytes, context: Any) -> Answer | None:
@@ -347,9 +366,14 @@ class MasterService:
 
     async def release_callable(self, request: bytes, context: Any) -> bytes:
         """ReleaseCallable; one that does not exist is fine."""
-        message = _parse(wire.ReleaseCallableRequest, request)
+        message = await self._parse(wire.ReleaseCallableRequest, request)
         self.master.session(message.session_handle).callables.release(message.handle)
         return b""
+
+    async def _parse(self, kind: type[_M], request: bytes) -> _M:
+        if len(request) <= LARGE_BYTES:
+            return parse(kind, request)
+        return await self._in_thread(True, lambda: parse_in_pieces(kind, request))
 
     async def _in_thread(self, large: bool, work: Callable[[], _T]) -> _T:
         """Do some work at once, or in a thread when it is large."""
@@ -425,15 +449,6 @@ async def _until_closed(session: MasterSession, closing: Future[None], wait_s: f
         await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(closing)), wait_s)
     except TimeoutError:
         session.abandon()
-
-
-def _parse(kind: type[_M], request: bytes) -> _M:
-    try:
-        return kind.FromString(request)
-    except DecodeError as error:
-        raise InvalidArgument(
-            f"the request is no tensorflow.{kind.DESCRIPTOR.name} message ({len(request)} bytes): {error}"
-        ) from None
 
 
 def device_attributes(device: Device) -> Any:

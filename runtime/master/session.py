@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import secrets
@@ -22,6 +23,7 @@ from runtime._ext.errors import (
     InvalidArgument,
 )
 from runtime._ext.executor import DeadFetch, StepContext, StepTrace
+from runtime._ext.running_step import MemoryBound
 from runtime.devices.resources import ResourceManager
 from runtime.dtypes import DataType, from_numpy, to_numpy
 from runtime.graph.collection import collection_paused
@@ -39,6 +41,7 @@ from runtime.master.steps import PreparedStep, Signature, StepOptions, StepTable
 from runtime.observe.recorder import StepRecorder
 from runtime.step.compile import compile_step
 from runtime.step.environment import SessionState
+from runtime.step.fold import Hurry
 
 if TYPE_CHECKING:
     from runtime.master.task import Task
@@ -178,8 +181,12 @@ class MasterSession:
     # Preparing steps
 
     def compile(self, selection: Selection, *, partial: bool = False) -> tuple[Selection, CompiledStep]:
-        """Compile a selection of this session's graph, or of one with the same functions."""
-        with collection_paused(len(selection.nodes)):
+        """Compile a selection of this session's graph, or of one with the same functions.
+
+        Constants that are decoded or folded then may take as much memory together as a step.
+        """
+        bound = contextlib.nullcontext() if Hurry.current() is not None else MemoryBound(self.step_memory_limit)
+        with collection_paused(len(selection.nodes)), bound:
             for node in selection.nodes:
                 check_node(node)
             return selection, compile_step(selection, self.graph.library, self.state, partial=partial)

@@ -18,6 +18,7 @@ from runtime import wire
 from runtime._ext.errors import InvalidArgument, Unimplemented
 from runtime._ext.step_codec import ResponsePlan
 from runtime.graph.prune import Selection
+from runtime.step.fold import TooLong
 
 if TYPE_CHECKING:
     from runtime.step.compile import CompiledStep
@@ -212,26 +213,21 @@ class StepTable:
         ------
         Error
             What pruning and compiling raise.
+        TooLong
+            If the thread is in a `Hurry` and has no time for it.
         """
         signature = canonical(feeds, fetches, targets)
-        with self._lock:
-            entry = self._signatures.get(signature)
-            mine = entry is None
-            if entry is None:
-                self._make_room()
-                entry = self._signatures[signature] = Compiled()
-            else:
-                entry.used = True
-        if mine:
+        while True:
+            entry, mine = self._claim(signature)
+            if mine:
+                self._fill(entry, signature)
             try:
-                entry.future.set_result(self._compile(signature))
-            except BaseException as error:
-                with self._lock:
-                    if self._signatures.get(signature) is entry:
-                        del self._signatures[signature]
-                entry.future.set_exception(error)
-                raise
-        selection, step = entry.future.result()
+                selection, step = entry.future.result()
+            except TooLong:
+                if mine:
+                    raise
+                continue  # who compiled it had no time; this thread may have
+            break
         prepared = self._arrange(entry, selection, step, signature, feeds, fetches, options)
         with self._lock:
             if self._signatures.get(signature) is entry and key not in self.exact:
@@ -240,6 +236,26 @@ class StepTable:
                 entry.exact_keys.append(key)
                 self.exact[key] = prepared
         return prepared
+
+    def _claim(self, signature: Signature) -> tuple[Compiled, bool]:
+        """Return a signature's entry, and whether it is new and the caller's to fill."""
+        with self._lock:
+            entry = self._signatures.get(signature)
+            if entry is not None:
+                entry.used = True
+                return entry, False
+            self._make_room()
+            entry = self._signatures[signature] = Compiled()
+            return entry, True
+
+    def _fill(self, entry: Compiled, signature: Signature) -> None:
+        try:
+            entry.future.set_result(self._compile(signature))
+        except BaseException as error:
+            with self._lock:
+                if self._signatures.get(signature) is entry:
+                    del self._signatures[signature]
+            entry.future.set_exception(error)
 
     def _arrange(
         self,

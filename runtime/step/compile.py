@@ -11,6 +11,7 @@ from runtime._ext.errors import Internal, InvalidArgument
 from runtime._ext.executor import Dataflow, Program
 from runtime._ext.variable import ResourceHandle
 from runtime.dtypes import REF_OFFSET, DataType, from_numpy, to_numpy
+from runtime.step.bounds import is_bounded
 from runtime.step.functions import Functions, lower
 from runtime.step.partial import PartialRun
 
@@ -34,6 +35,8 @@ class CompiledStep:
         In the order of the signature.
     blocking : bool
         Whether something in it may wait; then only `start` may be used.
+    bounded : bool
+        Whether its time follows from the sizes of its feeds; see `runtime.step.bounds`.
     executor : Program or Dataflow
     run : callable
         ``run(step, feeds) -> list of ndarray`` runs to the end in the calling thread. Returned arrays may be feeds,
@@ -45,11 +48,24 @@ class CompiledStep:
     dead raises `runtime._ext.executor.DeadFetch`, which says which one.
     """
 
-    __slots__ = ("_selection", "_state", "blocking", "executor", "feed_types", "fetch_types", "run", "timing")
+    __slots__ = (
+        "_selection",
+        "_state",
+        "blocking",
+        "bounded",
+        "executor",
+        "feed_types",
+        "fetch_types",
+        "run",
+        "timing",
+    )
 
-    def __init__(self, executor: Program | Dataflow, blocking: bool, selection: Selection, state: SessionState) -> None:
+    def __init__(
+        self, executor: Program | Dataflow, blocking: bool, bounded: bool, selection: Selection, state: SessionState
+    ) -> None:
         self.executor = executor
         self.blocking = blocking
+        self.bounded = bounded
         self.feed_types: tuple[DataType, ...] = tuple(entry[3] for entry in selection.feeds)
         self.fetch_types: tuple[DataType, ...] = tuple(entry[3] for entry in selection.fetches)
         self.run: Callable[[StepContext, Sequence[Any]], list[Any]] = executor.run
@@ -123,7 +139,8 @@ def compile_step(
         _adapter(selection.feeds, state),
         by_dataflow=partial,
     )
-    return CompiledStep(executor, blocking, selection, state)
+    bounded = is_bounded(selection.nodes, {node for node, _ in fed}, library)
+    return CompiledStep(executor, blocking, bounded, selection, state)
 
 
 _PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderV2"})

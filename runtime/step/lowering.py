@@ -183,6 +183,8 @@ class Lowering:
         name = self.path + node.name
         state = self.state
         env = self._plain_env
+        if self.folding.hurry is not None:
+            self.folding.hurry.check()
         takes_functions = self.takes_functions(node)
         if takes_functions or (numbers and min(numbers) < 0):
             known = {index: self.constant(number) for index, number in enumerate(numbers) if number < 0}
@@ -198,6 +200,8 @@ class Lowering:
             elif not self._on_host and kernel.host:
                 call = _with_host_inputs(call, kernel, len(numbers))
         except Exception as error:
+            if self.folding.hurry is not None:
+                self.folding.hurry.check()
             raise name_error(error, name) from error
         return BoundKernel(
             node, name, call, compiled, len(numbers), numpy_types(node.output_types), derefs(node), kernel.needs_step
@@ -247,6 +251,8 @@ class Lowering:
             try:
                 value = registry.find("Const").bind(node, self._plain_env)()
             except Exception as error:
+                if self.folding.hurry is not None:
+                    self.folding.hurry.check()
                 raise name_error(error, name) from error
             freeze(value)
             cache[node] = value

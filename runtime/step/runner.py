@@ -33,7 +33,8 @@ class StepRunner:
     """Runs steps, and measures how long they take.
 
     A step is judged by its size class, the total size of its feeds, so that a step that is usually short is not run
-    on the loop when it gets a huge batch. The first run in a class goes to a thread.
+    on the loop when it gets a huge batch. The first run in a class goes to a thread, and so do all runs of a step whose
+    time depends on values (`CompiledStep.bounded`).
 
     Parameters
     ----------
@@ -61,7 +62,7 @@ class StepRunner:
 
     def runs_here(self, compiled: CompiledStep, feeds: Sequence[Any] = ()) -> bool:
         """Tell whether a step waits for nothing and is known to be short with feeds of this size."""
-        if compiled.blocking:
+        if compiled.blocking or not compiled.bounded:
             return False
         measured = compiled.timing.get(_size_class(feeds))
         return measured is not None and measured <= self._short_s
@@ -93,7 +94,7 @@ class StepRunner:
         """
         if step.hand_over is None:
             step.hand_over = self.hand_over
-        measured = compiled.timing.get(_size_class(feeds)) if compiled.blocking else None
+        measured = compiled.timing.get(_size_class(feeds)) if compiled.blocking and compiled.bounded else None
         if measured is not None and measured <= self._short_s:
             self._start_waiting(compiled, step, feeds, done)
         elif compiled.blocking:

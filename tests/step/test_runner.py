@@ -16,8 +16,9 @@ from tests.step.maker import GraphMaker, Runner
 class Compiled:
     """Stands for a compiled step that takes as long as it is told to."""
 
-    def __init__(self, seconds=0.0, blocking=False):
+    def __init__(self, seconds=0.0, blocking=False, bounded=True):
         self.blocking = blocking
+        self.bounded = bounded
         self.timing = {}
         self.seconds = seconds
         self.threads = []
@@ -70,6 +71,15 @@ def test_a_step_that_waits_never_runs_to_its_end_here(runner):
     compiled = Compiled(blocking=True)
     compiled.timing[0] = 0.0
     assert not runner.runs_here(compiled)
+
+
+def test_a_step_that_may_take_any_time_never_runs_here(runner):
+    compiled = Compiled(bounded=False)
+    compiled.timing[0] = 0.0
+    assert not runner.runs_here(compiled)
+    compiled.blocking = True
+    _started(runner, compiled)
+    assert compiled.threads[0] is not threading.current_thread()
 
 
 def _started(runner, compiled, feeds=SMALL):

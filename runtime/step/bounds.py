@@ -1,0 +1,131 @@
+"""Whether the time of a step follows from the sizes of its feeds: only such a step may be judged by earlier runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from runtime._ext.errors import Error
+from runtime.ops import registry
+from runtime.step.functions import callees
+
+if TYPE_CHECKING:
+    from runtime.graph.library import FunctionLibrary
+    from runtime.graph.node import Node
+
+__all__ = ["is_bounded"]
+
+# As often as a value says.
+_LOOPS = frozenset({"Enter", "RefEnter", "While", "StatelessWhile", "For", "MapDefun"})
+
+# Compiled when first taken, which may be in any run.
+_BRANCHES = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
+_MOST_BRANCH_NODES = 200
+
+_SIZES = frozenset({"Shape", "ShapeN", "Size", "Rank"})
+"""Ops that tell of an input nothing but its size."""
+
+_WITHIN_INPUTS = frozenset(
+    """
+    All Any ArgMax ArgMin Assert BesselI0 BesselI0e BesselI1 BesselI1e Betainc BroadcastArgs BroadcastGradientArgs Case
+    Concat ConcatOffset ConcatV2 ConjugateTranspose Cumprod Cumsum CumulativeLogsumexp EuclideanNorm ExpandDims GatherV2
+    HistogramSummary If Igamma IgammaGradA Igammac InTopK InTopKV2 MatrixBandPart MatrixDiagPart MatrixDiagPartV2
+    MatrixDiagPartV3 MatrixSetDiag MatrixSetDiagV2 MatrixSetDiagV3 MatrixSolveLs Max MaxPoolGradV2 MaxPoolV2 Mean Min
+    Ndtri NthElement Polygamma PrintV2 Prod ReduceJoin RegexFullMatch RegexReplace Reshape ResourceStridedSliceAssign
+    ReverseV2 ScalarSummary Slice Split SplitV StatelessCase StatelessIf StridedSlice StridedSliceAssign StringSplit
+    StringSplitV2 Sum TensorArrayGatherV3 TensorArrayReadV3 TensorArrayScatterV3 TensorArraySplitV3 TensorArrayWriteV3
+    TensorListFromTensor TensorListGather TensorListGetItem TensorListScatterIntoExistingList TensorListSetItem
+    TensorListStack TensorStridedSliceUpdate TopK TopKV2 Transpose Unique UniqueV2 UniqueWithCounts UniqueWithCountsV2
+    UnravelIndex Zeta
+    """.split()  # noqa: SIM905
+)
+"""Ops whose host inputs choose among what is there; those of others may say how much is made."""
+
+
+def is_bounded(nodes: Sequence[Node], fed: Collection[Node], library: FunctionLibrary) -> bool:
+    """Tell whether feeds of equal sizes make a step take equally long, as far as its nodes show.
+
+    It is not when the step loops, or when an op that makes as much as a value says (``Fill``, ``Range``, ``Tile``)
+    takes that value from anywhere but constants and shapes, or when a large branch may have to be compiled in any run.
+
+    Parameters
+    ----------
+    nodes : sequence of Node
+        Producers before consumers, loop back edges excepted.
+    fed : collection of Node
+        Those with a fed output.
+    library : FunctionLibrary
+    """
+    calls: dict[str, set[str]] = {}  # function -> those that it calls; "" is the step itself
+    pending: list[tuple[str, Sequence[Node], Collection[Node]]] = [("", nodes, fed)]
+    has_branch = False
+    total = 0
+    while pending:
+        name, scanned, known_fed = pending.pop()
+        called = calls[name] = set()
+        for node in scanned:
+            if node.op in _LOOPS:
+                return False
+            has_branch = has_branch or node.op in _BRANCHES
+            if not _calls_functions(node):
+                continue
+            for callee, attrs in callees(node):
+                called.add(callee)
+                if callee not in calls:
+                    calls[callee] = set()
+                    body = list(library.body(callee, attrs).graph.nodes.values())
+                    total += len(body)
+                    pending.append((callee, body, ()))
+        if _makes_what_values_say(scanned, known_fed):
+            return False
+    return not (has_branch and total > _MOST_BRANCH_NODES) and not _has_cycle(calls)
+
+
+def _calls_functions(node: Node) -> bool:
+    return node.op_def is None or any(attr.kind in ("func", "list(func)") for attr in node.op_def.attrs.values())
+
+
+def _makes_what_values_say(nodes: Sequence[Node], fed: Collection[Node]) -> bool:
+    known: set[Node] = set()  # their values follow from constants and sizes
+    hosts: dict[str, tuple[int, ...]] = {}
+    for node in nodes:
+        op = node.op
+        if op == "Const" or op in _SIZES:
+            if node not in fed:
+                known.add(node)
+            continue
+        host = hosts.get(op)
+        if host is None:
+            host = hosts[op] = () if op in _WITHIN_INPUTS else _host_inputs(op)
+        inputs = node.inputs
+        for index in host:
+            if -len(inputs) <= index < len(inputs) and inputs[index][0] not in known:
+                return True
+        if inputs and node not in fed and all(source in known for source, _ in inputs):
+            known.add(node)
+    return False
+
+
+def _has_cycle(calls: Mapping[str, Collection[str]]) -> bool:
+    """Tell whether some function calls itself, directly or by way of others."""
+    waiting = {name: len(called) for name, called in calls.items()}
+    callers: dict[str, list[str]] = {name: [] for name in calls}
+    for name, called in calls.items():
+        for callee in called:
+            callers[callee].append(name)
+    ready = [name for name, count in waiting.items() if not count]
+    done = 0
+    while ready:
+        done += 1
+        for caller in callers[ready.pop()]:
+            waiting[caller] -= 1
+            if not waiting[caller]:
+                ready.append(caller)
+    return done < len(calls)
+
+
+def _host_inputs(op: str) -> tuple[int, ...]:
+    try:
+        return tuple(registry.find(op).host)
+    except Error:  # said when that node is compiled
+        return ()
