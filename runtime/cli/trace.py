@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 STEPS = 1
 TIMEOUT_S = 60.0
@@ -46,30 +46,35 @@ def run(options: argparse.Namespace) -> int:
     servers = [source for source in options.source if _is_target(source)]
     if servers and len(options.source) > 1:
         raise InvalidArgument(f"a server is traced by itself: {servers[0]} was given with other sources")
-    complete = True
     if servers:
-        steps, complete = _from_server(servers[0], options)
+        steps = _from_server(servers[0], options)
     else:
-        steps = [(Path(source).name, _from_file(Path(source))) for source in options.source]
+        steps = [_from_file(Path(source)) for source in options.source]
     if not steps:
         print("no step ended; nothing was written", file=sys.stderr)
         return 1
     try:
         with open(options.out, "w") as file:
-            json.dump(chrome_trace(steps), file)
+            json.dump(chrome_trace([(step.label, step.stats) for step in steps]), file)
     except OSError as error:
         raise InvalidArgument(f"{options.out} cannot be written: {error.strerror}") from None
     print(f"{options.out}: {len(steps)} step{'s' if len(steps) > 1 else ''}; open it in ui.perfetto.dev\n")
-    print(Profile(stats for _, stats in steps).table(options.top))
-    return 0 if complete else 1
+    print(Profile((step.stats for step in steps), max(step.peak_bytes for step in steps)).table(options.top))
+    return 1 if servers and len(steps) < options.steps else 0
 
 
 def _is_target(source: str) -> bool:
     return source.startswith(("grpc://", "grpcs://", "unix:"))
 
 
-def _from_server(target: str, options: argparse.Namespace) -> tuple[list[tuple[str, Any]], bool]:
-    """Return labels and StepStats of the steps that ended in time, and whether these are all."""
+class _Step(NamedTuple):
+    label: str
+    stats: Any
+    peak_bytes: int
+
+
+def _from_server(target: str, options: argparse.Namespace) -> list[_Step]:
+    """Return the steps that ended in time; say when these are not all."""
     import sys
 
     from runtime.client.channels import Access
@@ -80,13 +85,13 @@ def _from_server(target: str, options: argparse.Namespace) -> tuple[list[tuple[s
     steps = []
     try:
         for traced in trace_steps(target, access, options.steps, options.session, options.timeout):
-            steps.append((_label(traced), traced.step_stats))
+            steps.append(_Step(_label(traced), traced.step_stats, traced.peak_bytes))
             if traced.num_dropped_nodes:
                 print(f"step {len(steps)}: {traced.num_dropped_nodes} further nodes ran that the trace has no room for",
                       file=sys.stderr)
     except DeadlineExceeded as error:
         print(f"{error.message}; {len(steps)} ended", file=sys.stderr)
-    return steps, len(steps) >= options.steps
+    return steps
 
 
 def _label(traced: Any) -> str:
@@ -95,8 +100,8 @@ def _label(traced: Any) -> str:
     return f"{shown or 'nothing'} (session {traced.session_handle})"
 
 
-def _from_file(path: Path) -> Any:
-    """Return the StepStats in a file that holds them, or RunMetadata with them.
+def _from_file(path: Path) -> _Step:
+    """Return the step in a file that holds StepStats, or RunMetadata with them.
 
     Raises
     ------
@@ -107,6 +112,7 @@ def _from_file(path: Path) -> Any:
 
     from runtime import wire
     from runtime.errors import InvalidArgument
+    from runtime.observe.profile import peak_bytes
 
     try:
         data = path.read_bytes()
@@ -117,8 +123,8 @@ def _from_file(path: Path) -> Any:
             message = kind.FromString(data)
         except DecodeError:
             continue
-        stats = message.step_stats if isinstance(message, wire.RunMetadata) else message
-        if any(device.node_stats for device in stats.dev_stats):
-            return stats
+        whole = message if isinstance(message, wire.RunMetadata) else wire.RunMetadata(step_stats=message)
+        if any(device.node_stats for device in whole.step_stats.dev_stats):
+            return _Step(path.name, whole.step_stats, peak_bytes(whole))
     raise InvalidArgument(f"{path} holds no RunMetadata or StepStats message with nodes; run a step with "
                           "RunOptions(trace_level=FULL_TRACE) and save what it returns by SerializeToString()")

@@ -156,9 +156,10 @@ class Session:
             if run_metadata is not None:
                 fill_message(run_metadata, metadata)
             if profile:
-                from runtime.observe.profile import Profile
+                from runtime.observe.profile import Profile, peak_bytes
 
-                print(Profile([wire.RunMetadata.FromString(metadata).step_stats]).table())
+                told = wire.RunMetadata.FromString(metadata)
+                print(Profile([told.step_stats], peak_bytes(told)).table())
         return plan.build([_plain(values[name]) for name in plan.tensors])
 
     def partial_run_setup(self, fetches: Any, feeds: Sequence[Any] = ()) -> str:

@@ -9,6 +9,7 @@ from runtime import wire
 from runtime.graph.node import Node
 from runtime.graph.prune import Selection
 from runtime.master.steps import StepOptions
+from runtime.observe.profile import PEAK_BYTES
 from runtime.ops.opdef import AttrDef
 from runtime.step.stats import step_stats
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["PEAK_BYTES", "partition_graph", "step_metadata"]
 
 logger = logging.getLogger(__name__)
-
-PEAK_BYTES = "peak_bytes"
-"""Dimension of the cost in ``RunMetadata.cost_graph`` that tells the most that a traced step's arrays held."""
 
 
 def step_metadata(session: MasterSession, selection: Selection, options: StepOptions, step: StepContext) -> Any:

@@ -8,7 +8,10 @@ from typing import Any
 
 from runtime.observe.spans import Span, by_thread, lanes, read_spans
 
-__all__ = ["NodeCost", "Profile"]
+__all__ = ["PEAK_BYTES", "NodeCost", "Profile", "peak_bytes"]
+
+PEAK_BYTES = "peak_bytes"
+"""Dimension of the cost in ``RunMetadata.cost_graph`` that tells the most that a traced step's arrays held."""
 
 TOP = 12
 
@@ -42,6 +45,8 @@ class Profile:
     ----------
     steps : iterable of StepStats
         Of any server.
+    peak_bytes : int
+        The most that the arrays of a step held at once; 0 where that is not known.
 
     Attributes
     ----------
@@ -49,14 +54,15 @@ class Profile:
         The most expensive first.
     num_runs : int
         How often a node ran, all nodes together.
-    num_threads : int
+    num_threads, peak_bytes : int
     wall_ns : int
         From the first beginning to the last end, summed over the steps.
     busy_ns : int
         Time in nodes, summed over the threads.
     """
 
-    def __init__(self, steps: Iterable[Any]) -> None:
+    def __init__(self, steps: Iterable[Any], peak_bytes: int = 0) -> None:
+        self.peak_bytes = peak_bytes
         costs: dict[tuple[str, str], NodeCost] = {}
         threads = set()
         self.wall_ns = self.num_runs = 0
@@ -84,8 +90,9 @@ class Profile:
         """
         if not self.costs:
             return "no node ran"
+        peak = f", peak {_size(self.peak_bytes)}" if self.peak_bytes else ""
         lines = [f"{self.num_runs} node runs, {_time(self.wall_ns)} from first to last, {_time(self.busy_ns)} in "
-                 f"nodes, {self.num_threads} thread{'s' if self.num_threads > 1 else ''}"]
+                 f"nodes, {self.num_threads} thread{'s' if self.num_threads > 1 else ''}{peak}"]
         shown = self.costs[:top]
         rows = [("time", "share", "calls", "output", "new", "op", "node")]
         for cost in shown:
@@ -100,6 +107,11 @@ class Profile:
             rest = self.costs[len(shown):]
             lines.append(f"and {len(rest)} more nodes with {_time(sum(cost.self_ns for cost in rest))}")
         return "\n".join(lines)
+
+
+def peak_bytes(metadata: Any) -> int:
+    """Return the peak that a RunMetadata message tells, 0 when it tells none, as TensorFlow's servers do."""
+    return max((int(cost.cost) for cost in metadata.cost_graph.cost if cost.dimension == PEAK_BYTES), default=0)
 
 
 def _count(cost: NodeCost, span: Span) -> None:

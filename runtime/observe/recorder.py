@@ -24,11 +24,14 @@ class RecordedStep:
     selection : Selection
         What it fed, fetched and ran.
     trace : StepTrace
+    peak_bytes : int
+        The most that its arrays held at once.
     """
 
     session_handle: str
     selection: Selection
     trace: StepTrace
+    peak_bytes: int
 
 
 @dataclass(eq=False, slots=True)
@@ -102,4 +105,4 @@ class StepRecorder:
         recordings, handle, selection = self._running.pop(step.step_id, ((), "", None))
         if selection is not None and step.trace is not None:
             for recording in recordings:
-                recording.take(RecordedStep(handle, selection, step.trace))
+                recording.take(RecordedStep(handle, selection, step.trace, step.peak_bytes))

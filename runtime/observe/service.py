@@ -95,5 +95,6 @@ class Observer:
             target=[node.name for node in selection.targets],
             step_stats=step_stats(recorded.trace, self._master.task.devices[0].name),
             num_dropped_nodes=recorded.trace.dropped,
+            peak_bytes=recorded.peak_bytes,
         )
         return answer.SerializeToString()

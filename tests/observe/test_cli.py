@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,7 +103,7 @@ def test_profile_prints_the_nodes_and_returns_as_usual(where: str, request: pyte
         result = session.run(y, {x: [1, 2]}, {"timeout_in_ms": 10000}, found, profile=True)
     np.testing.assert_array_equal(result, [4, 9])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith(" in nodes, 1 thread")
+    assert re.search(r" in nodes, 1 thread(, peak [\d.]+ (B|KiB))?$", lines[0])
     assert lines[1].split() == ["time", "share", "calls", "output", "new", "op", "node"]
     assert {line.split()[-1] for line in lines[2:]} == {entry.node_name for entry in
                                                        found.step_stats.dev_stats[0].node_stats}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runtime import wire
-from runtime.observe.profile import Profile
+from runtime.observe.profile import Profile, peak_bytes
 from runtime.observe.spans import Span, lanes, read_spans
 
 DEVICE = "/job:local/replica:0/task:0/device:CPU:0"
@@ -88,6 +88,16 @@ def test_profile_lists_the_most_expensive_nodes_first() -> None:
     assert lines[2].split() == ["60.0", "us", "50.0%", "2", "0", "B", "0", "B", "Op", "loop/body"]
     assert lines[3].split()[-1] == "other"
     assert lines[4] == "and 1 more nodes with 10.0 us"
+
+
+def test_peak_is_read_and_told() -> None:
+    metadata = wire.RunMetadata()
+    assert peak_bytes(metadata) == 0
+    metadata.cost_graph.cost.add(dimension="other", cost=9)
+    metadata.cost_graph.cost.add(dimension="peak_bytes", cost=3 << 20)
+    entry(metadata.step_stats, "n", 0, 1)
+    table = Profile([metadata.step_stats], peak_bytes(metadata)).table()
+    assert table.splitlines()[0].endswith("1 thread, peak 3 MiB")
 
 
 def test_profile_of_nothing_says_so() -> None:
