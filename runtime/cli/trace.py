@@ -46,10 +46,7 @@ def run(options: argparse.Namespace) -> int:
     servers = [source for source in options.source if _is_target(source)]
     if servers and len(options.source) > 1:
         raise InvalidArgument(f"a server is traced by itself: {servers[0]} was given with other sources")
-    if servers:
-        steps = _from_server(servers[0], options)
-    else:
-        steps = [_from_file(Path(source)) for source in options.source]
+    steps = _from_server(servers[0], options) if servers else [_from_file(Path(source)) for source in options.source]
     if not steps:
         print("no step ended; nothing was written", file=sys.stderr)
         return 1
