@@ -112,6 +112,9 @@ FAMILIES = (
     "runtime.ops.summaries",
     "runtime.ops.strings",
     "runtime.ops.string_conversions",
+    "runtime.ops.text_forms",
+    "runtime.ops.unicode",
+    "runtime.ops.sets",
 )
 """Modules that register kernels; a new family is added here and nowhere else."""
 
