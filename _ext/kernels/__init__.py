@@ -30,6 +30,7 @@ MODULES: tuple[str, ...] = (
     "runtime._ext.kernels.picking",
     "runtime._ext.kernels.matmul",
     "runtime._ext.kernels.convolution",
+    "runtime._ext.kernels.conv_depthwise",
     "runtime._ext.kernels.pooling",
     "runtime._ext.kernels.optimizers",
     "runtime._ext.kernels.variables",

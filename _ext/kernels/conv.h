@@ -6,10 +6,9 @@
 #ifndef TRT_KERNELS_CONV_H
 #define TRT_KERNELS_CONV_H
 
-#include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "kernels/conv_scratch.h"
 #include "kernels/conv_types.h"
 #include "kernels/simd.h"
 
@@ -21,7 +20,6 @@
 #define TRT_MAX_NARROW 3
 #define TRT_CELLS_BYTES (192 << 10)
 #define TRT_MAX_CELLS_BYTES ((ptrdiff_t)64 << 20)
-#define TRT_KEPT_SCRATCH_BYTES (1 << 20)
 #define TRT_BOX_WORK (4 << 20)          /* multiplications: some 80 us */
 #define TRT_BOX_WINDOWS 256             /* whose gradients are packed at once */
 #define TRT_SLICE_WORK (16 << 20)
@@ -75,133 +73,8 @@ static inline trt_box trt_box_of(const trt_conv_plan *plan, ptrdiff_t index)
     return box;
 }
 
-/* float, then double, for each level */
-#define TRT_REAL float
-#define TRT_MEM_REAL trt_mem_f32
-
-typedef float trt_four_f32 __attribute__((vector_size(16)));
-typedef float trt_four_mem_f32 __attribute__((vector_size(16), aligned(4), may_alias));
-#define TRT_TARGET
-#define TRT_MAX_ROWS 6
-#define TRT_LANES 4
-#define TRT_VECTOR trt_four_f32
-#define TRT_ZERO() ((trt_four_f32){0, 0, 0, 0})
-#define TRT_LOAD(p) ((trt_four_f32)*(const trt_four_mem_f32 *)(p))
-#define TRT_STORE(p, v) (*(trt_four_mem_f32 *)(p) = (v))
-#define TRT_SPLAT(x) ({ const float trt_x = (x); (trt_four_f32){trt_x, trt_x, trt_x, trt_x}; })
-#define TRT_FMA(a, b, c) ((a) * (b) + (c))
-#define TRT_ADD(a, b) ((a) + (b))
-#define TRT_SUM(v) ((v)[0] + (v)[2] + ((v)[1] + (v)[3]))
-#define TRT_TYPED(name) name##_f32_baseline
-#include "kernels/conv_loops.h"
-#include "kernels/conv_undef.h"
-
-#if TRT_HAS_LEVELS
-#include <immintrin.h>
-
-#define TRT_LOOPS_TARGET_V3 __attribute__((target("arch=x86-64-v3")))
-#define TRT_LOOPS_TARGET_V4 __attribute__((target("arch=x86-64-v4,prefer-vector-width=512")))
-
-TRT_LOOPS_TARGET_V3 static inline float trt_sum_f32_v3(__m256 v)
-{
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
-
-TRT_LOOPS_TARGET_V3 static inline double trt_sum_f64_v3(__m256d v)
-{
-    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
-    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
-}
-
-#define TRT_TARGET TRT_LOOPS_TARGET_V3
-#define TRT_MAX_ROWS 6
-#define TRT_LANES 8
-#define TRT_VECTOR __m256
-#define TRT_ZERO _mm256_setzero_ps
-#define TRT_LOAD _mm256_loadu_ps
-#define TRT_STORE _mm256_storeu_ps
-#define TRT_SPLAT _mm256_set1_ps
-#define TRT_FMA _mm256_fmadd_ps
-#define TRT_ADD _mm256_add_ps
-#define TRT_SUM trt_sum_f32_v3
-#define TRT_TYPED(name) name##_f32_v3
-#include "kernels/conv_loops.h"
-#include "kernels/conv_undef.h"
-
-#define TRT_TARGET TRT_LOOPS_TARGET_V4
-#define TRT_MAX_ROWS 14
-#define TRT_LANES 16
-#define TRT_VECTOR __m512
-#define TRT_ZERO _mm512_setzero_ps
-#define TRT_LOAD _mm512_loadu_ps
-#define TRT_STORE _mm512_storeu_ps
-#define TRT_SPLAT _mm512_set1_ps
-#define TRT_FMA _mm512_fmadd_ps
-#define TRT_ADD _mm512_add_ps
-#define TRT_SUM _mm512_reduce_add_ps
-#define TRT_TYPED(name) name##_f32_v4
-#include "kernels/conv_loops.h"
-#include "kernels/conv_undef.h"
-#endif
-
-#undef TRT_REAL
-#undef TRT_MEM_REAL
-#define TRT_REAL double
-#define TRT_MEM_REAL trt_mem_f64
-
-typedef double trt_two_f64 __attribute__((vector_size(16)));
-typedef double trt_two_mem_f64 __attribute__((vector_size(16), aligned(8), may_alias));
-#define TRT_TARGET
-#define TRT_MAX_ROWS 6
-#define TRT_LANES 2
-#define TRT_VECTOR trt_two_f64
-#define TRT_ZERO() ((trt_two_f64){0, 0})
-#define TRT_LOAD(p) ((trt_two_f64)*(const trt_two_mem_f64 *)(p))
-#define TRT_STORE(p, v) (*(trt_two_mem_f64 *)(p) = (v))
-#define TRT_SPLAT(x) ({ const double trt_x = (x); (trt_two_f64){trt_x, trt_x}; })
-#define TRT_FMA(a, b, c) ((a) * (b) + (c))
-#define TRT_ADD(a, b) ((a) + (b))
-#define TRT_SUM(v) ((v)[0] + (v)[1])
-#define TRT_TYPED(name) name##_f64_baseline
-#include "kernels/conv_loops.h"
-#include "kernels/conv_undef.h"
-
-#if TRT_HAS_LEVELS
-#define TRT_TARGET TRT_LOOPS_TARGET_V3
-#define TRT_MAX_ROWS 6
-#define TRT_LANES 4
-#define TRT_VECTOR __m256d
-#define TRT_ZERO _mm256_setzero_pd
-#define TRT_LOAD _mm256_loadu_pd
-#define TRT_STORE _mm256_storeu_pd
-#define TRT_SPLAT _mm256_set1_pd
-#define TRT_FMA _mm256_fmadd_pd
-#define TRT_ADD _mm256_add_pd
-#define TRT_SUM trt_sum_f64_v3
-#define TRT_TYPED(name) name##_f64_v3
-#include "kernels/conv_loops.h"
-#include "kernels/conv_undef.h"
-
-#define TRT_TARGET TRT_LOOPS_TARGET_V4
-#define TRT_MAX_ROWS 14
-#define TRT_LANES 8
-#define TRT_VECTOR __m512d
-#define TRT_ZERO _mm512_setzero_pd
-#define TRT_LOAD _mm512_loadu_pd
-#define TRT_STORE _mm512_storeu_pd
-#define TRT_SPLAT _mm512_set1_pd
-#define TRT_FMA _mm512_fmadd_pd
-#define TRT_ADD _mm512_add_pd
-#define TRT_SUM _mm512_reduce_add_pd
-#define TRT_TYPED(name) name##_f64_v4
-#include "kernels/conv_loops.h"
-#include "kernels/conv_undef.h"
-#endif
-
-#undef TRT_REAL
-#undef TRT_MEM_REAL
+#define TRT_LOOPS "kernels/conv_loops.h"
+#include "kernels/conv_vectors.h"
 
 typedef void (*trt_conv_task_fn)(const trt_conv_plan *plan, ptrdiff_t index, char *scratch);
 typedef void (*trt_conv_pack_fn)(const trt_conv_plan *plan, ptrdiff_t index);
@@ -226,39 +99,6 @@ static const trt_conv_level trt_conv_levels[TRT_NUM_LEVELS][2] = {
 static inline const trt_conv_level *trt_conv_level_of(const trt_conv_plan *plan)
 {
     return &trt_conv_levels[plan->level][plan->work->is_double != 0];
-}
-
-/* Memory that vectors do not straddle lines of; NULL when there is none. */
-static inline char *trt_conv_memory(ptrdiff_t bytes)
-{
-    void *memory;
-    return posix_memalign(&memory, 64, bytes > 0 ? (size_t)bytes : 64) == 0 ? memory : NULL;
-}
-
-/* Scratch memory of a thread, made when it first needs it and freed when it ends. */
-
-static pthread_key_t trt_conv_scratch_key;
-
-static inline int trt_conv_scratch_init(void) { return pthread_key_create(&trt_conv_scratch_key, free); }
-
-static inline char *trt_conv_scratch(ptrdiff_t bytes)
-{
-    void *memory;
-    if (bytes > TRT_KEPT_SCRATCH_BYTES)
-        return trt_conv_memory(bytes);
-    memory = pthread_getspecific(trt_conv_scratch_key);
-    if (memory == NULL && (memory = trt_conv_memory(TRT_KEPT_SCRATCH_BYTES)) != NULL &&
-        pthread_setspecific(trt_conv_scratch_key, memory) != 0) {
-        free(memory);
-        memory = NULL;
-    }
-    return memory;
-}
-
-static inline void trt_conv_scratch_done(char *memory, ptrdiff_t bytes)
-{
-    if (bytes > TRT_KEPT_SCRATCH_BYTES)
-        free(memory);
 }
 
 /* The plan */

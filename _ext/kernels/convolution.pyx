@@ -18,16 +18,14 @@ import numpy as np
 from runtime._ext.kernel_abi cimport KernelCall, make_kernel
 from runtime._ext.kernels cimport simd
 from runtime._ext.kernels.windows cimport (
-    WindowAttrs, asked_sizes, fit, image_dims, image_steps, in_layout, is_output, place_windows, read_window_attrs,
-    trt_is_image,
+    WindowAttrs, asked_sizes, fit, fits_gradient, image_dims, image_steps, in_layout, place_axis, read_window_attrs,
+    trt_conv_axis, trt_is_image, turn_axis,
 )
 from runtime._ext.worker_pool cimport parallel_for, parallel_ranges
 
 cnp.import_array()
 
 cdef extern from "kernels/conv.h" nogil:
-    ctypedef struct trt_conv_axis:
-        Py_ssize_t size, count, stride, origin, taps, step, first_tap, tap_step
     ctypedef struct trt_conv:
         int is_double
         Py_ssize_t batch, groups, channels, depth
@@ -89,14 +87,6 @@ def select(str op, input_types, output_types, attr):
     if op == "Conv2DBackpropInput":
         return make_kernel(_backprop_input, &params, sizeof(Params))
     return make_kernel(_backprop_filter, &params, sizeof(Params))
-
-
-cdef bint _place(Params *params, int place, Py_ssize_t size, Py_ssize_t window, trt_conv_axis *axis) noexcept nogil:
-    """Fill in where the windows lie along a dimension of the input; False when that is an error."""
-    axis.size, axis.stride, axis.taps, axis.step = (size, params.windows.strides[place], window,
-                                                    params.windows.dilations[place])
-    axis.first_tap, axis.tap_step = 0, 1
-    return place_windows(&params.windows, place, size, window, &axis.count, &axis.origin)
 
 
 cdef cnp.ndarray _operand(Params *params, PyObject *value):
@@ -214,7 +204,7 @@ cdef int _conv2d(KernelCall *call) except -1:
     if not _groups(channels, cnp.PyArray_DIMS(weights), &work):
         return 1
     for place in range(2):
-        if not _place(params, place, spatial[place], cnp.PyArray_DIM(weights, place), &work.axes[place]):
+        if not place_axis(&params.windows, place, spatial[place], cnp.PyArray_DIM(weights, place), &work.axes[place]):
             return 1
     dims[0], dims[1], dims[2] = cnp.PyArray_DIM(image, 0), work.axes[0].count, work.axes[1].count
     dims[3] = cnp.PyArray_DIM(weights, 3)
@@ -253,14 +243,6 @@ cdef void _describe(Params *params, trt_conv *work, cnp.ndarray image, Py_ssize_
     image_steps(&params.windows, image, work.image_steps)
 
 
-cdef bint _fits_gradient(Params *params, cnp.ndarray gradient, Py_ssize_t batch, trt_conv_axis *axes,
-                         Py_ssize_t depth) noexcept:
-    """Whether a gradient has the shape of the convolution's output."""
-    cdef Py_ssize_t counts[2]
-    counts[0], counts[1] = axes[0].count, axes[1].count
-    return is_output(&params.windows, gradient, batch, counts, depth)
-
-
 cdef int _backprop_filter(KernelCall *call) except -1:
     cdef Params *params = <Params *>call.params
     cdef trt_conv work
@@ -279,9 +261,9 @@ cdef int _backprop_filter(KernelCall *call) except -1:
     if not _groups(channels, dims, &work):
         return 1
     for place in range(2):
-        if not _place(params, place, spatial[place], dims[place], &work.axes[place]):
+        if not place_axis(&params.windows, place, spatial[place], dims[place], &work.axes[place]):
             return 1
-    if not _fits_gradient(params, gradient, cnp.PyArray_DIM(image, 0), work.axes, dims[3]):
+    if not fits_gradient(&params.windows, gradient, cnp.PyArray_DIM(image, 0), work.axes, dims[3]):
         return 1
     result = cnp.PyArray_EMPTY(4, dims, params.computed, 0)
     if not cnp.PyArray_SIZE(gradient):
@@ -327,9 +309,9 @@ cdef int _backprop_input(KernelCall *call) except -1:
     if not fit(cnp.PyArray_DIMS(weights)) or not _groups(channels, cnp.PyArray_DIMS(weights), &work):
         return 1
     for place in range(2):
-        if not _place(params, place, spatial[place], cnp.PyArray_DIM(weights, place), &axes[place]):
+        if not place_axis(&params.windows, place, spatial[place], cnp.PyArray_DIM(weights, place), &axes[place]):
             return 1
-    if not _fits_gradient(params, gradient, sizes[0], axes, cnp.PyArray_DIM(weights, 3)):
+    if not fits_gradient(&params.windows, gradient, sizes[0], axes, cnp.PyArray_DIM(weights, 3)):
         return 1
     dims[0], dims[1], dims[2], dims[3] = sizes[0], spatial[0], spatial[1], channels
     result = cnp.PyArray_EMPTY(4, dims, params.computed, 0)
@@ -354,38 +336,15 @@ cdef int _backprop_input(KernelCall *call) except -1:
     return _answer(params, call, in_layout(&params.windows, result), <object>call.inputs[2])
 
 
-cdef void _turned(const trt_conv_axis *axis, Py_ssize_t offset, trt_conv_axis *out) noexcept nogil:
-    """Fill in which windows cover the cells ``offset + i * stride`` of the input, and with which taps.
-
-    Cell c lies under tap k of window o when o * stride + origin + k * dilation == c.
-    """
-    cdef Py_ssize_t every = axis.stride, rest = axis.step, k = 0, last = -1
-    while rest:  # taps that share an offset are stride / gcd(stride, dilation) apart
-        every, rest = rest, every % rest
-    every = axis.stride // every
-    while k < min(every, axis.taps):
-        if (offset - axis.origin - k * axis.step) % axis.stride == 0:
-            last = k + (axis.taps - 1 - k) // every * every
-            break
-        k += 1
-    out.size = axis.count
-    out.count = (axis.size - offset + axis.stride - 1) // axis.stride if axis.size > offset else 0
-    out.stride = 1
-    out.taps = 0 if last < 0 else (last - k) // every + 1
-    out.origin = 0 if last < 0 else (offset - axis.origin - last * axis.step) // axis.stride
-    out.step = every * axis.step // axis.stride
-    out.first_tap, out.tap_step = last, -every
-
-
 cdef int _offsets(trt_conv *work, const trt_conv_axis *axes, const cnp.npy_intp *dims, char *result) noexcept nogil:
     """Compute the gradient of the input, the cells of each offset within the strides in turn."""
     cdef Py_ssize_t element = 8 if work.is_double else 4
     cdef Py_ssize_t row_step = dims[2] * dims[3], i, j, n, y, x
     cdef int status
     for i in range(min(axes[0].stride, dims[1])):
-        _turned(&axes[0], i, &work.axes[0])
+        turn_axis(&axes[0], i, &work.axes[0])
         for j in range(min(axes[1].stride, dims[2])):
-            _turned(&axes[1], j, &work.axes[1])
+            turn_axis(&axes[1], j, &work.axes[1])
             work.out = result + (i * row_step + j * dims[3]) * element
             work.out_steps[0] = dims[1] * row_step
             work.out_steps[1] = axes[0].stride * row_step

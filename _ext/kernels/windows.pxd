@@ -15,6 +15,10 @@ cdef extern from *:
     """
     bint trt_is_image(PyObject *value, int type)
 
+cdef extern from "kernels/conv_types.h" nogil:
+    ctypedef struct trt_conv_axis:
+        Py_ssize_t size, count, stride, origin, taps, step, first_tap, tap_step
+
 cdef enum:
     # Strides, dilations and sizes below this: their products stay within 64 bits.
     LARGEST = 1 << 30
@@ -124,3 +128,45 @@ cdef inline bint is_output(const WindowAttrs *attrs, cnp.ndarray array, Py_ssize
     cdef cnp.npy_intp spatial[2]
     return (image_dims(attrs, cnp.PyArray_DIMS(array), spatial) == channels and
             cnp.PyArray_DIM(array, 0) == batch and spatial[0] == counts[0] and spatial[1] == counts[1])
+
+
+# Convolutions
+
+
+cdef inline bint place_axis(const WindowAttrs *attrs, int place, Py_ssize_t size, Py_ssize_t window,
+                            trt_conv_axis *axis) noexcept nogil:
+    """Fill in where the windows lie along a dimension of the input; False when that is an error."""
+    axis.size, axis.stride, axis.taps, axis.step = size, attrs.strides[place], window, attrs.dilations[place]
+    axis.first_tap, axis.tap_step = 0, 1
+    return place_windows(attrs, place, size, window, &axis.count, &axis.origin)
+
+
+cdef inline bint fits_gradient(const WindowAttrs *attrs, cnp.ndarray gradient, Py_ssize_t batch,
+                               const trt_conv_axis *axes, Py_ssize_t depth) noexcept:
+    """Whether a gradient has the shape of the convolution's output."""
+    cdef Py_ssize_t counts[2]
+    counts[0], counts[1] = axes[0].count, axes[1].count
+    return is_output(attrs, gradient, batch, counts, depth)
+
+
+cdef inline void turn_axis(const trt_conv_axis *axis, Py_ssize_t offset, trt_conv_axis *out) noexcept nogil:
+    """Fill in which windows cover the cells ``offset + i * stride`` of the input, and with which taps.
+
+    Cell c lies under tap k of window o when o * stride + origin + k * dilation == c.
+    """
+    cdef Py_ssize_t every = axis.stride, rest = axis.step, k = 0, last = -1
+    while rest:  # taps that share an offset are stride / gcd(stride, dilation) apart
+        every, rest = rest, every % rest
+    every = axis.stride // every
+    while k < min(every, axis.taps):
+        if (offset - axis.origin - k * axis.step) % axis.stride == 0:
+            last = k + (axis.taps - 1 - k) // every * every
+            break
+        k += 1
+    out.size = axis.count
+    out.count = (axis.size - offset + axis.stride - 1) // axis.stride if axis.size > offset else 0
+    out.stride = 1
+    out.taps = 0 if last < 0 else (last - k) // every + 1
+    out.origin = 0 if last < 0 else (offset - axis.origin - last * axis.step) // axis.stride
+    out.step = every * axis.step // axis.stride
+    out.first_tap, out.tap_step = last, -every
