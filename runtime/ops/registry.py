@@ -67,6 +67,7 @@ FAMILIES = (
     "runtime.ops.colours",
     "runtime.ops.boxes",
     "runtime.ops.random_crops",
+    "runtime.ops.image_files",
     "runtime.ops.diagonals",
     "runtime.ops.decompositions",
     "runtime.ops.factorizations",

@@ -1,0 +1,3 @@
+from typing_extensions import Buffer
+
+def unfilter(data: Buffer, rows: int, row_bytes: int, pixel_bytes: int) -> bytearray: ...

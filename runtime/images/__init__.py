@@ -1,0 +1,1 @@
+"""Image files: PNG and BMP by themselves, JPEG, GIF and WebP by Pillow."""
