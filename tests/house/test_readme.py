@@ -16,6 +16,7 @@ from tests.peers import ROOT
 
 README = (ROOT / "README.md").read_text()
 PAGES = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"]
+ALL_PAGES = [*PAGES, "docs/architecture.md", "docs/server.md", "docs/tensorflow.md"]
 
 
 def blocks(language: str) -> list[str]:
@@ -69,11 +70,18 @@ def test_commands_that_are_shown_exist() -> None:
     assert shown - COMMANDS.keys() == set()
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", ALL_PAGES)
 def test_links_to_files_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text()
     targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    folder = (ROOT / page).parent
+    assert [target for target in targets if not (folder / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_tests_that_are_named_exist(page: str) -> None:
+    named = re.findall(r"`(tests/[\w/.]+)`", (ROOT / page).read_text())
+    assert [path for path in named if not (ROOT / path).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
