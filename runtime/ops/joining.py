@@ -139,6 +139,26 @@ def _concat(node: Node, env: KernelEnv) -> Callable[..., Any]:
     return lambda axis, *values: _join(node, xp, values, axis)
 
 
+@kernel("ParallelConcat", shape=lambda node, shapes: [node.attr("shape")])
+def _parallel_concat(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    """Join rows; TensorFlow writes each as soon as it is there, which changes nothing in what comes out."""
+    xp, shape = env.xp, node.attr("shape")
+    if shape is None or None in shape or not shape:
+        raise InvalidArgument(f"ParallelConcat needs a fully known shape of at least one dimension, got "
+                              f"{format_shape(shape)}")
+
+    def run(*values: Any) -> Any:
+        for number, value in enumerate(values):
+            if value.shape != (1, *shape[1:]):
+                raise InvalidArgument(f"value {number} has shape {format_shape(value.shape)}, not "
+                                      f"{format_shape((1, *shape[1:]))}")
+        if len(values) != shape[0]:
+            raise InvalidArgument(f"{len(values)} values do not make the shape {format_shape(shape)}")
+        return xp.concatenate(values)
+
+    return run
+
+
 @kernel("ConcatOffset", shape=lambda node, shapes: shapes[1:], host=tuple(range(64)))
 def _concat_offset(node: Node, env: KernelEnv) -> Callable[..., Any]:
 

@@ -116,6 +116,7 @@ FAMILIES = (
     "runtime.ops.text_forms",
     "runtime.ops.unicode",
     "runtime.ops.sets",
+    "runtime.ops.ragged",
 )
 """Modules that register kernels; a new family is added here and nowhere else."""
 
