@@ -99,6 +99,16 @@ def test_same_memory_has_the_same_address():
     assert made.allocation_id == same.allocation_id
 
 
+def test_a_chain_of_elementwise_nodes_is_told_node_by_node():
+    maker = GraphMaker()
+    maker.placeholder("x")
+    maker.op("Mul", "mul", "x", "x")
+    maker.op("Add", "add", "mul", "x")
+    maker.op("Relu", "relu", "add")
+    maker.op("Tanh", "tanh", "relu")
+    assert list(new_bytes(maker, "tanh:0", {"x:0": np.ones((64, 64), np.float32)})) == ["mul", "add", "relu", "tanh"]
+
+
 def test_threads_get_small_numbers():
     maker = GraphMaker()
     maker.placeholder("x")
