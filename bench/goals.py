@@ -74,8 +74,8 @@ def _slow_down(row: dict[str, Any]) -> tuple[float, float, float, float, float]:
 
 
 def _nanoseconds(row: dict[str, Any]) -> tuple[float, float, float, float, float]:
-    ours = row["program"]
-    return ours, row.get("tensorflow", float("nan")), ours, ours, ours
+    parts = row["program_parts"]
+    return row["program"], row.get("tensorflow", float("nan")), row["program"], min(parts), max(parts)
 
 
 GOALS = (

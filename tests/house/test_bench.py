@@ -62,7 +62,8 @@ def _results(folder: Path) -> None:
     busy = {**_row("mlp-busy", [8000.0], [8000.0]), "slow_down_p10": 2.0}
     training = [_row("mlp", [2000.0, 3000.0], [4000.0, 4000.0]), busy]
     (folder / "training.json").write_text(json.dumps({"rows": training}))
-    executor = [{"case": "chain[1000]", "count": 1000, "program": 20.0, "dataflow": 40.0, "tensorflow": 200.0}]
+    executor = [{"case": "chain[1000]", "count": 1000, "program": 20.0, "program_parts": [20.0, 30.0],
+                 "dataflow": 40.0, "tensorflow": 200.0}]
     (folder / "executor.json").write_text(json.dumps({"rows": executor}))
 
 
@@ -71,6 +72,7 @@ def test_goals_are_read_from_results(tmp_path: Path, capsys: pytest.CaptureFixtu
     reached = {item.goal.case: item for item in read_reached(tmp_path)}
     assert list(reached) == ["chain[1000]", "mlp", "mlp-busy"]
     assert (reached["mlp"].ours, reached["mlp"].figure, reached["mlp"].holds) == (2.0, 0.5, True)
+    assert (reached["chain[1000]"].low, reached["chain[1000]"].high) == (20.0, 30.0)
     assert (reached["mlp-busy"].figure, reached["mlp-busy"].holds) == (2.0, False)
     print_reached(list(reached.values()))
     lines = capsys.readouterr().out.splitlines()
