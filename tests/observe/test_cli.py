@@ -108,3 +108,19 @@ def test_profile_prints_the_nodes_and_returns_as_usual(where: str, request: pyte
     assert {line.split()[-1] for line in lines[2:]} == {entry.node_name for entry in
                                                        found.step_stats.dev_stats[0].node_stats}
     assert any(line.split()[-2:] == ["Square", "y"] for line in lines)
+
+
+def test_step_of_tensorflows_server_is_profiled_and_drawn(peer_server: str, tmp_path: Path,
+                                                          capsys: pytest.CaptureFixture[str]) -> None:
+    graph = runtime.Graph()
+    x = graph.placeholder("float32", [64, 64], name="x")
+    y = graph.matmul(x, graph.square(x, name="squared"), name="y")
+    found = wire.RunMetadata()
+    with runtime.Session(peer_server, graph) as session:
+        session.run(y, {x: np.ones((64, 64), np.float32)}, None, found, profile=True)
+    rows = {line.split()[-1]: line for line in capsys.readouterr().out.splitlines()}
+    assert " MatMul " in rows["y"]
+    assert "16 KiB" in rows["squared"]
+    (tmp_path / "run").write_bytes(found.SerializeToString())
+    assert trace("run", cwd=tmp_path).returncode == 0
+    check_format(json.loads((tmp_path / "trace.json").read_text()))
