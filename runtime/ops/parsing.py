@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime import wire
 from runtime._ext.errors import InvalidArgument
-from runtime._ext.tensor_codec import decode_tensor_ex, encode_tensor
+from runtime._ext.tensor_codec import decode_tensor_ex
 from runtime.checkpoint.fields import bytes_field, varint
 from runtime.dtypes import DataType, base, to_numpy
 from runtime.ops.objects import map_objects, object_scalar
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape, like_input, scalar, unknown
+from runtime.ops.tensor_messages import tensor_message
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
@@ -39,18 +39,7 @@ def _as_numpy(xp: Any, array: Any) -> Any:
 @kernel("SerializeTensor", shape=scalar)
 def _serialize_tensor(node: Node, env: KernelEnv) -> Run:
     xp, kind = env.xp, base(node.input_types[0])
-    if kind is DataType.STRING:
-        return lambda tensor: object_scalar(_string_tensor(tensor))
-    return lambda tensor: object_scalar(encode_tensor(_as_numpy(xp, tensor), kind))
-
-
-def _string_tensor(tensor: Any) -> bytes:
-    """Return a tensor of strings as TensorProto, its elements one by one, as this op has always written them."""
-    message = wire.TensorProto(dtype=int(DataType.STRING), string_val=tensor.reshape(-1).tolist())
-    message.tensor_shape.SetInParent()
-    for dim in tensor.shape:
-        message.tensor_shape.dim.add().size = dim
-    return bytes(message.SerializeToString())
+    return lambda tensor: object_scalar(tensor_message(_as_numpy(xp, tensor), kind))
 
 
 @kernel("ParseTensor", shape=unknown, host=(0,))

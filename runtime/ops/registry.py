@@ -111,6 +111,7 @@ FAMILIES = (
     "runtime.ops.optionals",
     "runtime.ops.checkpoints",
     "runtime.ops.summaries",
+    "runtime.ops.media_summaries",
     "runtime.ops.strings",
     "runtime.ops.string_conversions",
     "runtime.ops.text_forms",

@@ -38,7 +38,7 @@ COVERED = tuple(f"runtime.ops.{name}" for name in (
     "pooling_3d", "pooling_argmax", "fractional_pooling",
     "sparse_tensors", "sparse_math",
     "sparse_serialization", "sparse_cross", "example_parsing", "sequence_parsing", "parsing",
-    "text_forms", "unicode", "sets", "ragged",
+    "text_forms", "unicode", "sets", "ragged", "media_summaries",
 ))
 """Modules whose every kernel stands in a table."""
 
