@@ -199,3 +199,58 @@ def local_response_norm_grad(node: Node, env: KernelEnv) -> Run:
         return result.astype(image.dtype, copy=False)
 
     return run
+
+
+# --- the old form: statistics as inputs, one number per channel -------------------------------------------------------
+
+
+def _check_global(node: Node, x: Any, vectors: dict[str, Any]) -> None:
+    if x.ndim != 4:
+        raise InvalidArgument(f"input must be 4-dimensional{format_shape(x.shape)}")
+    for name, vector in vectors.items():
+        if vector.ndim != 1:
+            raise InvalidArgument(f"{name} must be 1-dimensional{format_shape(vector.shape)}")
+        if vector.shape[0] != x.shape[3]:
+            raise InvalidArgument(f"{name} has {vector.shape[0]} elements, the input {x.shape[3]} channels")
+
+
+@kernel("BatchNormWithGlobalNormalization", shape=like_input())
+def batch_norm_with_global_normalization(node: Node, env: KernelEnv) -> Run:
+    xp = env.xp
+    epsilon, scales = node.attr("variance_epsilon"), node.attr("scale_after_normalization")
+
+    def run(x: Any, mean: Any, variance: Any, beta: Any, gamma: Any) -> Any:
+        _check_global(node, x, {"mean": mean, "var": variance, "beta": beta, "gamma": gamma})
+        wide = _wide(xp, x)
+        factor = 1 / xp.sqrt(variance.astype(wide.dtype) + wide.dtype.type(epsilon))
+        factor = factor * gamma if scales else factor
+        return ((wide - mean) * factor + beta).astype(x.dtype, copy=False)
+
+    return run
+
+
+def _global_grad_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
+    return [shapes[0], *[shapes[1]] * 4]
+
+
+@kernel("BatchNormWithGlobalNormalizationGrad", shape=_global_grad_shape)
+def batch_norm_with_global_normalization_grad(node: Node, env: KernelEnv) -> Run:
+    xp = env.xp
+    epsilon, scales = node.attr("variance_epsilon"), node.attr("scale_after_normalization")
+
+    def run(x: Any, mean: Any, variance: Any, gamma: Any, grad: Any) -> tuple[Any, ...]:
+        _check_global(node, x, {"mean": mean, "var": variance, "gamma": gamma})
+        if grad.shape != x.shape:
+            raise InvalidArgument(f"backprop has the shape {format_shape(grad.shape)}, the input "
+                                  f"{format_shape(x.shape)}")
+        wide, slope = _wide(xp, x), _wide(xp, grad)
+        factor = 1 / xp.sqrt(variance.astype(wide.dtype) + wide.dtype.type(epsilon))
+        weight = factor * gamma if scales else factor
+        centred = wide - mean
+        total, product = slope.sum(axis=(0, 1, 2)), (slope * centred).sum(axis=(0, 1, 2))
+        of_variance = product * weight * factor * factor * wide.dtype.type(-0.5)
+        of_gamma = product * factor if scales else xp.zeros_like(product)
+        results = (slope * weight, -total * weight, of_variance, total, of_gamma)
+        return tuple(result.astype(x.dtype, copy=False) for result in results)
+
+    return run

@@ -68,6 +68,8 @@ FAMILIES = (
     "runtime.ops.boxes",
     "runtime.ops.random_crops",
     "runtime.ops.image_files",
+    "runtime.ops.ctc",
+    "runtime.ops.lstm",
     "runtime.ops.diagonals",
     "runtime.ops.decompositions",
     "runtime.ops.factorizations",
