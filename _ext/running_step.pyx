@@ -35,6 +35,7 @@ cdef extern from "array_memory.h" nogil:
     int64_t TRT_ALL_LIMIT
     trt_step *trt_new_step(int64_t limit)
     void trt_release_step(trt_step *step)
+    bint trt_admit(trt_step *step, size_t bytes)
     object trt_make_handler()
 
 cdef extern from "turns.h" nogil:
@@ -148,6 +149,22 @@ def stopped():
     For kernels that work long, between pieces of their work.
     """
     return TRT_CURRENT != NULL and TRT_CURRENT.cancelled != 0
+
+
+def claim(nbytes):
+    """Check that the step of this thread may have so many bytes more; for kernels that would else work long first.
+
+    Raises
+    ------
+    MemoryError
+        If it may not, or no memory has so many. The executor tells the client as RESOURCE_EXHAUSTED.
+    """
+    if nbytes >= 1 << 62:
+        if TRT_CURRENT != NULL:
+            trt_admit(TRT_CURRENT, <size_t>1 << 62)
+        raise MemoryError(f"{nbytes} bytes are more than any memory holds")
+    if TRT_CURRENT != NULL and not trt_admit(TRT_CURRENT, nbytes):
+        raise MemoryError(f"{nbytes} bytes are more than the step may have")
 
 
 def install_here():

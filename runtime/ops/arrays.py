@@ -271,16 +271,23 @@ def _fill(node: Node, env: KernelEnv) -> Callable[..., Any]:
     return run
 
 
+_MAX_ELEMENTS = (1 << 63) - 1
+
+
 def check_dims(dims: Sequence[int]) -> None:
-    """Check that no dimension of a requested shape is negative.
+    """Check that no dimension of a requested shape is negative, nor their product more than 63 bits hold.
 
     Raises
     ------
     InvalidArgument
     """
+    total = 1
     for dim in dims:
         if dim < 0:
             raise InvalidArgument(f"Dimension {dim} must be >= 0")
+        total *= dim
+    if total > _MAX_ELEMENTS:
+        raise InvalidArgument(f"Shape {format_shape(tuple(dims))} would have more than 2**63 - 1 elements")
 
 
 @kernel("ZerosLike", shape=like_input())

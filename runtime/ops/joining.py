@@ -5,12 +5,14 @@ Results are views of the inputs wherever the array namespace gives one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runtime._ext.errors import InvalidArgument
+from runtime._ext.running_step import claim
 from runtime.ops.arrays import as_vector, check_dims, same_rank
 from runtime.ops.registry import Shape, kernel
 from runtime.ops.shapes import format_shape
@@ -278,6 +280,7 @@ def _tile(node: Node, env: KernelEnv) -> Callable[..., Any]:
         for index, count in enumerate(counts):
             if count < 0:
                 raise InvalidArgument(f"Expected multiples[{index}] >= 0, but got {count}")
+        claim(math.prod(counts) * tensor.nbytes)  # numpy makes it axis by axis
         return xp.tile(tensor, counts) if counts else tensor
 
     return run

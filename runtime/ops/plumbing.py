@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from runtime._ext.errors import InvalidArgument
 from runtime.dtypes import base
 from runtime.graph.node import shape_value
+from runtime.graph.validate import type_label
 from runtime.ops.registry import Shape, kernel
 from runtime.ops.shapes import format_shape, like_input
 from runtime.ops.summarize import summarize
@@ -27,9 +28,14 @@ def _const_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
 
 @kernel("Const", shape=_const_shape)
 def _const(node: Node, env: KernelEnv) -> Callable[..., Any]:
-    from runtime._ext.tensor_codec import decode_tensor
+    from runtime._ext.tensor_codec import decode_tensor_ex
 
-    value = env.xp.asarray(decode_tensor(node.attr("value").SerializeToString()))
+    kind, decoded = decode_tensor_ex(node.attr("value").SerializeToString())
+    if kind != node.output_types[0]:
+        raise InvalidArgument(
+            f"Type mismatch between value ({type_label(kind)}) and dtype ({type_label(node.output_types[0])})"
+        )
+    value = env.xp.asarray(decoded)
     return lambda: value
 
 

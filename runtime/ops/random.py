@@ -15,6 +15,7 @@ import numpy as np
 
 from runtime._ext.errors import InvalidArgument, Unimplemented
 from runtime._ext.philox import Philox, scrambled
+from runtime._ext.running_step import claim
 from runtime.dtypes import DataType, to_numpy
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape, like_input, scalar
@@ -83,6 +84,7 @@ def shape_from(value: Any) -> tuple[int, ...]:
         total *= dim
     if total > _MAX_ELEMENTS:
         raise InvalidArgument(f"Shape {format_shape(shape)} would have more than 2**63 - 1 elements")
+    claim(2 * total)  # at least; before the stream moves on
     return shape
 
 

@@ -65,6 +65,7 @@ class DataflowLowering(Lowering):
         self._frame_names = [""]
         self._frame_ids: dict[tuple[int, Any], int] = {}
         self._enters: list[tuple[int, int, bool, int]] = []
+        self._feed_names: list[str] = []
         self._owners: list[int] = []  # value -> node; -1 while the node, a NextIteration, is still to come
         self._index: dict[Node, int] = {}
         self._gates: dict[Node, list[int]] = {}  # constant nodes that have not been made nodes: what they wait for
@@ -94,6 +95,7 @@ class DataflowLowering(Lowering):
         self.add_feeds(feeds)
         for index, (node, slot) in enumerate(feeds):
             self._emit(kinds.FEED, None, (), (), (index,), 0)
+            self._feed_names.append(node.name)
             if slot == 0 and node.op in _PLACEHOLDERS:
                 self._index[node] = index  # who waits for the placeholder waits for its feed
         control_sources = {source for node in nodes for source in node.control_inputs}
@@ -290,15 +292,15 @@ class DataflowLowering(Lowering):
         for other, index in origins:
             if other != frame:
                 raise InvalidArgument(
-                    f"The node '{node.name}' has inputs from different frames. The input {self._mention(first)} is in "
-                    f"frame '{self._frame_names[frame]}'. The input {self._mention(index)} is in frame "
-                    f"'{self._frame_names[other]}'."
+                    f"{{{{node {self.path}{node.name}}}}} has inputs from different frames. The input "
+                    f"{{{{node {self._mention(first)}}}}} is in frame '{self._frame_names[frame]}'. The input "
+                    f"{{{{node {self._mention(index)}}}}} is in frame '{self._frame_names[other]}'."
                 )
         return frame
 
     def _mention(self, index: int) -> str:
         bound = self._bound[index]
-        return f"feed {index}" if bound is None else f"node '{bound.name}'"
+        return self._feed_names[index] if bound is None else bound.name
 
     def _note_loop_end(self, node: Node, kind: int, index: int, frame: int) -> None:
         """Note where the outputs of Enter and Exit go."""
@@ -311,9 +313,12 @@ class DataflowLowering(Lowering):
                 self._frame_names.append(name.decode("utf-8", "replace"))
             self._enters.append((index, child, bool(node.attr("is_constant")), int(node.attr("parallel_iterations"))))
             self._out_frames[index] = child
+        elif frame == 0 and kind == kinds.NEXT_ITERATION:
+            raise InvalidArgument(
+                f"{{{{node {self.path}{node.name}}}}} is a NextIteration outside of any loop: nothing that it takes "
+                "comes from an Enter"
+            )
         elif kind == kinds.EXIT:
             if frame == 0:
-                raise InvalidArgument(
-                    f"The Exit '{node.name}' is not in a loop: nothing that it takes comes from an Enter"
-                )
+                raise InvalidArgument("Invalid Exit op: Cannot find a corresponding Enter op.")
             self._out_frames[index] = self._parents[frame]

@@ -182,16 +182,24 @@ class Functions:
 
     def may_wait(self, body: FunctionBody) -> bool:
         """Tell whether anything in a body, or in what it calls, is asynchronous."""
+        known = self._waiting.get(body.name)
+        if known is not None:
+            return known
         seen = {body.name}
         pending = [body]
         while pending:
             for node in pending.pop().graph.nodes.values():
                 if node.op_def is not None and _is_asynchronous(node.op):
+                    self._waiting[body.name] = True
                     return True
                 for name, attrs in callees(node):
-                    if name not in seen:
+                    if self._waiting.get(name):
+                        self._waiting[body.name] = True
+                        return True
+                    if name not in seen and name not in self._waiting:
                         seen.add(name)
                         pending.append(self.library.body(name, attrs))
+        self._waiting.update(dict.fromkeys(seen, False))
         return False
 
     def _may_wait(self, name: str, attrs: Any) -> bool:
