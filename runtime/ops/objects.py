@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["as_object_array", "filled", "map_objects", "object_scalar"]
+__all__ = ["as_object_array", "filled", "kept", "map_objects", "object_scalar"]
 
 
 def object_scalar(value: Any) -> np.ndarray[Any, Any]:
@@ -24,6 +24,11 @@ def object_scalar(value: Any) -> np.ndarray[Any, Any]:
 def as_object_array(value: Any) -> np.ndarray[Any, Any]:
     """Return the result of a numpy function on object arrays as an array, a bare object as a 0-d one."""
     return value if isinstance(value, np.ndarray) else object_scalar(value)
+
+
+def kept(array: Any) -> Any:
+    """Return an array that may outlive the step: one that views foreign bytes, such as a request's, is copied."""
+    return array if array.flags.owndata else array.copy()
 
 
 def filled(shape: tuple[int, ...], values: Iterable[Any]) -> np.ndarray[Any, Any]:

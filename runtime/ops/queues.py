@@ -11,6 +11,7 @@ import numpy as np
 from runtime._ext.errors import InvalidArgument
 from runtime.dtypes import DataType, is_ref, to_numpy
 from runtime.ops.handles import finder, make_handle, resource_place
+from runtime.ops.objects import kept
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape, scalar
 from runtime.ops.state.queue import Queue
@@ -153,11 +154,6 @@ def _handle_label(node: Node) -> str:
     return "string_ref" if is_ref(node.input_types[0]) else "resource"
 
 
-def _kept(array: Any) -> Any:
-    """Return an array that may wait in a queue: one that views foreign bytes, such as a request's, is copied."""
-    return array if array.flags.owndata else array.copy()
-
-
 def _no_timeout(node: Node) -> None:
     if node.attr("timeout_ms") != -1:
         raise InvalidArgument("Timeout not supported yet.")
@@ -171,12 +167,12 @@ def enqueue(node: Node, env: KernelEnv) -> Run:
     def run(step: StepContext, done: Answer, handle: Any, *components: Any) -> None:
         queue = queue_of(handle)
         _check_enqueue(queue, components, node, many)
-        kept = [_kept(component) for component in components]
+        arrays = [kept(component) for component in components]
         elements: list[Element]
         if many:
-            elements = [tuple(component[row, ...] for component in kept) for row in range(kept[0].shape[0])]
+            elements = [tuple(component[row, ...] for component in arrays) for row in range(arrays[0].shape[0])]
         else:
-            elements = [tuple(kept)]
+            elements = [tuple(arrays)]
         queue.enqueue(step, elements, lambda _, error: done(None, error))
 
     return run

@@ -107,6 +107,8 @@ FAMILIES = (
     "runtime.ops.tables",
     "runtime.ops.accumulators",
     "runtime.ops.readers",
+    "runtime.ops.barriers",
+    "runtime.ops.staging",
     "runtime.ops.tensor_lists",
     "runtime.ops.tensor_list_slices",
     "runtime.ops.tensor_arrays",

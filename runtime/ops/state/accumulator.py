@@ -9,6 +9,7 @@ import numpy as np
 
 from runtime._ext.errors import Cancelled, InvalidArgument
 from runtime.dtypes import DataType
+from runtime.ops.objects import kept
 from runtime.ops.partial_shapes import matches
 from runtime.ops.shapes import format_shape
 from runtime.ops.state.waiting import Done, Waiting, call_all
@@ -133,7 +134,7 @@ class DenseAccumulator(Accumulator):
                 raise _mismatch(self.shape, gradient.shape)
             if not self.count:
                 # Kept as it is until another one comes, unless it views the bytes of a request.
-                self._total, self._is_own = gradient if gradient.flags.owndata else gradient.copy(), False
+                self._total, self._is_own = kept(gradient), False
             elif self._is_own:
                 np.add(self._total, gradient, out=self._total)
             else:
