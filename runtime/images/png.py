@@ -195,7 +195,7 @@ def _converted(colours: Array, alpha: Array | None, channels: int, header: _Head
     """Return the pixels with the channels and the width that are asked for."""
     dtype = colours.dtype
     if channels < 3 and colours.shape[-1] == 3:
-        total = sum(colours[..., i:i + 1].astype(np.uint32) * weight for i, weight in enumerate(_GREY_WEIGHTS))
+        total = (colours.astype(np.uint32) * np.array(_GREY_WEIGHTS, np.uint32)).sum(-1, np.uint32, keepdims=True)
         colours = ((total + (16384 if dtype.itemsize == 2 else 0)) >> 15).astype(dtype)
     elif channels >= 3 and colours.shape[-1] == 1:
         colours = np.repeat(colours, 3, axis=-1)

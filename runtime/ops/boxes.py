@@ -35,7 +35,7 @@ class _Overlaps:
         width = np.minimum(self._right[one], self._right[others]) - np.maximum(self._left[one], self._left[others])
         shared = np.maximum(height, zero) * np.maximum(width, zero)
         empty = (self._area[one] <= 0) | (self._area[others] <= 0)
-        return np.where(empty, zero, shared / (self._area[one] + self._area[others] - shared))
+        return np.asarray(np.where(empty, zero, shared / (self._area[one] + self._area[others] - shared)))
 
 
 def suppress(overlaps: Callable[[int, Array], Array], scores: Array, limit: int, threshold: float,

@@ -165,7 +165,7 @@ def ctc_loss(inputs: Array, labels: Sequence[Sequence[int]], lengths: Array, mer
     steps = np.log(np.take_along_axis(chances, np.broadcast_to(path, (count, batch, most)), axis=2))
     steps = np.where(there, steps, -np.inf)
 
-    def guard(allowed: Array, value: Array) -> Array:
+    def guard(allowed: Array, value: Array | float) -> Array:
         return np.where(allowed, value, -np.inf)
 
     def moved(value: Array, by: int) -> Array:

@@ -113,7 +113,8 @@ def _from_frames(data: bytes, name: str, op: str, channels: int, animated: bool)
         if count > 1:
             raise InvalidArgument(f"Got {count} frames, but animated gifs can only be decoded by tf.io.decode_gif or "
                                   "tf.io.decode_image")
-    return pillow.decode_frames(data, name, 3 if name == "GIF" else channels, 1)[0]
+    frame: Array = pillow.decode_frames(data, name, 3 if name == "GIF" else channels, 1)[0]
+    return frame
 
 
 def _as_type(pixels: Array, target: DataType) -> Array:

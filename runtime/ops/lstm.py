@@ -116,7 +116,8 @@ def _block_lstm_grad(node: Node, env: KernelEnv) -> Callable[..., Any]:
     peephole = bool(node.attr("use_peephole"))
 
     def run(step: StepContext, seq_len_max: Any, *tensors: Any) -> Any:
-        count = _check(seq_len_max, *tensors[:4], tensors[4:7], tensors[7])
+        x, cs_prev, h_prev, w = tensors[:4]
+        count = _check(seq_len_max, x, cs_prev, h_prev, w, tensors[4:7], tensors[7])
         x, cs_prev, h_prev, w, wci, wcf, wco, b, *blocks = (value.astype(xp.float32, copy=False) for value in tensors)
         steps, batch, inputs = x.shape
         cells = cs_prev.shape[1]

@@ -74,7 +74,7 @@ def scale_of(size: int, count: int, align_corners: bool) -> Any:
 def _positions(size: int, count: int, align_corners: bool, half_pixel: bool) -> Array:
     scale = scale_of(size, count, align_corners)
     cells = np.arange(count, dtype=_F)
-    return (cells + _F(0.5)) * scale - _F(0.5) if half_pixel else cells * scale
+    return np.asarray((cells + _F(0.5)) * scale - _F(0.5) if half_pixel else cells * scale)
 
 
 def bilinear(size: int, count: int, align_corners: bool, half_pixel: bool) -> Taps:
@@ -94,7 +94,7 @@ def nearest(size: int, count: int, align_corners: bool, half_pixel: bool) -> Arr
     position = (cells + _F(0.5)) * scale if half_pixel else cells * scale
     # Halves go away from zero; positions are not negative.
     place = np.floor(position + _F(0.5)) if align_corners else np.floor(position)
-    return np.minimum(place.astype(np.int64), size - 1)
+    return np.asarray(np.minimum(place.astype(np.int64), size - 1))
 
 
 _CUBIC_STEPS = 1024
