@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +10,13 @@ class ExampleFault(Exception):
     kind: int
     def __init__(self, example: int, feature: int, kind: int) -> None: ...
 
+@final
 class Features:
     @property
     def keys(self) -> list[bytes]: ...
     def __new__(cls, keys: Sequence[bytes], kinds: Sequence[int]) -> Features: ...
 
+@final
 class ExampleParser:
     def __new__(
         cls,

@@ -11,6 +11,7 @@ is one of BytesList (1), FloatList (2) and Int64List (3), whose values are at 1,
 
 import numpy as np
 
+cimport cython
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -20,7 +21,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy
 
-from runtime._ext.wirescan cimport (WIRE_BYTES, WIRE_FIXED32, WIRE_OK, WIRE_VARINT, Cursor, Span, hash_bytes, read_span,
+from runtime._ext.wirescan cimport (WIRE_BYTES, WIRE_FIXED32, WIRE_VARINT, Cursor, Span, hash_bytes, read_span,
                                     read_tag, read_varint, skip_field)
 
 cnp.import_array()
@@ -209,6 +210,7 @@ cdef int _read_feature(Span feature, int kind, Values *out, int64_t *count, int 
     return status
 
 
+@cython.final
 cdef class Features:
     """The features that are asked for, found by key; internal to this module."""
 
@@ -425,6 +427,7 @@ cdef int _read_list(Features features, int place, Values *counts, int64_t *frame
     return GOOD
 
 
+@cython.final
 cdef class ExampleParser:
     """Reads some features of Examples, or of SequenceExamples.
 

@@ -58,7 +58,8 @@ class Words:
     def doubles(self, count: int) -> npt.NDArray[np.float64]:
         """Return numbers in [0, 1) of 52 bits, two words each."""
         pairs = self.take(2 * count).astype(np.uint64).reshape(-1, 2)
-        return ((pairs[:, 0] & np.uint64(0xFFFFF)) << np.uint64(32) | pairs[:, 1]) * 2.0**-52
+        whole = (pairs[:, 0] & np.uint64(0xFFFFF)) << np.uint64(32) | pairs[:, 1]
+        return whole.astype(np.float64) * 2.0**-52
 
     def below(self, limit: int, count: int, bits: int) -> Integers:
         """Return whole numbers in [0, limit), of as many `bits` (32 or 64) each; what would favour some is drawn

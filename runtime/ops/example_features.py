@@ -218,7 +218,8 @@ def dense(feature: DenseFeature, counts: Counts, values: Any, default: Any, name
         start = "" if single else f"Name: {name_of(names, example)}, "
         raise InvalidArgument(f"{start}Feature: {text_of(feature.key)} (data type: {feature.datatype.label}) is "
                               "required but could not be found.")
-    result = np.empty((counts.size, *feature.shape), values.dtype)
+    shape: list[Any] = [counts.size, *feature.shape]
+    result = np.empty(shape, values.dtype)
     result[...] = default
     result[present] = values.reshape(-1, *feature.shape)
     return result

@@ -151,7 +151,7 @@ def wav(samples: npt.NDArray[np.float32], rate_hz: int) -> bytes:
     rounded = np.trunc(scaled + np.copysign(np.float32(0.5), scaled))  # halves away from zero
     data = np.clip(rounded, -32768, 32767).astype("<i2").tobytes()
     head = struct.pack("<HHIIHH", 1, channels, rate_hz, rate_hz * channels * 2 & 0xFFFFFFFF, channels * 2, 16)
-    body = b"WAVEfmt " + struct.pack("<I", len(head)) + head + b"data" + struct.pack("<I", len(data)) + data
+    body: bytes = b"WAVEfmt " + struct.pack("<I", len(head)) + head + b"data" + struct.pack("<I", len(data)) + data
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 

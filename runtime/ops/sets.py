@@ -42,7 +42,7 @@ def _from_dense(array: Any) -> _Members:
     return _Members(np.repeat(np.arange(count), array.shape[-1]), array.reshape(-1), array.shape[:-1])
 
 
-def _from_sparse(xp: Any, indices: Any, values: Any, shape: Any, validate: bool) -> _Members:
+def _from_sparse(indices: Any, values: Any, shape: Any, *, validate: bool) -> _Members:
     if indices.ndim != 2:
         raise InvalidArgument(f"Expected indices to be a matrix, got shape {format_shape(indices.shape)}")
     if values.ndim != 1:
@@ -55,8 +55,8 @@ def _from_sparse(xp: Any, indices: Any, values: Any, shape: Any, validate: bool)
     dims = tuple(shape.tolist())
     if len(dims) < 2:
         raise InvalidArgument(f"Shape rank {len(dims)} < 2.")
-    check_indices_valid(xp, indices, dims, ordered=validate)
-    groups, = keys(xp, dims[:-1], indices[:, :-1])
+    check_indices_valid(np, indices, dims, ordered=validate)
+    groups, = keys(np, dims[:-1], indices[:, :-1])
     return _Members(groups, values, dims[:-1])
 
 
@@ -106,14 +106,14 @@ def _dense_to_dense(node: Node, env: KernelEnv) -> Run:
 @kernel("DenseToSparseSetOperation", shape=_set_shapes, host=(0, 1, 2, 3))
 def _dense_to_sparse(node: Node, env: KernelEnv) -> Run:
     operation, validate = _operation(node), bool(node.attr("validate_indices"))
-    return lambda a, *b: _operate(operation, _from_dense(a), _from_sparse(np, *b, validate))
+    return lambda a, *b: _operate(operation, _from_dense(a), _from_sparse(*b, validate=validate))
 
 
 @kernel("SparseToSparseSetOperation", shape=_set_shapes, host=(0, 1, 2, 3, 4, 5))
 def _sparse_to_sparse(node: Node, env: KernelEnv) -> Run:
     operation, validate = _operation(node), bool(node.attr("validate_indices"))
-    return lambda *parts: _operate(operation, _from_sparse(np, *parts[:3], validate),
-                                   _from_sparse(np, *parts[3:], validate))
+    return lambda *parts: _operate(operation, _from_sparse(*parts[:3], validate=validate),
+                                   _from_sparse(*parts[3:], validate=validate))
 
 
 @kernel("SetSize", shape=unknown, host=(0, 1, 2))
@@ -121,7 +121,7 @@ def _set_size(node: Node, env: KernelEnv) -> Run:
     validate = bool(node.attr("validate_indices"))
 
     def run(indices: Any, values: Any, shape: Any) -> Any:
-        members = _from_sparse(np, indices, values, shape, validate)
+        members = _from_sparse(indices, values, shape, validate=validate)
         distinct, (codes,) = _coded(members.values)
         width = max(1, distinct.size)
         groups = np.unique(members.groups * width + codes) // width

@@ -57,7 +57,7 @@ def keys(xp: Any, shape: Sequence[int], *indices: Any) -> list[Any]:
     ranks = xp.empty(joined.shape[0], xp.int64)
     changes = (ordered[1:] != ordered[:-1]).any(axis=1)
     ranks[order] = xp.concatenate([xp.zeros(min(1, joined.shape[0]), xp.int64), xp.cumsum(changes)])
-    cuts = []
+    cuts: list[int] = []
     for positions in indices[:-1]:
         cuts.append(positions.shape[0] + (cuts[-1] if cuts else 0))
     return list(xp.split(ranks, cuts))

@@ -19,7 +19,8 @@ def tensor_message(array: Any, datatype: int) -> bytes:
     """
     if base(datatype) is not DataType.STRING:
         return encode_tensor(array, datatype)
-    message = wire.TensorProto(dtype=int(DataType.STRING), string_val=array.reshape(-1).tolist())
+    message = wire.TensorProto(string_val=array.reshape(-1).tolist())
+    message.dtype = int(DataType.STRING)  # type: ignore[assignment]
     message.tensor_shape.SetInParent()
     for dim in array.shape:
         message.tensor_shape.dim.add().size = dim

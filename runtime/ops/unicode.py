@@ -118,7 +118,8 @@ def _starts(points: CodePoints, codec: str, text: str) -> CodePoints:
         widths = np.full(points.shape, 4)
     else:
         widths = np.array([len(character.encode(codec)) for character in text], np.int64)
-    return np.cumsum(widths) - widths
+    ends: CodePoints = np.cumsum(widths)
+    return ends - widths
 
 
 def _decode_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
