@@ -70,6 +70,7 @@ FAMILIES = (
     "runtime.ops.image_files",
     "runtime.ops.ctc",
     "runtime.ops.lstm",
+    "runtime.ops.sdca",
     "runtime.ops.diagonals",
     "runtime.ops.decompositions",
     "runtime.ops.factorizations",

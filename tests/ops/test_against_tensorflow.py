@@ -32,7 +32,7 @@ COVERED = tuple(f"runtime.ops.{name}" for name in (
     "plumbing", "arrays", "joining", "slicing", "indexing", "padding", "sequences", "counting", "elementwise", "unary",
     "reductions", "linalg", "einsum", "diagonals", "decompositions", "strings", "string_conversions",
     "special_kernels", "bits", "searching", "quantization", "factorizations", "fourier", "space_blocks", "resizing",
-    "patches", "colours", "boxes", "random_crops", "image_files", "ctc", "lstm",
+    "patches", "colours", "boxes", "random_crops", "image_files", "ctc", "lstm", "sdca",
     "tensor_arrays", "tensor_lists", "tensor_list_slices", "scatter_nd", "slice_updates", "sparse_segments",
     "random_distributions", "candidate_sampling", "convolution", "convolution_3d", "depthwise", "pooling",
     "pooling_3d", "pooling_argmax", "fractional_pooling",
