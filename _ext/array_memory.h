@@ -223,7 +223,7 @@ static void *trt_array_realloc(void *unused, void *former, size_t bytes) {
 static void trt_array_free(void *unused, void *block, size_t bytes) {
     PyDataMemAllocator *inner = &trt_memory.inner->allocator;
     (void)unused;
-    if (bytes >= TRT_COUNTED_BYTES)
+    if (block != NULL && bytes >= TRT_COUNTED_BYTES) /* numpy's sorts give back buffers that they never took */
         trt_uncount(block);
     inner->free(inner->ctx, block, bytes);
 }
