@@ -25,6 +25,9 @@
 #define TRT_SLICE_WORK (16 << 20)
 #define TRT_MAX_CONV_SLICES 16
 #define TRT_PARTIAL_BYTES (16 << 20)
+#define TRT_WINOGRAD_BYTES (420 << 10)  /* of a box of tiles */
+#define TRT_WINOGRAD_MAX_FILTER (1 << 15) /* channels times depth */
+#define TRT_WINOGRAD_MIN_WORK (1 << 22) /* multiplications of the plain sum */
 
 typedef struct {
     ptrdiff_t offset, length;           /* in bytes, in elements */
@@ -56,8 +59,16 @@ typedef struct {
     ptrdiff_t num_runs;
     char *packed;
     char *partial;
+    ptrdiff_t tile_outputs[2], tiles[2]; /* of Winograd's algorithm: outputs of a tile, tiles of an image */
+    ptrdiff_t all_tiles, tile_boxes;
     int failed;                         /* atomic: a thread had no memory */
+    int not_finite;                     /* atomic: a sum by Winograd's algorithm was not */
 } trt_conv_plan;
+
+static inline void trt_conv_not_finite(const trt_conv_plan *plan)
+{
+    __atomic_store_n(&((trt_conv_plan *)plan)->not_finite, 1, __ATOMIC_RELAXED);
+}
 
 static inline trt_box trt_box_of(const trt_conv_plan *plan, ptrdiff_t index)
 {
@@ -83,10 +94,14 @@ typedef struct {
     ptrdiff_t lanes, max_rows;
     trt_conv_pack_fn pack_filter;
     trt_conv_task_fn window_task, filter_task;
+    trt_conv_pack_fn pack_points;
+    trt_conv_task_fn winograd_task, winograd_filter_task;
+    void (*winograd_add_slices)(const trt_conv_plan *plan, ptrdiff_t begin, ptrdiff_t end);
 } trt_conv_level;
 
 #define TRT_CONV_LEVEL(lanes, max_rows, suffix) \
-    {lanes, max_rows, pack_filter_##suffix, window_task_##suffix, filter_task_##suffix}
+    {lanes, max_rows, pack_filter_##suffix, window_task_##suffix, filter_task_##suffix, pack_points_##suffix, \
+     winograd_task_##suffix, winograd_filter_task_##suffix, winograd_add_slices_##suffix}
 /* by level and whether double */
 static const trt_conv_level trt_conv_levels[TRT_NUM_LEVELS][2] = {
     {TRT_CONV_LEVEL(4, 6, f32_baseline), TRT_CONV_LEVEL(2, 6, f64_baseline)},
@@ -250,6 +265,76 @@ static inline void trt_conv_add_slices(void *context, ptrdiff_t begin, ptrdiff_t
                 out[i] += part[i];
         }
     }
+}
+
+/* Winograd's algorithm */
+
+/* Plan it; 0 where the plain sum is as fast, or where operands do not lie as it wants them. */
+static inline int trt_conv_plan_winograd(trt_conv_plan *plan, int of_filter)
+{
+    const trt_conv *work = plan->work;
+    ptrdiff_t element = work->is_double ? 8 : 4, lanes = trt_conv_level_of(plan)->lanes;
+    ptrdiff_t other = work->channels > work->depth ? work->channels : work->depth, most;
+    for (int i = 0; i < 2; i++) {
+        const trt_conv_axis *axis = &work->axes[i];
+        if (axis->stride != 1 || axis->step != 1 || (axis->taps != 3 && axis->taps != 5))
+            return 0;
+        plan->tile_outputs[i] = 7 - axis->taps;
+        plan->tiles[i] = (axis->count + plan->tile_outputs[i] - 1) / plan->tile_outputs[i];
+    }
+    if (work->groups != 1 || work->channels % lanes || work->depth % lanes || work->image_steps[3] != element ||
+        (of_filter && work->filter_steps[3] != element))
+        return 0;
+    plan->not_finite = 0;
+    plan->all_tiles = work->batch * plan->tiles[0] * plan->tiles[1];
+    if (work->channels * work->depth > TRT_WINOGRAD_MAX_FILTER ||
+        trt_conv_multiplications(work) < TRT_WINOGRAD_MIN_WORK ||
+        1.5 * 36 * plan->tiles[0] * plan->tiles[1] >
+            (double)work->axes[0].count * work->axes[1].count * work->axes[0].taps * work->axes[1].taps)
+        return 0;
+    most = TRT_WINOGRAD_BYTES / (36 * element * (work->channels + work->depth));
+    if (most > plan->all_tiles)
+        most = plan->all_tiles;
+    if (most > trt_conv_level_of(plan)->max_rows)
+        most -= most % trt_conv_level_of(plan)->max_rows;
+    if (most < 1)
+        most = 1;
+    plan->tile_boxes = (plan->all_tiles + most - 1) / most;
+    plan->scratch_bytes = (other + most * (36 * (work->channels + work->depth) + 2 * lanes)) * element;
+    plan->panels = (work->depth + 2 * lanes - 1) / (2 * lanes);
+    if (of_filter) {
+        ptrdiff_t size = 36 * work->channels * work->depth * element;
+        plan->slices = TRT_PARTIAL_BYTES / size < TRT_MAX_CONV_SLICES ? TRT_PARTIAL_BYTES / size : TRT_MAX_CONV_SLICES;
+        if (plan->slices > plan->tile_boxes)
+            plan->slices = plan->tile_boxes;
+        if (plan->slices < 1)
+            plan->slices = 1;
+    }
+    return 1;
+}
+
+static inline void trt_conv_pack_points(void *context, ptrdiff_t index)
+{
+    trt_conv_plan *plan = context;
+    trt_conv_level_of(plan)->pack_points(plan, index);
+}
+
+static inline void trt_conv_winograd_task(void *context, ptrdiff_t index)
+{
+    trt_conv_plan *plan = context;
+    trt_conv_run(plan, trt_conv_level_of(plan)->winograd_task, index);
+}
+
+static inline void trt_conv_winograd_filter_task(void *context, ptrdiff_t index)
+{
+    trt_conv_plan *plan = context;
+    trt_conv_run(plan, trt_conv_level_of(plan)->winograd_filter_task, index);
+}
+
+static inline void trt_conv_winograd_add_slices(void *context, ptrdiff_t begin, ptrdiff_t end)
+{
+    trt_conv_plan *plan = context;
+    trt_conv_level_of(plan)->winograd_add_slices(plan, begin, end);
 }
 
 #endif

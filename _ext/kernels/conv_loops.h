@@ -53,7 +53,7 @@ TRT_TARGET static inline __attribute__((always_inline)) void TRT_TYPED(window_ti
  * gradient. */
 TRT_TARGET static inline __attribute__((always_inline)) void TRT_TYPED(filter_tile)(
     const int rows, const int vectors, ptrdiff_t lines, ptrdiff_t line_step, ptrdiff_t count, ptrdiff_t a_step,
-    const char *a, const TRT_REAL *b, TRT_REAL *c, ptrdiff_t c_step, int add)
+    const char *a, const TRT_REAL *b, ptrdiff_t b_step, TRT_REAL *c, ptrdiff_t c_step, int add)
 {
     TRT_VECTOR sums[TRT_MAX_ROWS][2];
 #pragma GCC unroll 16
@@ -73,7 +73,7 @@ TRT_TARGET static inline __attribute__((always_inline)) void TRT_TYPED(filter_ti
                 if (vectors > 1)
                     sums[i][1] = TRT_FMA(x, right, sums[i][1]);
             }
-            b += vectors * TRT_LANES;
+            b += b_step;
             cells = (const TRT_MEM_REAL *)((const char *)cells + a_step);
         }
     }
@@ -134,7 +134,8 @@ TRT_TARGET static inline __attribute__((always_inline)) void TRT_TYPED(narrow_ti
 typedef void (*TRT_TYPED(window_fn))(const trt_run *runs, ptrdiff_t num_runs, const char *a, ptrdiff_t a_step,
                                      const TRT_REAL *b, TRT_REAL *c, ptrdiff_t c_step, int add);
 typedef void (*TRT_TYPED(filter_fn))(ptrdiff_t lines, ptrdiff_t line_step, ptrdiff_t count, ptrdiff_t a_step,
-                                     const char *a, const TRT_REAL *b, TRT_REAL *c, ptrdiff_t c_step, int add);
+                                     const char *a, const TRT_REAL *b, ptrdiff_t b_step, TRT_REAL *c,
+                                     ptrdiff_t c_step, int add);
 
 #define TRT_TILE(rows, vectors)                                                                                    \
     TRT_TARGET static void TRT_TYPED(window_##rows##_##vectors)(                                                   \
@@ -145,9 +146,9 @@ typedef void (*TRT_TYPED(filter_fn))(ptrdiff_t lines, ptrdiff_t line_step, ptrdi
     }                                                                                                              \
     TRT_TARGET static void TRT_TYPED(filter_##rows##_##vectors)(                                                   \
         ptrdiff_t lines, ptrdiff_t line_step, ptrdiff_t count, ptrdiff_t a_step, const char *a, const TRT_REAL *b, \
-        TRT_REAL *c, ptrdiff_t c_step, int add)                                                                    \
+        ptrdiff_t b_step, TRT_REAL *c, ptrdiff_t c_step, int add)                                                  \
     {                                                                                                              \
-        TRT_TYPED(filter_tile)(rows, vectors, lines, line_step, count, a_step, a, b, c, c_step, add);              \
+        TRT_TYPED(filter_tile)(rows, vectors, lines, line_step, count, a_step, a, b, b_step, c, c_step, add);      \
     }
 #define TRT_TILES(rows) TRT_TILE(rows, 1) TRT_TILE(rows, 2)
 #define TRT_WINDOWS(rows) {TRT_TYPED(window_##rows##_1), TRT_TYPED(window_##rows##_2)}
@@ -447,10 +448,12 @@ TRT_TARGET static void TRT_TYPED(filter_task)(const trt_conv_plan *plan, ptrdiff
                     const char *first = a + from * (ptrdiff_t)sizeof(TRT_REAL);
                     TRT_TYPED(filter_fn) sum = TRT_TYPED(filter_tiles)[rows - 1][vectors - 1];
                     if (width == vectors * TRT_LANES) {
-                        sum(box.rows, line_step, box.columns, a_step, first, packed, target, work->out_steps[2], add);
+                        sum(box.rows, line_step, box.columns, a_step, first, packed, vectors * TRT_LANES, target,
+                            work->out_steps[2], add);
                         continue;
                     }
-                    sum(box.rows, line_step, box.columns, a_step, first, packed, edge, TRT_PANEL, 0);
+                    sum(box.rows, line_step, box.columns, a_step, first, packed, vectors * TRT_LANES, edge, TRT_PANEL,
+                        0);
                     for (ptrdiff_t i = 0; i < rows; i++)
                         for (ptrdiff_t j = 0; j < width; j++) {
                             TRT_REAL total = edge[i * TRT_PANEL + j], *cell = target + i * work->out_steps[2] + j;
@@ -461,6 +464,8 @@ TRT_TARGET static void TRT_TYPED(filter_task)(const trt_conv_plan *plan, ptrdiff
         }
     }
 }
+
+#include "kernels/conv_winograd_loops.h"
 
 #undef TRT_PANEL
 #undef TRT_TILE

@@ -44,7 +44,8 @@ cdef extern from "kernels/conv.h" nogil:
         void *runs
         char *packed
         char *partial
-        int failed
+        Py_ssize_t tile_boxes
+        int failed, not_finite
     int trt_conv_scratch_init()
     double trt_conv_multiplications(const trt_conv *work)
     int trt_conv_plan_boxes(trt_conv_plan *plan, int of_filter)
@@ -56,6 +57,11 @@ cdef extern from "kernels/conv.h" nogil:
     void trt_conv_window_task(void *plan, Py_ssize_t index) noexcept
     void trt_conv_filter_task(void *plan, Py_ssize_t index) noexcept
     void trt_conv_add_slices(void *plan, Py_ssize_t begin, Py_ssize_t end) noexcept
+    int trt_conv_plan_winograd(trt_conv_plan *plan, int of_filter)
+    void trt_conv_pack_points(void *plan, Py_ssize_t index) noexcept
+    void trt_conv_winograd_task(void *plan, Py_ssize_t index) noexcept
+    void trt_conv_winograd_filter_task(void *plan, Py_ssize_t index) noexcept
+    void trt_conv_winograd_add_slices(void *plan, Py_ssize_t begin, Py_ssize_t end) noexcept
 
 cdef enum:
     # Multiplications from which on the GIL is given up, and from which on the work is shared.
@@ -124,10 +130,15 @@ cdef bint _groups(Py_ssize_t channels, cnp.npy_intp *filter_dims, trt_conv *work
 cdef int _windows(trt_conv *work) noexcept nogil:
     """Compute a convolution: 0 done, 1 declined, -1 no memory."""
     cdef trt_conv_plan plan
+    cdef int status
     cdef Py_ssize_t i, tasks, element = 8 if work.is_double else 4
     cdef bint shared = trt_conv_multiplications(work) >= SHARED_FROM
     plan.work, plan.level, plan.failed = work, simd.level, 0
     plan.inner = work.axes[0].taps * work.axes[1].taps * work.channels
+    if trt_conv_plan_winograd(&plan, 0):
+        status = _winograd_windows(&plan)
+        if status <= 0:
+            return status
     if not trt_conv_plan_boxes(&plan, 0):
         return 1
     if not trt_conv_plan_runs(&plan):
@@ -153,13 +164,44 @@ cdef int _windows(trt_conv *work) noexcept nogil:
     return -1 if plan.failed else 0
 
 
+cdef int _winograd_windows(trt_conv_plan *plan) noexcept nogil:
+    """Compute a planned convolution by Winograd's algorithm: 0 done, 1 not all of it is finite, -1 no memory."""
+    cdef const trt_conv *work = plan.work
+    plan.packed = trt_conv_memory(36 * work.channels * work.depth * (8 if work.is_double else 4))
+    if plan.packed == NULL:
+        return -1
+    parallel_for(trt_conv_pack_points, plan, plan.panels)
+    parallel_for(trt_conv_winograd_task, plan, plan.tile_boxes)
+    free(plan.packed)
+    return -1 if plan.failed else plan.not_finite
+
+
+cdef int _winograd_filter(trt_conv_plan *plan) noexcept nogil:
+    """Compute a planned gradient of a filter by Winograd's algorithm: 0 done, 1 not all of it is finite, -1 no memory."""
+    cdef const trt_conv *work = plan.work
+    plan.partial = trt_conv_memory(36 * plan.slices * work.channels * work.depth * (8 if work.is_double else 4))
+    if plan.partial == NULL:
+        return -1
+    parallel_for(trt_conv_winograd_filter_task, plan, plan.slices)
+    if not plan.failed:
+        parallel_ranges(trt_conv_winograd_add_slices, plan, work.channels, 4)
+    free(plan.partial)
+    return -1 if plan.failed else plan.not_finite
+
+
 cdef int _filter(trt_conv *work) noexcept nogil:
     """Compute the gradient of a filter: 0 done, 1 declined, -1 no memory."""
     cdef trt_conv_plan plan
+    cdef int status
     cdef Py_ssize_t i, tasks, element = 8 if work.is_double else 4
     cdef bint shared = trt_conv_multiplications(work) >= SHARED_FROM
     plan.work, plan.level, plan.failed, plan.partial = work, simd.level, 0, NULL
     plan.inner = work.axes[0].taps * work.axes[1].taps * work.channels
+    if trt_conv_plan_winograd(&plan, 1):
+        status = _winograd_filter(&plan)
+        if status <= 0:
+            return status
+        plan.partial = NULL
     if not trt_conv_plan_boxes(&plan, 1):
         return 1
     trt_conv_plan_slices(&plan)

@@ -162,9 +162,58 @@ def test_gradients_are_the_derivatives():
             assert np.isclose((forward.compiled(x, dw)[0] * g).sum(), (by_w * dw).sum(), rtol=1e-10)
 
 
-def test_the_same_with_any_number_of_threads():
+# Winograd's algorithm is taken for 3 and 5 taps of whole vectors of channels
+
+
+WINOGRAD = [((3, 17, 19, 32), (3, 3, 32, 48)), ((2, 16, 23, 32), (5, 5, 32, 16)), ((2, 31, 18, 16), (3, 5, 16, 32)),
+            ((2, 19, 33, 16), (5, 3, 16, 64)), ((40, 7, 7, 32), (3, 3, 32, 32)), ((1, 60, 61, 80), (3, 3, 80, 16))]
+
+
+@pytest.mark.parametrize(("image", "weights"), WINOGRAD)
+def test_few_taps_of_many_channels(image, weights):
+    rng = np.random.default_rng(50)
+    compare(rng, "f4", image, weights)
+    compare(rng, "f4", image, weights, misaligned, padding=b"VALID")
+    compare(rng, "f8", image, weights, padding=b"EXPLICIT", explicit=((3, 0), (1, 2)))
+    compare(rng, "f4", image, weights, lambda array: np.repeat(array, 2, 2)[:, :, ::2])
+    compare(rng, "f4", image, weights, np.asfortranarray, layout=b"NCHW")
+
+
+@pytest.mark.parametrize(("image", "weights"), WINOGRAD[:4])
+def test_their_rounding_errors_are_those_of_sums(image, weights):
+    rng = np.random.default_rng(51)
+    attrs, wide = attrs_of("f4"), attrs_of("f8")
+    x, w = normal(rng, image, "f4"), normal(rng, weights, "f4")
+    g = normal(rng, (*image[:3], weights[3]), "f4")
+    sizes, filter_sizes = np.array(image, "i4"), np.array(weights, "i4")
+    for op, args, terms in (("Conv2D", (x, w), np.prod(weights[:3])),
+                            ("Conv2DBackpropInput", (sizes, w, g), np.prod(weights) / weights[2]),
+                            ("Conv2DBackpropFilter", (x, filter_sizes, g), np.prod(image[:3]))):
+        (result,) = Pair(op, **attrs).compiled(*args)
+        (exact,) = Pair(op, **wide).python(*(arg.astype("f8") if arg.dtype == "f4" else arg for arg in args))
+        error = np.sqrt(np.mean((result - exact) ** 2))
+        assert error < 16 * 2.0**-24 * np.sqrt(terms), (op, error)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_what_is_not_finite_stays_in_its_windows_there_too(value):
+    rng = np.random.default_rng(52)
+    x, w = np.abs(normal(rng, (2, 17, 19, 32), "f4")), np.abs(normal(rng, (3, 3, 32, 48), "f4"))
+    x[1, 5, 6, 7] = value
+    g = np.abs(normal(rng, (2, 17, 19, 48), "f4"))
+    for op, args in (("Conv2D", (x, w)), ("Conv2DBackpropInput", (np.array(x.shape, "i4"), w, g * 1e30)),
+                     ("Conv2DBackpropFilter", (x, np.array(w.shape, "i4"), g))):
+        (result,), (expected,) = Pair(op, **attrs_of("f4")).compiled(*args), Pair(op, **attrs_of("f4")).python(*args)
+        np.testing.assert_array_equal(np.isfinite(result), np.isfinite(expected))
+        np.testing.assert_array_equal(np.isnan(result), np.isnan(expected))
+        there = np.isfinite(expected)
+        np.testing.assert_allclose(result[there], expected[there], rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [16, 17])
+def test_the_same_with_any_number_of_threads(channels):
     rng = np.random.default_rng(27)
-    x, w = normal(rng, (9, 20, 20, 16), "f4"), normal(rng, (3, 3, 16, 48), "f4")
+    x, w = normal(rng, (9, 20, 20, channels), "f4"), normal(rng, (3, 3, channels, 48), "f4")
     attrs = attrs_of("f4")
     g = normal(rng, (9, 20, 20, 48), "f4")
     before = worker_pool.workers()
