@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +16,10 @@ import numpy as np
 from runtime._ext.errors import InvalidArgument
 from runtime._ext.executor import Program, run_while, truth
 from runtime.dtypes import to_numpy
+from runtime.graph.device_spec import DeviceSpec, parse
 from runtime.ops.registry import Bind, Shape, kernel
 from runtime.ops.shapes import unknown
+from runtime.step.environment import GradientOf
 
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
@@ -72,7 +75,7 @@ def _labels(types: Sequence[int]) -> str:
 
 def _callee(node: Node, env: KernelEnv) -> CompiledFunction:
     function = env.compile_function(node.attr("f") if node.op_def is not None else node.proto)
-    _check(node, function, "its function", node.input_types, node.output_types)
+    _check(node, function, "its function", node.input_types[node.op == "RemoteCall":], node.output_types)
     return function
 
 
@@ -106,6 +109,84 @@ def _start_call(node: Node, env: KernelEnv) -> Run:
 def _forward(done: Done) -> Done:
     """Return a callback that hands a function's outputs to a kernel's `done`."""
     return lambda outputs, error: done(None if error is not None else _result(outputs), error)
+
+
+def _filled(spec: DeviceSpec, default: DeviceSpec) -> DeviceSpec:
+    """Return a device specification with what it leaves open taken from another."""
+    found = {field.name: getattr(spec, field.name) for field in fields(DeviceSpec)}
+    return DeviceSpec(**{name: getattr(default, name) if value is None else value for name, value in found.items()})
+
+
+def _remote_callee(node: Node, env: KernelEnv) -> tuple[CompiledFunction, Callable[[Any], None]]:
+    """Return the function of a RemoteCall, and what checks that its target is this device."""
+    function = _callee(node, env)
+    here = parse(env.device.name)
+    assert here is not None
+
+    def check(target: Any) -> None:
+        if target.ndim:
+            raise InvalidArgument(f"target must be a scalar, but it has the shape {list(target.shape)}")
+        text = target.item().decode("utf-8", "replace")
+        wanted = parse(text)
+        if wanted is None:
+            raise InvalidArgument(f"Could not parse {text} into a device specification.")
+        full = _filled(wanted, here)
+        if full.without_device() != here.without_device():
+            raise InvalidArgument(f"Could not find worker with target: {full} Available workers: "
+                                  f"{here.without_device()}")
+        if not wanted.matches(here):
+            raise InvalidArgument(f"{full} unknown device.")
+
+    return function, check
+
+
+@kernel("RemoteCall", shape=unknown, host=(0,), needs_step=True)
+def _remote_call(node: Node, env: KernelEnv) -> Run:
+    """Call a function on a device of this task."""
+    function, check = _remote_callee(node, env)
+
+    def run(step: StepContext, target: Any, *args: Any) -> Any:
+        check(target)
+        return _result(function.run(step, args))
+
+    return run
+
+
+@_waiting("RemoteCall")
+def _start_remote_call(node: Node, env: KernelEnv) -> Run:
+    function, check = _remote_callee(node, env)
+
+    def run(step: StepContext, done: Done, target: Any, *args: Any) -> None:
+        check(target)
+        function.start(step, args, _forward(done))
+
+    return run
+
+
+def _gradient(node: Node, env: KernelEnv) -> CompiledFunction:
+    function = env.compile_function(GradientOf(node.attr("f")))
+    _check(node, function, "the gradient of its function", node.input_types, node.output_types)
+    return function
+
+
+@kernel("SymbolicGradient", shape=unknown, needs_step=True)
+def _symbolic_gradient(node: Node, env: KernelEnv) -> Run:
+    function = _gradient(node, env)
+
+    def run(step: StepContext, *args: Any) -> Any:
+        return _result(function.run(step, args))
+
+    return run
+
+
+@_waiting("SymbolicGradient")
+def _start_symbolic_gradient(node: Node, env: KernelEnv) -> Run:
+    function = _gradient(node, env)
+
+    def run(step: StepContext, done: Done, *args: Any) -> None:
+        function.start(step, args, _forward(done))
+
+    return run
 
 
 # Branches.

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from runtime._ext.errors import InvalidArgument
 from runtime.dtypes import base
 from runtime.graph.node import shape_value
 from runtime.graph.validate import type_label
 from runtime.ops.registry import Shape, kernel
-from runtime.ops.shapes import format_shape, like_input
+from runtime.ops.shapes import format_shape, like_input, scalar
 from runtime.ops.summarize import summarize
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ def _placeholder_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
     return [node.attr("shape") or None]
 
 
+@kernel("PlaceholderV2", shape=_declared_shape)
 @kernel("Placeholder", shape=_placeholder_shape)
 def _placeholder(node: Node, env: KernelEnv) -> Callable[..., Any]:
     shape = node.attr("shape")
@@ -65,6 +69,16 @@ def _placeholder(node: Node, env: KernelEnv) -> Callable[..., Any]:
 @kernel("Identity", "StopGradient", "PreventGradient", "Snapshot", "GuaranteeConst", shape=like_input())
 def _identity(node: Node, env: KernelEnv) -> Callable[..., Any]:
     return lambda value: value
+
+
+@kernel("DeepCopy", shape=like_input())
+def _deep_copy(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    return lambda value: value.copy()
+
+
+@kernel("Timestamp", shape=scalar)
+def _timestamp(node: Node, env: KernelEnv) -> Callable[..., Any]:
+    return lambda: np.float64(time.time())
 
 
 @kernel("IdentityN", shape=lambda node, shapes: shapes)

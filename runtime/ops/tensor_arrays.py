@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtime._ext.errors import InvalidArgument, Unimplemented
-from runtime._ext.variable import ResourceHandle
+from runtime._ext.variable import ResourceHandle, Variable
 from runtime.dtypes import DataType, to_numpy
-from runtime.ops.handles import handle_array
+from runtime.ops.handles import RefHandle, handle_array
 from runtime.ops.partial_shapes import known, matches
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape, scalar
@@ -48,10 +48,9 @@ def _keep(step: StepContext, device: str, container: str, made: Stack | TensorAr
 
 
 def _stack_of(handle: Any) -> Stack:
-    found = getattr(handle.item(), "resource", None)
+    found = getattr(handle if isinstance(handle, Variable) else handle.item(), "resource", None)
     if not isinstance(found, Stack):
-        raise InvalidArgument(f"the resource handle {handle.item()!r} does not name a stack; connect the output of a "
-                              "StackV2")
+        raise InvalidArgument(f"the handle {handle!r} does not name a stack; connect the output of a StackV2")
     return found
 
 
@@ -80,11 +79,26 @@ def _stack(node: Node, env: KernelEnv) -> Run:
     return run
 
 
+@kernel("Stack", shape=lambda node, shapes: [(2,)], needs_step=True)
+def _old_stack(node: Node, env: KernelEnv) -> Run:
+    """Make a stack of no limit, and hand on a reference."""
+    kind = DataType(node.attr("elem_type"))
+    prefix = node.attr("stack_name").decode("utf-8", "replace") or node.name
+    device = env.device.name
+
+    def run(step: StepContext) -> Any:
+        made = Stack(f"{prefix}_{next(_numbers)}", kind, -1)
+        _keep(step, device, _STACKS, made)
+        return RefHandle(_STACKS, made.name, made)
+
+    return run
+
+
 def _pushed_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
     return [shapes[1]]
 
 
-@kernel("StackPushV2", shape=_pushed_shape)
+@kernel("StackPush", "StackPushV2", shape=_pushed_shape)
 def _stack_push(node: Node, env: KernelEnv) -> Run:
     kind = DataType(node.attr("T"))
 
@@ -98,12 +112,12 @@ def _stack_push(node: Node, env: KernelEnv) -> Run:
     return run
 
 
-@kernel("StackPopV2", shape=lambda node, shapes: [None])
+@kernel("StackPop", "StackPopV2", shape=lambda node, shapes: [None])
 def _stack_pop(node: Node, env: KernelEnv) -> Run:
     return lambda handle: _stack_of(handle).pop()
 
 
-@kernel("StackCloseV2", shape=lambda node, shapes: [])
+@kernel("StackClose", "StackCloseV2", shape=lambda node, shapes: [])
 def _stack_close(node: Node, env: KernelEnv) -> Run:
     return lambda handle: _stack_of(handle).close()
 

@@ -228,6 +228,18 @@ _assign_in_place("AssignAdd", "add")
 _assign_in_place("AssignSub", "subtract")
 
 
+@kernel("RefSelect", shape=unknown, host=(0,))
+def ref_select(node: Node, env: KernelEnv) -> Run:
+    def run(index: Any, *variables: Variable) -> Variable:
+        if index.ndim:
+            raise InvalidArgument(f"Index must be a scalar, but it has shape {format_shape(index.shape)}")
+        if not 0 <= index < len(variables):
+            raise InvalidArgument(f"Index must be in the range [0, {len(variables)}) but got {int(index)}")
+        return variables[int(index)]
+
+    return run
+
+
 @kernel("IsVariableInitialized", shape=scalar)
 def is_variable_initialized(node: Node, env: KernelEnv) -> Run:
     return lambda variable: np.bool_(variable.value is not None)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from runtime.step.files import FileAccess
     from runtime.step.functions import Functions
 
-__all__ = ["CompiledFunction", "KernelEnv", "SessionState"]
+__all__ = ["CompiledFunction", "GradientOf", "KernelEnv", "SessionState"]
 
 _T = TypeVar("_T")
 
@@ -107,6 +107,18 @@ class CompiledFunction(Protocol):
         self, step: StepContext, args: Sequence[Any], done: Callable[[list[Any] | None, BaseException | None], None]
     ) -> None:
         """Run, and call `done` once with the outputs or the error, perhaps from another thread."""
+
+
+@dataclass(frozen=True)
+class GradientOf:
+    """Names the gradient of a function, where a function is named.
+
+    Attributes
+    ----------
+    function : wire.NameAttrList
+    """
+
+    function: Any
 
 
 @dataclass(slots=True)

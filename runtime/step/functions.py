@@ -12,6 +12,7 @@ from runtime._ext.executor import Dataflow, Program
 from runtime.graph.prune import order
 from runtime.ops import registry
 from runtime.step.dataflow import CONTROL_FLOW, DataflowLowering
+from runtime.step.environment import GradientOf
 from runtime.step.lowering import Lowering, StraightLowering, numpy_types
 
 if TYPE_CHECKING:
@@ -152,24 +153,31 @@ class Functions:
 
         Parameters
         ----------
-        function : wire.NameAttrList, wire.NodeDef of a call by name, str or bytes
+        function : wire.NameAttrList, wire.NodeDef of a call by name, str, bytes, or GradientOf one of these
         path : str
             Names of the calls around it, its own included, each followed by ``/``.
         chain : tuple
             The functions being called; a function that calls itself is the one that is running.
         """
-        name, attrs = _name_and_attrs(function)
-        key = _key(name, attrs)
+        is_gradient = isinstance(function, GradientOf)
+        name, attrs = _name_and_attrs(function.function if is_gradient else function)
+        key = _key(f"gradient of {name}" if is_gradient else name, attrs)
         for called, compiled in chain:
             if called == key:
                 return compiled  # type: ignore[no-any-return]
         with self._lock:
             found = self._compiled.get((key, path))
         if found is None:
-            made = LibraryFunction(self, key, self.library.body(name, attrs), path, chain)
+            body = self._gradient(name, attrs) if is_gradient else self.library.body(name, attrs)
+            made = LibraryFunction(self, key, body, path, chain)
             with self._lock:
                 found = self._compiled.setdefault((key, path), made)
         return found
+
+    def _gradient(self, name: str, attrs: Any) -> FunctionBody:
+        from runtime.step.differentiate import gradient_body  # with the builder, which few graphs need
+
+        return gradient_body(self.library, name, attrs)
 
     def kernel(self, node: Node, found: registry.Kernel) -> registry.Kernel:
         """Return the kernel of a node that calls functions: its waiting form when one of them may wait."""

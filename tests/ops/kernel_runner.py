@@ -88,7 +88,7 @@ class KernelRunner:
                     if node.inputs[position][0].name in fed_nodes:
                         env.constants[position] = args[position]
             function = kernel.bind(node, env)
-            if kernel.needs_step and step is None:
+            if (kernel.needs_step or kernel.asynchronous) and step is None:
                 step = self._new_step()
             if kernel.asynchronous:
                 result = self._wait(function, step, args)

@@ -6,8 +6,8 @@ try again, with the lock held, and then, without the lock, calls those back that
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import Cancelled
@@ -42,13 +42,13 @@ class Waiting:
 
     Parameters
     ----------
-    lock : threading.Lock
+    lock : threading.Lock or threading.RLock
         Guards what they wait for.
     in_order : bool
         Whether nobody may be served before those that came earlier; else everybody tries.
     """
 
-    def __init__(self, lock: threading.Lock, in_order: bool = True) -> None:
+    def __init__(self, lock: AbstractContextManager[Any], in_order: bool = True) -> None:
         self._lock = lock
         self._in_order = in_order
         self._operations: list[_Operation] = []
