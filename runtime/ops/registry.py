@@ -98,6 +98,7 @@ FAMILIES = (
     "runtime.ops.sparse_math",
     "runtime.ops.sparse_serialization",
     "runtime.ops.sparse_cross",
+    "runtime.ops.sparse_maps",
     "runtime.ops.example_parsing",
     "runtime.ops.sequence_parsing",
     "runtime.ops.parsing",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from runtime.graph.node import Node
     from runtime.step.environment import KernelEnv
 
+__all__ = ["batched"]
+
 Run = Callable[..., Any]
 
 
@@ -144,13 +146,26 @@ def _deserialize(node: Node, env: KernelEnv) -> Run:
         if not batch:
             indices, values, shape = parts[0]
             return xp.asarray(indices), xp.asarray(values), xp.asarray(shape)
-        return _batched(xp, batch, parts)
+        return batched(xp, batch, parts)
 
     return run
 
 
-def _batched(xp: Any, batch: tuple[int, ...], parts: Sequence[tuple[Any, Any, Any]]) -> tuple[Any, Any, Any]:
-    """Join sparse tensors along new first axes; the shape is the greatest of theirs."""
+def batched(xp: Any, batch: tuple[int, ...], parts: Sequence[tuple[Any, Any, Any]]) -> tuple[Any, Any, Any]:
+    """Join sparse tensors along new first axes.
+
+    Parameters
+    ----------
+    batch : tuple of int
+        Lengths of the new axes.
+    parts : sequence of (indices, values, shape)
+        As many as the new axes have places, in row-major order; the result's shape is the greatest of theirs.
+
+    Raises
+    ------
+    InvalidArgument
+        If their ranks differ.
+    """
     rank = parts[0][2].shape[0]
     for number, (_, _, shape) in enumerate(parts):
         if shape.shape[0] != rank:

@@ -37,7 +37,7 @@ COVERED = tuple(f"runtime.ops.{name}" for name in (
     "random_distributions", "candidate_sampling", "convolution", "convolution_3d", "depthwise", "pooling",
     "pooling_3d", "pooling_argmax", "fractional_pooling",
     "sparse_tensors", "sparse_math",
-    "sparse_serialization", "sparse_cross", "example_parsing", "sequence_parsing", "parsing",
+    "sparse_serialization", "sparse_cross", "sparse_maps", "example_parsing", "sequence_parsing", "parsing",
     "text_forms", "unicode", "sets", "ragged", "media_summaries",
 ))
 """Modules whose every kernel stands in a table."""

@@ -20,6 +20,7 @@ def cases() -> Iterator[Case]:
     yield from _serialized()
     yield from _deserialized()
     yield from _crosses()
+    yield from _maps()
 
 
 def _serialized() -> Iterator[Case]:
@@ -114,3 +115,30 @@ def _crosses() -> Iterator[Case]:
                   (first[0], first[1], longs(5, 2))):
         yield op_case("SparseCross", *(part for pair in zip(first, other) for part in pair), text=False, **common)
 
+
+
+def _maps() -> Iterator[Case]:
+    """Keep sparse tensors in one run, take them out in another."""
+    for kind in (ONE, np.int64, object):
+        data_type = from_numpy(np.dtype(kind))
+        inputs = {"i": PLACES, "v": values(kind, (5,)), "s": DIMS, "h": longs(0)}
+        shared = {"shared_name": "kept", "T": data_type}
+        nodes = [*fed(**inputs), node("AddSparseToTensorsMap", "one", ["i", "v", "s"], **shared),
+                 node("AddManySparseToTensorsMap", "many", ["i", "v", "s"], **shared),
+                 node("TakeManySparseFromTensorsMap", "op", ["h"], dtype=data_type, shared_name="kept"),
+                 node("TakeManySparseFromTensorsMap", "wrong", ["h"], dtype=np.float16, shared_name="kept")]
+        put = feeds(**{name: inputs[name] for name in "ivs"})
+
+        def take(*numbers: int, nodes: list[Any] = nodes) -> Run:
+            return Run(feeds(h=longs(*numbers)), ["op:0", "op:1", "op:2"])
+
+        runs = [Run(put, ["one:0"]), Run(put, ["many:0"]), Run(put, ["one:0"]), take(3, 1), take(0, 5), take(2)]
+        yield graph_case("TakeManySparseFromTensorsMap", np.dtype(kind).name, nodes, *runs)
+        yield graph_case("AddManySparseToTensorsMap", f"{np.dtype(kind).name} gone", nodes, Run(put, ["many:0"]),
+                         take(1), take(1), text=False)
+        yield graph_case("AddSparseToTensorsMap", f"{np.dtype(kind).name} type", nodes, Run(put, ["one:0"]),
+                         Run(feeds(h=longs(0)), ["wrong:0"]), text=False)
+    bad = {"i": PLACES, "v": values(ONE, (4,)), "s": DIMS}
+    for op in ("AddSparseToTensorsMap", "AddManySparseToTensorsMap"):
+        nodes = [*fed(**bad), node(op, "op", ["i", "v", "s"], T=ONE)]
+        yield graph_case(op, "too few values", nodes, Run(feeds(**bad), ["op:0"]), text=False)
