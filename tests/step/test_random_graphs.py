@@ -1,4 +1,8 @@
-"""Random graphs: both executors, a plain Python program, and TensorFlow itself agree on them."""
+"""Random graphs: all ways of running them, a plain Python program, and TensorFlow itself agree on them.
+
+`RandomGraph` writes frames with dead values and control edges; `random_programs.Program` is one program as a straight
+line, with functions and with frames. A failure names the seed that makes it again.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime._ext.executor import DeadFetch, Program
+from runtime._ext.executor import Dataflow, DeadFetch, Program
 from tests import peers
-from tests.step.maker import Runner
+from tests.step.maker import GraphMaker, Runner
 from tests.step.random_graphs import RandomGraph
+from tests.step.random_programs import FORMS
+from tests.step.random_programs import Program as RandomProgram
 
 
 def _feeds(graph: RandomGraph) -> dict[str, np.ndarray]:
@@ -40,6 +46,38 @@ def test_control_flow_computes_what_the_program_says(seed):
             runner.run([*graph.fetches, dead], _feeds(graph))
 
 
+def _program_feeds(program: RandomProgram) -> dict[str, np.ndarray]:
+    return {f"{name}:0": value for name, value in program.feeds.items()}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("seed", range(70))
+def test_every_form_of_a_program_computes_the_same(seed, form):
+    """A straight line, compiled loops and conditionals, and frames; each by its own executor and by dataflow."""
+    program = RandomProgram(seed)
+    runner = Runner(program.graph(form))
+    feeds = _program_feeds(program)
+    fetches = [f"{name}:0" for name in program.fetches]
+    executor = runner.compile(list(feeds), fetches).executor
+    if form != "frames":
+        assert isinstance(executor, Program)
+    expected = [value.tolist() for value in program.run()]
+    assert [value.tolist() for value in runner.run(fetches, feeds)] == expected
+    assert [value.tolist() for value in runner.by_dataflow(fetches, feeds)] == expected
+    assert [value.tolist() for value in runner.run(fetches, feeds)] == expected  # with frames and cells used before
+
+
+@pytest.mark.parametrize("seed", range(2000, 2020))
+def test_frames_nested_deeply_compute_the_same(seed):
+    program = RandomProgram(seed, size=4, depth=6)
+    runner = Runner(program.graph("frames"))
+    feeds = _program_feeds(program)
+    fetches = [f"{name}:0" for name in program.fetches]
+    assert isinstance(runner.compile(list(feeds), fetches).executor, (Program, Dataflow))
+    expected = [value.tolist() for value in program.run()]
+    assert [value.tolist() for value in runner.run(fetches, feeds)] == expected
+
+
 # Without TensorFlow's graph optimizer, which computes something else for a few of these graphs.
 _PEER = """
 import json, sys
@@ -54,7 +92,7 @@ for line in open(sys.argv[1]):
         tf.import_graph_def(graph_def, name="")
         with tf.compat.v1.Session(graph=graph, config=config) as session:
             feeds = dict(case["feeds"])
-            values = [int(value) for value in session.run(case["fetches"], feeds)]
+            values = [value.tolist() for value in session.run(case["fetches"], feeds)]
             dead = False
             if case["dead"]:
                 try:
@@ -65,22 +103,37 @@ for line in open(sys.argv[1]):
 """
 
 
+def _case(maker: GraphMaker, feeds: dict[str, np.ndarray], fetches: list[str], dead: str | None) -> str:
+    made = {
+        "graph": maker.proto.SerializeToString().hex(),
+        "feeds": [(name, value.tolist()) for name, value in feeds.items()],
+        "fetches": fetches,
+        "dead": dead,
+    }
+    return json.dumps(made) + "\n"
+
+
 def test_tensorflow_computes_the_same(tmp_path: Path):
     """The same GraphDefs in a session of TensorFlow's own, one process for all."""
-    expected = []
+    expected, what = [], []
     with open(tmp_path / "cases", "w", encoding="ascii") as cases:
         for seed in range(1000, 1040):
             graph = RandomGraph(seed, size=16)
             values = [int(value) for value in Runner(graph.maker).run(graph.fetches, _feeds(graph))]
             assert values == graph.expected()
             expected.append([values, graph.dead_fetch is not None])
-            case = {
-                "graph": graph.maker.proto.SerializeToString().hex(),
-                "feeds": list(graph.feeds.items()),
-                "fetches": graph.fetches,
-                "dead": graph.dead_fetch,
-            }
-            cases.write(json.dumps(case) + "\n")
+            what.append(f"RandomGraph({seed})")
+            cases.write(_case(graph.maker, _feeds(graph), graph.fetches, graph.dead_fetch))
+        for seed in range(1000, 1030):
+            program = RandomProgram(seed)
+            values = [value.tolist() for value in program.run()]
+            for form in FORMS:
+                expected.append([values, False])
+                what.append(f"RandomProgram({seed}).graph({form!r})")
+                fetches = [f"{name}:0" for name in program.fetches]
+                cases.write(_case(program.graph(form), _program_feeds(program), fetches, None))
     lines = peers.run_peer(_PEER, str(tmp_path / "cases")).stdout.splitlines()
     found = [json.loads(line.removeprefix("RESULT ")) for line in lines if line.startswith("RESULT ")]
-    assert found == expected
+    assert len(found) == len(expected)
+    for name, theirs, ours in zip(what, found, expected, strict=True):
+        assert theirs == ours, name
