@@ -1,17 +1,25 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Levenshtein distances of many pairs of sequences, for the op EditDistance. Works without the GIL."""
+"""Levenshtein distances of many pairs of sequences, for the op EditDistance.
+
+The loop works without the GIL, and ends early once the calling thread's step is cancelled.
+"""
 
 import numpy as np
 
 from libc.stdint cimport int64_t
 
+from runtime._ext.running_step cimport stop_flag
 
-cdef int64_t _distance(const int64_t *a, int64_t n, const int64_t *b, int64_t m, int64_t *row) noexcept nogil:
+
+cdef int64_t _distance(const int64_t *a, int64_t n, const int64_t *b, int64_t m, int64_t *row,
+                       const int *stop) noexcept nogil:
     """Fill one row after another of the table; `row` has room for m + 1 numbers."""
     cdef int64_t i, j, diagonal, above, best
     for j in range(m + 1):
         row[j] = j
     for i in range(1, n + 1):
+        if stop != NULL and stop[0]:
+            break
         diagonal = row[0]
         row[0] = i
         for j in range(1, m + 1):
@@ -61,10 +69,11 @@ def edit_distances(const int64_t[::1] a, const int64_t[::1] a_lengths, const int
     cdef int64_t[::1] row = np.empty(longest + 1, np.int64)
     result = np.empty(pairs, np.int64)
     cdef int64_t[::1] out = result
+    cdef const int *stop = stop_flag()
     with nogil:
         for pair in range(pairs):
             out[pair] = _distance(&a[a_start] if a_lengths[pair] else NULL, a_lengths[pair],
-                                  &b[b_start] if b_lengths[pair] else NULL, b_lengths[pair], &row[0])
+                                  &b[b_start] if b_lengths[pair] else NULL, b_lengths[pair], &row[0], stop)
             a_start += a_lengths[pair]
             b_start += b_lengths[pair]
     return result

@@ -21,6 +21,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy
 
+from runtime._ext.running_step cimport stop_flag
 from runtime._ext.wirescan cimport (WIRE_BYTES, WIRE_FIXED32, WIRE_VARINT, Cursor, Span, hash_bytes, read_span,
                                     read_tag, read_varint, skip_field)
 
@@ -486,6 +487,7 @@ cdef class ExampleParser:
         cdef Features features = self.features
         cdef Features lists = self.lists
         cdef bint sequences = self.sequences
+        cdef const int *stop = stop_flag()
         cdef Py_ssize_t example = 0
         cdef int status = GOOD, place = -1, kind = 0, number
         cdef Span *messages = <Span *>PyMem_Malloc(max(1, batch) * sizeof(Span))
@@ -512,7 +514,7 @@ cdef class ExampleParser:
                 messages[example].n = PyBytes_GET_SIZE(item)
             with nogil:
                 example = 0
-                while example < batch and status == GOOD:
+                while example < batch and status == GOOD and (stop == NULL or stop[0] == 0):
                     place = -1
                     status = _fields(messages[example], features, lists, sequences)
                     if status == GOOD:

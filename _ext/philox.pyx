@@ -13,6 +13,8 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 cimport cython
 
+from runtime._ext.running_step cimport stop_flag
+
 cdef enum:
     RESERVED_PER_VALUE = 256  # words that a value of a distribution with redraws may use
 
@@ -46,7 +48,8 @@ cdef class Philox:
 
     Notes
     -----
-    Drawing from a generator starts at its counter and leaves the counter alone; `reserve` moves it.
+    Drawing from a generator starts at its counter and leaves the counter alone; `reserve` moves it. Once the step of the
+    calling thread is cancelled the rest of what is drawn is arbitrary.
     """
 
     def __cinit__(self, seed, seed2, start=0):
@@ -73,10 +76,13 @@ cdef class Philox:
         cdef uint32_t[::1] out = result
         cdef State state = self.state
         cdef uint32_t block[4]
+        cdef const int *stop = stop_flag()
         cdef Py_ssize_t place
         with nogil:
             for place in range(size):
                 if place % 4 == 0:
+                    if stop != NULL and stop[0]:
+                        break
                     next_block(&state, block)
                 out[place] = block[place % 4]
         return result
@@ -89,10 +95,13 @@ cdef class Philox:
         cdef uint32_t block[4]
         cdef uint32_t mask = (<uint32_t>1 << bits) - 1
         cdef float scale = <float>1.0 / <float>(<uint32_t>1 << bits)
+        cdef const int *stop = stop_flag()
         cdef Py_ssize_t place
         with nogil:
             for place in range(size):
                 if place % 4 == 0:
+                    if stop != NULL and stop[0]:
+                        break
                     next_block(&state, block)
                 out[place] = <float>(block[place % 4] & mask) * scale
         return result
@@ -103,12 +112,15 @@ cdef class Philox:
         cdef double[::1] out = result
         cdef State state = self.state
         cdef uint32_t block[4]
+        cdef const int *stop = stop_flag()
         cdef Py_ssize_t place
         cdef int half
         with nogil:
             for place in range(size):
                 half = place % 2
                 if half == 0:
+                    if stop != NULL and stop[0]:
+                        break
                     next_block(&state, block)
                 out[place] = unit_double(block[2 * half], block[2 * half + 1])
         return result
@@ -120,10 +132,13 @@ cdef class Philox:
         cdef State state = self.state
         cdef uint32_t block[4]
         cdef uint32_t width = <uint32_t>high - <uint32_t>low
+        cdef const int *stop = stop_flag()
         cdef Py_ssize_t place
         with nogil:
             for place in range(size):
                 if place % 4 == 0:
+                    if stop != NULL and stop[0]:
+                        break
                     next_block(&state, block)
                 out[place] = <int32_t>(<uint32_t>low + block[place % 4] % width)
         return result
@@ -136,12 +151,15 @@ cdef class Philox:
         cdef uint32_t block[4]
         cdef uint64_t width = <uint64_t>high - <uint64_t>low
         cdef uint64_t word
+        cdef const int *stop = stop_flag()
         cdef Py_ssize_t place
         cdef int half
         with nogil:
             for place in range(size):
                 half = place % 2
                 if half == 0:
+                    if stop != NULL and stop[0]:
+                        break
                     next_block(&state, block)
                 word = block[2 * half] | (<uint64_t>block[2 * half + 1] << 32)
                 out[place] = <int64_t>(<uint64_t>low + word % width)
@@ -154,10 +172,13 @@ cdef class Philox:
         cdef State state = self.state
         cdef uint32_t block[4]
         cdef float pair[4]
+        cdef const int *stop = stop_flag()
         cdef Py_ssize_t place
         with nogil:
             for place in range(size):
                 if place % 4 == 0:
+                    if stop != NULL and stop[0]:
+                        break
                     next_block(&state, block)
                     box_muller_float(block[0], block[1], pair)
                     box_muller_float(block[2], block[3], pair + 2)
@@ -171,10 +192,13 @@ cdef class Philox:
         cdef State state = self.state
         cdef uint32_t block[4]
         cdef double pair[2]
+        cdef const int *stop = stop_flag()
         cdef Py_ssize_t place
         with nogil:
             for place in range(size):
                 if place % 2 == 0:
+                    if stop != NULL and stop[0]:
+                        break
                     next_block(&state, block)
                     box_muller_double(block[0], block[1], block[2], block[3], pair)
                 out[place] = pair[place % 2]
@@ -186,11 +210,13 @@ cdef class Philox:
         cdef float[::1] out = result
         cdef Words words
         cdef float pair[2]
+        cdef const int *stop = stop_flag()
         cdef Py_ssize_t place = 0, end
         cdef uint32_t x0, x1
         cdef int half
         with nogil:
-            while place < size:  # groups of four values, each with a stretch of its own
+            while place < size and (stop == NULL or stop[0] == 0):
+                # Groups of four values, each with a stretch of its own.
                 end = min(place + 4, size)
                 words.state = self.state
                 words.used = 4
@@ -212,10 +238,12 @@ cdef class Philox:
         cdef Words words
         cdef double pair[2]
         cdef uint32_t block[4]
+        cdef const int *stop = stop_flag()
         cdef Py_ssize_t place = 0, end
         cdef int half
         with nogil:
-            while place < size:  # groups of two values
+            while place < size and (stop == NULL or stop[0] == 0):
+                # Groups of two values.
                 end = min(place + 2, size)
                 words.state = self.state
                 words.used = 4
@@ -236,11 +264,14 @@ cdef class Philox:
         cdef int64_t[::1] out = result
         cdef State state = self.state
         cdef uint32_t block[4]
+        cdef const int *stop = stop_flag()
         cdef Py_ssize_t place, other
         cdef int64_t kept
         with nogil:
             for place in range(size - 1):
                 if place % 4 == 0:
+                    if stop != NULL and stop[0]:
+                        break
                     next_block(&state, block)
                 other = place + <Py_ssize_t>(block[place % 4] % <uint32_t>(size - place))
                 kept = out[place]

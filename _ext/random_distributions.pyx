@@ -3,7 +3,8 @@
 
 The values are TensorFlow's for the same stream. Gamma and Poisson give each value a stretch of the stream of its own; a
 stretch is read in blocks of four words, and the numbers of a block are used last one first. Callers are the kernels of
-random ops, which reserve the streams. Each loop releases the GIL.
+random ops, which reserve the streams. Each loop releases the GIL, and ends early once the calling thread's step is
+cancelled.
 """
 
 import numpy as np
@@ -13,6 +14,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from runtime._ext.philox cimport (Philox, State, box_muller_double, box_muller_float, next_block, skip_blocks,
                                   unit_double, unit_float)
+from runtime._ext.running_step cimport stop_flag
 
 cdef extern from "<math.h>" nogil:
     # The plain lgamma writes the sign to a global variable.
@@ -97,10 +99,13 @@ def gamma(Philox generator, const double[::1] alpha, Py_ssize_t samples):
     result = np.empty((samples, count), np.float64)
     cdef double[:, ::1] out = result
     cdef State state
+    cdef const int *stop = stop_flag()
     cdef Py_ssize_t which, sample
     with nogil:
         for which in range(count):
             for sample in range(samples):
+                if stop != NULL and stop[0]:
+                    break
                 state = generator.state
                 skip_blocks(&state, <uint64_t>BLOCKS_PER_VALUE * <uint64_t>(which * samples + sample))
                 out[sample, which] = _gamma(state, alpha[which])
@@ -170,12 +175,15 @@ def poisson(Philox generator, const double[::1] rate, Py_ssize_t samples, double
     cdef double[:, ::1] out = result
     cdef State state
     cdef double one, limit
+    cdef const int *stop = stop_flag()
     cdef Py_ssize_t which, sample
     with nogil:
         for which in range(count):
             one = rate[which]
             limit = exp(-one)
             for sample in range(samples):
+                if stop != NULL and stop[0]:
+                    break
                 state = generator.state
                 skip_blocks(&state, <uint64_t>BLOCKS_PER_VALUE * <uint64_t>(which * samples + sample))
                 if one != one or (isinf(one) and one > 0):
@@ -329,9 +337,10 @@ def normal_between(Philox generator, real[::1] out, Py_ssize_t batch, const real
     """
     cdef State state = generator.state
     cdef Py_ssize_t start = 0, number = 0, size = out.shape[0]
+    cdef const int *stop = stop_flag()
     cdef int status = 0
     with nogil:
-        while start < size:
+        while start < size and (stop == NULL or stop[0] == 0):
             status = _between[real](&state, means[number if means.shape[0] > 1 else 0],
                                     deviations[number if deviations.shape[0] > 1 else 0],
                                     lows[number if lows.shape[0] > 1 else 0],
