@@ -348,7 +348,7 @@ TRT_TARGET static void TRT_TYPED(window_task)(const trt_conv_plan *plan, ptrdiff
         ptrdiff_t count = 0, k = 0;
         for (; first + count < plan->num_runs && count < TRT_BLOCK_RUNS; count++) {
             const trt_cells *from = &plan->runs[first + count];
-            if (count > 0 && k + from->length > TRT_BLOCK_INNER)
+            if (count > 0 && !plan->narrow && k + from->length > TRT_BLOCK_INNER)
                 break;
             runs[count].offset = (from->row * work->axes[0].step * row_step +
                                   from->column * work->axes[1].step * work->channels + from->channel) *
