@@ -13,6 +13,7 @@ from runtime._ext.errors import InvalidArgument, Unimplemented
 from runtime._ext.philox import Philox
 from runtime.ops.pooling import lowest
 from runtime.ops.registry import kernel
+from runtime.ops.shapes import format_shape, like_input
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
@@ -143,3 +144,88 @@ def _divided(xp: Any, sums: Any, rows: np.ndarray[Any, Any], columns: np.ndarray
     if sums.dtype.kind == "i":
         return (xp.sign(sums) * (xp.abs(sums) // counts)).astype(sums.dtype)
     return sums / counts
+
+
+# Gradients
+
+
+def _check_sequences(rows: Any, columns: Any, sizes: Sequence[int], pooled: Sequence[int]) -> None:
+    """Check that two sequences cut an image of some height and width into so many windows.
+
+    TensorFlow reads and writes beyond its memory where they do not.
+    """
+    for name, sequence, size, count in (("row", rows, sizes[0], pooled[0]), ("col", columns, sizes[1], pooled[1])):
+        if sequence.ndim != 1:
+            raise InvalidArgument(f"{name}_pooling_sequence must be a vector, received shape "
+                                  f"{format_shape(sequence.shape)}")
+        if sequence.size != count + 1:
+            raise InvalidArgument(f"{name}_pooling_sequence must have {count + 1} entries for {count} windows, got "
+                                  f"{sequence.size}")
+        if sequence[0] != 0 or sequence[-1] != size or (np.diff(sequence) <= 0).any():
+            raise InvalidArgument(f"{name}_pooling_sequence must rise from 0 to {size}, got {sequence.tolist()}")
+
+
+@kernel("FractionalMaxPoolGrad", shape=like_input(), host=(3, 4))
+def fractional_max_pool_grad(node: Node, env: KernelEnv) -> Run:
+    xp, overlapping = env.xp, node.attr("overlapping")
+
+    def run(image: Any, output: Any, gradient: Any, rows: Any, columns: Any) -> Any:
+        for name, array in (("orig_input", image), ("orig_output", output), ("out_backprop", gradient)):
+            if array.ndim != 4:
+                raise InvalidArgument(f"{name} should be a tensor of rank 4, got shape {format_shape(array.shape)}")
+            if not array.size:
+                raise InvalidArgument(f"{name} must not be empty, got shape {format_shape(array.shape)}")
+        if gradient.shape != output.shape or (output.shape[0], output.shape[3]) != (image.shape[0], image.shape[3]):
+            raise InvalidArgument(f"orig_input {format_shape(image.shape)}, orig_output {format_shape(output.shape)} "
+                                  f"and out_backprop {format_shape(gradient.shape)} do not belong together")
+        _check_sequences(rows, columns, image.shape[1:3], output.shape[1:3])
+        result = xp.zeros(image.shape, gradient.dtype)
+        batch, channel = xp.arange(image.shape[0])[:, None], xp.arange(image.shape[3])
+        row_ends, column_ends = _ends(rows, overlapping), _ends(columns, overlapping)
+        for i, j in np.ndindex(*output.shape[1:3]):
+            cells = image[:, rows[i]:row_ends[i], columns[j]:column_ends[j]]
+            width = cells.shape[2]
+            cells = cells.reshape(image.shape[0], -1, image.shape[3])
+            first = xp.argmax(cells, axis=1)
+            if (xp.take_along_axis(cells, first[:, None], axis=1)[:, 0] != output[:, i, j]).any():
+                raise InvalidArgument("tensor_out_dup is not the same as tensor_out")
+            result[batch, rows[i] + first // width, columns[j] + first % width, channel] += gradient[:, i, j]
+        return result
+
+    return run
+
+
+def _average_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
+    return [(None,) * 4]
+
+
+@kernel("FractionalAvgPoolGrad", shape=_average_shape, host=(0, 2, 3))
+def fractional_avg_pool_grad(node: Node, env: KernelEnv) -> Run:
+    xp, overlapping = env.xp, node.attr("overlapping")
+
+    def run(input_shape: Any, gradient: Any, rows: Any, columns: Any) -> Any:
+        if input_shape.shape != (4,):
+            raise InvalidArgument("original input tensor shape must be1-dimensional and 4 elements")
+        if gradient.ndim != 4:
+            raise InvalidArgument("out_backprop must be 4-dimensional")
+        for size in gradient.shape:
+            if size <= 0:
+                raise InvalidArgument(f"out_backprop must be positive for all dimension, got:{size}")
+        shape = tuple(input_shape.tolist())
+        if (shape[0], shape[3]) != (gradient.shape[0], gradient.shape[3]):
+            raise InvalidArgument(f"orig_input_tensor_shape {format_shape(shape)} and out_backprop "
+                                  f"{format_shape(gradient.shape)} do not belong together")
+        rows, columns = rows.reshape(-1), columns.reshape(-1)
+        _check_sequences(rows, columns, shape[1:3], gradient.shape[1:3])
+        down, across = (_shares(xp, sequence, overlapping) for sequence in (rows, columns))
+        wide = gradient.astype(xp.float64)
+        return xp.einsum("nhwc,hi,wj->nijc", wide, down, across, optimize=True).astype(gradient.dtype)
+
+    return run
+
+
+def _shares(xp: Any, sequence: np.ndarray[Any, Any], overlapping: bool) -> Any:
+    """Return what each cell gets of a window's gradient, (windows, cells)."""
+    starts, ends = sequence[:-1, None], _ends(sequence, overlapping)[:, None]
+    cells = np.arange(sequence[-1])
+    return xp.asarray(((cells >= starts) & (cells < ends)) / (ends - starts))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from runtime.step.environment import KernelEnv
 
 __all__ = ["Pooling", "average", "average_gradient", "check_gradients", "check_spatial", "first_maximum", "lowest",
-           "maximum", "pooled_shape"]
+           "maximum", "pooled_shape", "taken_at"]
 
 Run = Callable[..., Any]
 _finfo: Callable[[Any], Any] = ml_dtypes.finfo
@@ -262,6 +262,19 @@ def max_pool_grad_grad(node: Node, env: KernelEnv) -> Run:
     attrs, xp = Pooling.of(node, gradient="MaxPoolingGradGrad"), env.xp
 
     def run(image: Any, output: Any, gradient: Any) -> Any:
+        check_gradients(image, output, gradient, attrs, of_input=True)
+        layout = attrs.layout
+        return layout.back(taken_at(xp, layout.last(image), layout.last(output), layout.last(gradient), attrs))
+
+    return run
+
+
+@kernel("MaxPoolGradGradV2", shape=_unknown_sizes, host=(3, 4))
+def max_pool_grad_grad_v2(node: Node, env: KernelEnv) -> Run:
+    xp = env.xp
+
+    def run(image: Any, output: Any, gradient: Any, ksize: Any, strides: Any) -> Any:
+        attrs = _sizes_of(node, ksize, strides, "strides", "MaxPoolingGrad")
         check_gradients(image, output, gradient, attrs, of_input=True)
         layout = attrs.layout
         return layout.back(taken_at(xp, layout.last(image), layout.last(output), layout.last(gradient), attrs))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import InvalidArgument, Unimplemented
-from runtime.ops.pooling import Pooling, average, average_gradient, check_gradients, maximum, pooled_shape
+from runtime.ops.pooling import Pooling, average, average_gradient, check_gradients, maximum, pooled_shape, taken_at
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape, like_input
 from runtime.ops.windows import all_offsets, padded, slices
@@ -21,7 +21,7 @@ __all__ = ["max_pool_3d"]
 Run = Callable[..., Any]
 
 
-def _attrs_of(node: Node) -> Pooling:
+def _attrs_of(node: Node, op: str = "Pooling") -> Pooling:
     """Read and check a node's attrs; the texts are not those of images."""
     ksize, strides = node.attr("ksize"), node.attr("strides")
     channel = node.attr("data_format").index(b"C")
@@ -31,7 +31,7 @@ def _attrs_of(node: Node) -> Pooling:
         if ksize[0] != 1 or strides[0] != 1:
             raise Unimplemented("Pooling is not yet supported on the batch dimension.")
         if ksize[channel] != 1 or strides[channel] != 1:
-            raise Unimplemented("Pooling is not yet supported on the depth dimension.")
+            raise Unimplemented(f"{op} is not yet supported on the depth dimension.")
     return Pooling.with_sizes(node, ksize, strides)
 
 
@@ -77,6 +77,18 @@ def _shared(xp: Any, volume: Any, output: Any, gradient: Any, attrs: Pooling) ->
             cell = slices(places, offsets)
             xp.add(result[cell], gradient, out=result[cell], where=whole[cell] == output)
     return result[(slice(None), *(slice(item.before, item.before + item.size) for item in places))]
+
+
+@kernel("MaxPool3DGradGrad", shape=_shape)
+def max_pool_3d_grad_grad(node: Node, env: KernelEnv) -> Run:
+    attrs, xp = _attrs_of(node, "MaxPooling3dGradGrad"), env.xp
+
+    def run(volume: Any, output: Any, gradient: Any) -> Any:
+        check_gradients(volume, output, gradient, attrs, of_input=True)
+        layout = attrs.layout
+        return layout.back(taken_at(xp, layout.last(volume), layout.last(output), layout.last(gradient), attrs))
+
+    return run
 
 
 @kernel("AvgPool3D", shape=_shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ def cases() -> Iterator[Case]:
             yield op_case("MaxPoolV2", x, ksize, steps, padding=padding.encode())
             yield op_case("MaxPoolGradV2", x, y, y, ksize, steps, padding=padding.encode(), **options)
             yield op_case("MaxPoolGradGrad", x, y, values(kind, image, 4), **attrs)
+            yield op_case("MaxPoolGradGradV2", x, y, values(kind, image, 4), ksize, steps, padding=padding.encode())
             for with_batch in (False, True) if kind is ONE else (False,):
                 more = {"Targmax": np.int64, "include_batch_in_index": with_batch}
                 yield op_case("MaxPoolWithArgmax", x, **attrs, **more)
@@ -57,6 +59,9 @@ def _rules() -> Iterator[Case]:
                                                     (x, y, y[0], two, two)):
         yield op_case("MaxPoolGradV2", image, output, gradient, np.array(ksize, np.int32), np.array(strides, np.int32),
                       padding=b"SAME", name=f"{ksize}, {strides}")
+        if gradient is y:
+            yield op_case("MaxPoolGradGradV2", image, output, x, np.array(ksize, np.int32), np.array(strides, np.int32),
+                          padding=b"SAME", name=f"{ksize}, {strides}")
     base: dict[str, Any] = {"ksize": [1, 2, 2, 1], "strides": [1, 2, 2, 1], "padding": b"SAME"}
     for op in ("MaxPoolGradGrad", "MaxPoolGrad"):
         gradient = x if op == "MaxPoolGradGrad" else y
@@ -114,3 +119,28 @@ def _fractional() -> Iterator[Case]:
             yield op_case(op, image, **{**base, **more}, **tolerance(ONE))
     edges = np.array([NAN, 1, NAN, NAN, -INF, -INF, INF, 2], ONE).reshape(1, 2, 4, 1)
     yield op_case("FractionalMaxPool", edges, pooling_ratio=[1.0, 1.0, 2.0, 1.0], deterministic=True, seed=1, seed2=1)
+    yield from _fractional_gradients()
+
+
+def _fractional_gradients() -> Iterator[Case]:
+    rows, columns = np.array([0, 2, 3, 5]), np.array([0, 1, 3, 6])
+    for kind in (ONE, np.float64, np.int32, np.int64):
+        x, gradient = values(kind, (2, 5, 6, 3), 1), values(kind, (2, 3, 3, 3), 2)
+        options = tolerance(kind) if kind in FLOATS else {}
+        for overlapping in (False, True):
+            options["overlapping"] = overlapping
+            maxima = np.empty(gradient.shape, kind)
+            for i, j in np.ndindex(3, 3):
+                ends = rows[i + 1] + overlapping, columns[j + 1] + overlapping
+                maxima[:, i, j] = x[:, rows[i]:ends[0], columns[j]:ends[1]].max((1, 2))
+            yield op_case("FractionalMaxPoolGrad", x, maxima, gradient, rows, columns, **options)
+            yield op_case("FractionalAvgPoolGrad", np.array(x.shape), gradient, rows, columns, **options)
+    x, y = values(ONE, (2, 5, 6, 3)), values(ONE, (2, 3, 3, 3))
+    told = re.compile(r"got .*")  # TensorFlow goes on with the tensor's values
+    yield op_case("FractionalMaxPoolGrad", x, y, y, rows, columns)
+    yield op_case("FractionalMaxPoolGrad", x, y, y, rows[None], columns)
+    for image, output in ((x[0], y), (x, y[0]), (x[:0], y[:0])):
+        yield op_case("FractionalMaxPoolGrad", image, output, y, rows, columns, text=told)
+    sizes = np.array(x.shape)
+    for shape, gradient in ((sizes[:3], y), (sizes, y[0]), (sizes, y[:0])):
+        yield op_case("FractionalAvgPoolGrad", shape, gradient, rows, columns)

@@ -54,6 +54,7 @@ def cases() -> Iterator[Case]:
                 windows = np.lib.stride_tricks.sliding_window_view(x.astype(ONE), window, (1, 2, 3))
                 maxima = windows[:, ::strides[0], ::strides[1], ::strides[2]].max((5, 6, 7)).astype(kind)
                 yield op_case("MaxPool3DGrad", x, maxima, gradient, **attrs)
+                yield op_case("MaxPool3DGradGrad", x, maxima, values(kind, volume, 4), **attrs)
     yield from _pooling_rules()
 
 
@@ -93,6 +94,11 @@ def _pooling_rules() -> Iterator[Case]:
                   flat[:, :2, :2, :2], name="zeros", **base)
     for volume, output, gradient in ((x, y[:1], y), (x, y, y[:1]), (x[0], y, y), (x, y[0], y), (x, y, y[0])):
         yield op_case("MaxPool3DGrad", volume, output, gradient, **base)
+    for volume, output, gradient in ((x, y, x), (x, y[:1], x), (x, y, x[:1]), (x[0], y, x), (x, y[0], x), (x, y, x[0])):
+        yield op_case("MaxPool3DGradGrad", volume, output, gradient, **base)
+    for more in ({"ksize": [2, 2, 2, 2, 1]}, {"ksize": [1, 2, 2, 2, 2]}):
+        yield op_case("MaxPool3DGradGrad", x, y, x, **{**base, **more})
+    yield op_case("MaxPool3DGradGrad", flat, flat[:, :2, :2, :2], values(ONE, flat.shape), name="all equal", **base)
     sizes = np.array(x.shape, np.int32)
     for asked, gradient in ((sizes[:4], y), (sizes, y[:1]), (sizes, y[0]), (-sizes, y)):
         yield op_case("AvgPool3DGrad", asked, gradient, **base)
