@@ -107,5 +107,13 @@ LONG: dict[str, tuple[Callable[[], tuple[GraphMaker, str]], dict[str, np.ndarray
         lambda: kernel("Fill", "dims", "value", index_type=INT32),
         {"dims:0": np.array([1 << 30], np.int32), "value:0": np.float32(1).reshape(())},
     ),
+    "RandomGamma": (
+        lambda: kernel("RandomGamma", "dims", "alpha", S=INT32, seed=1),
+        {"dims:0": np.array([1 << 27], np.int32), "alpha:0": np.float32(2).reshape(())},
+    ),
+    "RandomStandardNormal": (
+        lambda: kernel("RandomStandardNormal", "dims", kind=INT32, dtype=FLOAT, seed=1),
+        {"dims:0": np.array([1 << 28], np.int32)},
+    ),
 }
 """Steps that take many times as long as a cancellation may, with their feeds."""
