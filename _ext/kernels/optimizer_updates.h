@@ -116,6 +116,8 @@ static inline trt_update_fn trt_update_of(int level, int optimizer, int is_doubl
         case TRT_FTRL_V2: /* lr, l1, l2, l2_shrinkage, lr_power */                     \
             if (s[optimizer == TRT_FTRL ? 3 : 4] != (REAL)-0.5)                        \
                 return 0; /* a power, not a root */                                    \
+            if (!(s[0] > 0 && s[1] >= 0 && s[2] >= 0 && (optimizer == TRT_FTRL || s[3] >= 0))) \
+                return 0; /* some forms of the op refuse these */                      \
             to[1] = update->flag ? s[1] * s[0] : s[1];                                 \
             to[2] = (REAL)2 * s[2];                                                    \
             to[2] = update->flag ? to[2] * s[0] : to[2];                               \

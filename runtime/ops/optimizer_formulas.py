@@ -172,7 +172,7 @@ def _sparse_momentum(xp: Any, attrs: dict[str, Any], slots: Sequence[Any], scala
     lr, momentum = scalars["lr"], scalars["momentum"]
     accum = accum * momentum + grad
     if attrs["use_nesterov"]:
-        return var - (grad * lr + accum * momentum * lr), accum
+        return var - grad * lr - accum * momentum * lr, accum
     return var - accum * lr, accum
 
 
@@ -180,9 +180,10 @@ def _sparse_keras_momentum(xp: Any, attrs: dict[str, Any], slots: Sequence[Any],
                            grad: Any) -> tuple[Any, ...]:
     var, accum = slots
     lr, momentum = scalars["lr"], scalars["momentum"]
-    accum = accum * momentum - grad * lr
+    step = grad * lr
+    accum = accum * momentum - step
     if attrs["use_nesterov"]:
-        return var + (accum * momentum - grad * lr), accum
+        return var - step + accum * momentum, accum
     return var + accum, accum
 
 
@@ -197,8 +198,7 @@ def _sparse_adagrad(xp: Any, attrs: dict[str, Any], slots: Sequence[Any], scalar
 def _sparse_rms_prop(xp: Any, attrs: dict[str, Any], slots: Sequence[Any], scalars: Scalars,
                      grad: Any) -> tuple[Any, ...]:
     var, ms, mom = slots
-    rho = scalars["rho"]
-    ms = ms * rho + grad * grad * (_one(var) - rho)
+    ms = ms + (grad * grad - ms) * (_one(var) - scalars["rho"])
     mom = mom * scalars["momentum"] + grad * scalars["lr"] / xp.sqrt(ms + scalars["epsilon"])
     return var - mom, ms, mom
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from runtime._ext.kernels import optimizers
-from runtime.ops.optimizers import DENSE
+from runtime.ops.optimizers import DENSE, SPARSE
 from tests.ext.kernels.pairs import Declined, Pair, handle, misaligned, variable
 
 SCALARS = {"alpha": 0.1, "lr": 0.01, "momentum": 0.9, "beta1_power": 0.9**3, "beta2_power": 0.999**3, "beta1": 0.9,
@@ -64,9 +64,11 @@ def check(op_name, flag, dtype, by_handle, slots, others):
     return ours
 
 
-def test_every_dense_formula_has_a_kernel():
+def test_every_formula_has_a_kernel():
     expected = {f"Apply{name}" for name in COMPILED if DENSE[name].by_reference}
-    assert set(optimizers.OPS) == expected | {f"ResourceApply{name}" for name in COMPILED}
+    expected |= {f"ResourceApply{name}" for name in COMPILED}
+    expected |= {f"SparseApply{name}" for name in SPARSE if SPARSE[name].by_reference}
+    assert set(optimizers.OPS) == expected | {f"ResourceSparseApply{name}" for name in SPARSE}
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
