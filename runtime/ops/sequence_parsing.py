@@ -104,6 +104,7 @@ class _Plan:
         if single:
             triples = [(indices[:, 1:], items, shape[1:]) for indices, items, shape in triples]
             dense_values = [value.reshape(value.shape[1:]) for value in dense_values]
+            pairs = [(items, splits[1:].reshape(())) for items, splits in pairs]  # one row: where it ends
         return [*_by_part(triples, 3), *dense_values, *_by_part(pairs, 2)]
 
     def _lists(self, frames: Any, frame_counts: list[Any], values: list[Any], names: Sequence[bytes],
@@ -118,7 +119,8 @@ class _Plan:
                         for place, kind in enumerate(self.list_splits, second)]
         if single:
             triples = [(indices[:, 1:], items, shape[1:]) for indices, items, shape in triples]
-            return [*_by_part(triples, 3), *(value[0] for value, _ in pairs)]
+            pairs = [(value[0], steps.reshape(())) for value, steps in pairs]
+            ragged_lists = [(items, outer[1:].reshape(()), inner) for items, outer, inner in ragged_lists]
         return [*_by_part(triples, 3), *_by_part(pairs, 2), *_by_part(ragged_lists, 3)]
 
 
@@ -203,7 +205,7 @@ def _parse_sequence_v2(node: Node, env: KernelEnv) -> Run:
             raise InvalidArgument("Expected feature_list_dense_missing_assumed_empty to have one element for each of "
                                   f"the {len(plan.list_features)} dense feature lists, got {may_lack.size}")
         return _on_device(xp, plan.run(serialized.reshape(-1).tolist(), names.reshape(-1).tolist(), defaults,
-                                       may_lack.reshape(-1).tolist()))
+                                       may_lack.reshape(-1).tolist(), single=serialized.ndim == 0))
 
     return run
 
@@ -219,7 +221,8 @@ def _parse_sequence(node: Node, env: KernelEnv) -> Run:
 
     def run(serialized: Any, names: Any, *defaults: Any) -> list[Any]:
         _check_batch(serialized, names)
-        return _on_device(xp, plan.run(serialized.reshape(-1).tolist(), names.reshape(-1).tolist(), defaults, may_lack))
+        return _on_device(xp, plan.run(serialized.reshape(-1).tolist(), names.reshape(-1).tolist(), defaults, may_lack,
+                                       single=serialized.ndim == 0))
 
     return run
 
@@ -250,6 +253,6 @@ def _parse_single_sequence(node: Node, env: KernelEnv) -> Run:
         defaults, name = rest[position:-1], rest[-1]
         outputs = kept[1].run([serialized.item()], name.reshape(-1).tolist()[:1], defaults,
                               [key in missing for key in keys[3]], single=True)
-        return _on_device(xp, outputs)
+        return _on_device(xp, outputs[:len(node.output_types)])  # without the numbers of steps
 
     return run

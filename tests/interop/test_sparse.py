@@ -1,6 +1,8 @@
-"""Sparse work with TensorFlow's client: the same numbers on both servers."""
+"""Sparse and ragged work with TensorFlow's client: the same numbers on both servers."""
 
 from __future__ import annotations
+
+import pytest
 
 from tests.interop.programs import Seen
 from tests.interop.test_training import close
@@ -8,6 +10,8 @@ from tests.interop.test_training import close
 PROGRAM = "sparse_tf"
 
 
-def test_sampled_losses_draw_the_same_classes(both: Seen) -> None:
-    ours, theirs = both("sampled_losses", "LogUniformCandidateSampler", "ComputeAccidentalHits")
+@pytest.mark.parametrize("name", ["sampled_losses", "bags_of_words", "drawn", "scattered", "sparse_algebra", "examples",
+                                  "ragged_and_texts"])
+def test_both_servers_give_the_same(both: Seen, name: str) -> None:
+    ours, theirs = both(name)
     assert close(ours, theirs, 1e-4), f"{ours}\n{theirs}"

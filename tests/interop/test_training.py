@@ -15,11 +15,13 @@ SAVE_OPS = ("SaveV2", "RestoreV2")
 
 
 def close(ours: Any, theirs: Any, tolerance: float = 2e-5) -> bool:
-    """Whether nested lists and mappings of numbers agree to a relative tolerance."""
+    """Whether nested lists and mappings of numbers and texts agree, numbers to a relative tolerance."""
     if isinstance(theirs, dict):
         return ours.keys() == theirs.keys() and all(close(ours[key], theirs[key], tolerance) for key in theirs)
     if isinstance(theirs, list):
         return len(ours) == len(theirs) and all(close(*pair, tolerance) for pair in zip(ours, theirs))
+    if isinstance(theirs, str):
+        return bool(ours == theirs)
     return bool(ours == pytest.approx(theirs, rel=tolerance, abs=tolerance))
 
 

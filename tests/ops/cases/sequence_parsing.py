@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -60,15 +61,16 @@ def parse(batch: Sequence[bytes], *, sparse: Sparse = (), dense: Sequence[Any] =
     numbers = {"Ncontext_sparse": len(sparse), "Nfeature_list_sparse": len(list_sparse),
                "Nfeature_list_dense": len(list_dense)}
     kept = [[part[0] for part in parts] for parts in (sparse, dense, list_sparse, list_dense)]
-    yield op_case("ParseSequenceExample", texts(*batch), texts(), *defaults, context_sparse_keys=kept[0],
-                  context_dense_keys=kept[1], feature_list_sparse_keys=kept[2], feature_list_dense_keys=kept[3],
-                  feature_list_dense_missing_assumed_empty=list(optional), Ncontext_dense=len(dense), text=False,
-                  **numbers, **types)
     lacking = np.array([name in optional for name in kept[3]], bool)
-    yield op_case("ParseSequenceExampleV2", texts(*batch), texts(), texts(*kept[0]), texts(*kept[1]), texts(),
-                  texts(*kept[2]), texts(*kept[3]), texts(), lacking, *defaults, text=False,
-                  context_ragged_value_types=[], context_ragged_split_types=[], feature_list_ragged_value_types=[],
-                  feature_list_ragged_split_types=[], **numbers, **types)
+    for given in (texts(*batch), *(np.array(item, object) for item in batch)):  # a batch, or one alone
+        yield op_case("ParseSequenceExample", given, texts(), *defaults, context_sparse_keys=kept[0],
+                      context_dense_keys=kept[1], feature_list_sparse_keys=kept[2], feature_list_dense_keys=kept[3],
+                      feature_list_dense_missing_assumed_empty=list(optional), Ncontext_dense=len(dense), text=False,
+                      **numbers, **types)
+        yield op_case("ParseSequenceExampleV2", given, texts(), texts(*kept[0]), texts(*kept[1]), texts(),
+                      texts(*kept[2]), texts(*kept[3]), texts(), lacking, *defaults, text=False,
+                      context_ragged_value_types=[], context_ragged_split_types=[],
+                      feature_list_ragged_value_types=[], feature_list_ragged_split_types=[], **numbers, **types)
     scalars = [np.array(name.encode(), object) for names in kept for name in names]
     for number, item in enumerate(batch):
         yield op_case("ParseSingleSequenceExample", np.array(item, object), texts(*optional), *scalars, *defaults,
@@ -77,11 +79,19 @@ def parse(batch: Sequence[bytes], *, sparse: Sparse = (), dense: Sequence[Any] =
 
 
 def _ragged() -> Iterator[Case]:
-    for splits in (np.int32, np.int64):
-        yield op_case("ParseSequenceExampleV2", texts(*BATCH), texts(), texts(), texts(), texts("s", "i"), texts(),
+    for given, splits in itertools.product((texts(*BATCH), np.array(BATCH[0], object)), (np.int32, np.int64)):
+        yield op_case("ParseSequenceExampleV2", given, texts(), texts(), texts(), texts("s", "i"), texts(),
                       texts(), texts("w", "v"), np.zeros(0, bool), Ncontext_sparse=0, Nfeature_list_sparse=0,
                       Nfeature_list_dense=0, context_sparse_types=[], context_dense_shapes=[], Tcontext_dense=[],
                       feature_list_sparse_types=[], feature_list_dense_types=[], feature_list_dense_shapes=[],
                       context_ragged_value_types=[STRING, INT], context_ragged_split_types=[splits, splits],
                       feature_list_ragged_value_types=[STRING, INT],
-                      feature_list_ragged_split_types=[splits, splits])
+                      feature_list_ragged_split_types=[splits, splits], compare=_but_scalars)
+
+
+def _but_scalars(ours: list[Any], theirs: list[Any]) -> str:
+    """Compare all but scalars: of one alone TensorFlow leaves the splits between rows as the memory was."""
+    for slot, (mine, other) in enumerate(zip(ours, theirs)):
+        if mine.shape != other.shape or (mine.ndim and mine.tolist() != other.tolist()):
+            return f"output {slot} is {mine}, TensorFlow's {other}"
+    return ""
