@@ -40,7 +40,7 @@ def gradient_body(library: FunctionLibrary, name: str, attrs: Any) -> FunctionBo
     body = library.body(name, attrs)
     builder = GraphBuilder()
     names = {node.name for node in body.inputs}
-    forward = wire.GraphDef()
+    forward: Any = wire.GraphDef()
     for node in body.graph.nodes.values():
         if node.name in names:
             made = forward.node.add(name=node.name, op="Placeholder")
