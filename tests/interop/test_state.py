@@ -38,6 +38,15 @@ def test_a_critical_section_lets_one_step_in_at_a_time(seen: Seen) -> None:
     assert seen("critical_section") == 80.0
 
 
+def test_either_server_restores_the_tables_that_the_other_saved(both: Seen) -> None:
+    saved = both("save_tables")
+    assert saved[0] == saved[1]
+    ours, theirs = both("restore_tables")
+    assert len(theirs) == 4, "two files, looked up before and after more words came"
+    assert ours == theirs
+    assert theirs[0] == theirs[2]
+
+
 def test_a_remote_call_runs_on_this_task_alone(seen: Seen) -> None:
     good, codes, texts = seen("remote_calls")
     assert good == [6.0] * 4

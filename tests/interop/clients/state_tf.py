@@ -114,6 +114,51 @@ def critical_section(target: str) -> Any:
             return sess.run(v)
 
 
+def _tables() -> Any:
+    """Return a hash table and a dense one, both in checkpoints, and what looks up in them."""
+    plain = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, -1, name="plain", checkpoint=True)
+    dense = tf.lookup.experimental.DenseHashTable(tf.string, tf.float32, [-1.0, -1.0], "", "deleted", name="dense",
+                                                  initial_num_buckets=8, checkpoint=True)
+    keys = tf.placeholder(tf.string, [None], name="keys")
+    numbers = tf.placeholder(tf.int64, [None], name="numbers")
+    rows = tf.stack([tf.cast(numbers, tf.float32), tf.cast(numbers, tf.float32) * 0.5], axis=1)
+    puts = [plain.insert(keys, numbers), dense.insert(keys, rows)]
+    removes = [plain.remove(keys), dense.remove(keys)]
+    return puts, removes, [plain.lookup(keys), dense.lookup(keys), plain.size(), dense.size()]
+
+
+WORDS = [f"word {number}" for number in range(40)]
+
+
+@check
+def save_tables(target: str) -> Any:
+    with tf.Graph().as_default() as graph:
+        puts, removes, lookups = _tables()
+        saver = tf.train.Saver()
+        with session(target, graph, isolate_session_state=True) as sess:
+            sess.run(puts, {"keys:0": WORDS, "numbers:0": range(40)})
+            sess.run(removes, {"keys:0": WORDS[::7]})
+            saver.save(sess, str(FILES / f"tables_{target.rpartition(':')[2]}"), write_meta_graph=False)
+            return sess.run(lookups, {"keys:0": WORDS})
+
+
+@check
+def restore_tables(target: str) -> Any:
+    """Restore what both servers have saved; the dense table is probed, and grows."""
+    seen = []
+    for path in sorted(FILES.glob("tables_*.index")):
+        with tf.Graph().as_default() as graph:
+            puts, _, lookups = _tables()
+            saver = tf.train.Saver()
+            with session(target, graph, isolate_session_state=True) as sess:
+                sess.run(puts, {"keys:0": ["gone"], "numbers:0": [1]})
+                saver.restore(sess, str(path.with_suffix("")))
+                seen.append(sess.run(lookups, {"keys:0": [*WORDS, "gone"]}))
+                sess.run(puts, {"keys:0": [f"more {number}" for number in range(60)], "numbers:0": range(60)})
+                seen.append(sess.run(lookups, {"keys:0": [*WORDS, "more 59"]}))
+    return seen
+
+
 @old_function.Defun(tf.float32, func_name="Tripled")
 def tripled(x: Any) -> Any:
     return 3.0 * x

@@ -376,6 +376,13 @@ def _files() -> Iterator[Case]:
 
 
 def _sharing() -> Iterator[Case]:
+    graph = Graph("MutableHashTableV2", L, L)
+    graph.nodes.append(node("DestroyResourceOp", "destroy", ["t"]))
+    graph.entries("LookupTableInsertV2", some(L, 1, 2), some(L, 3, 4))
+    graph.runs.append(Run({}, [], ["destroy"]))
+    graph.size()
+    graph.find(some(L, 1), one(L, 0))
+    yield graph.case("destroyed")
     kinds = {"key": (I32, I32), "value": (L, I32)}
     for name, (key, value) in kinds.items():
         nodes = [node("MutableHashTableV2", "a", key_dtype=L, value_dtype=L, shared_name="s"),
