@@ -26,6 +26,9 @@ _NEVER = 0x7FFFF000
 TESTED_GRPC = ("1.85.",)
 GRPC_EXPERIMENTS = "-event_engine_client,-event_engine_listener,-event_engine_fork"
 
+BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
+"""What OpenBLAS asks for the number of its threads, in this order."""
+
 
 def tune_malloc() -> bool:
     """Make the allocator keep freed memory for the next large message.
@@ -51,6 +54,23 @@ def tune_malloc() -> bool:
     done = bool(mallopt(_M_ARENA_MAX, 1)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
     # glibc before 2.35 refuses thresholds above 32 MiB; no mmap at all has the same effect there.
     return done and (bool(mallopt(_M_MMAP_THRESHOLD, _NEVER)) or bool(mallopt(_M_MMAP_MAX, 0)))
+
+
+def tune_blas() -> bool:
+    """Let numpy's BLAS work in the calling thread alone, unless the environment says how many threads it may use.
+
+    Steps run beside each other, and large products have kernels that share their work over a pool of ours. OpenBLAS'
+    own threads wait for each other in busy loops: beside busy processes an LSTM block took 150 times as long.
+
+    Returns
+    -------
+    bool
+        False when numpy is imported already, for which it is too late, or the environment decides.
+    """
+    if "numpy" in sys.modules or any(name in os.environ for name in BLAS_VARIABLES):
+        return False
+    os.environ[BLAS_VARIABLES[0]] = "1"
+    return True
 
 
 def trim_malloc() -> bool:

@@ -43,8 +43,9 @@ def _run(options: argparse.Namespace) -> int:
     from runtime.config import unknown_variables
 
     settings = load_settings(options).settings
-    # Both before anything starts a thread or imports grpc.
+    # All before anything starts a thread or imports grpc or numpy.
     malloc_tuned = settings.malloc == "tuned" and process_tuning.tune_malloc()
+    process_tuning.tune_blas()
     if settings.grpc_tuning == "tested":
         process_tuning.tune_grpc()
     log.configure(settings.log_level, settings.log_format)

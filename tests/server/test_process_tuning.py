@@ -60,3 +60,27 @@ p.trim_malloc()
 print(kept > 60 << 20, resident() - before < 8 << 20)
 """
     assert run(script) == "True True"
+
+
+def test_blas_works_in_the_calling_thread_alone() -> None:
+    script = (
+        "import os; from runtime import process_tuning as p; [os.environ.pop(name, None) for name in p.BLAS_VARIABLES]\n"
+        "{}print(p.tune_blas(), os.environ.get(p.BLAS_VARIABLES[0]))"
+    )
+    assert run(script.format("")) == "True 1"
+    assert run(script.format("import numpy; ")) == "False None"
+    assert run(script.format("os.environ['OMP_NUM_THREADS'] = '3'; ")) == "False None"
+
+
+def test_the_command_tunes_before_numpy_is_imported() -> None:
+    script = """
+import sys
+from runtime import process_tuning
+def tuned():
+    print("numpy" in sys.modules)
+    raise SystemExit
+process_tuning.tune_blas = tuned
+from runtime.cli import main
+main(["serve", "--listen", "127.0.0.1:0"])
+"""
+    assert run(script) == "False"
