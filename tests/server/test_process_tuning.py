@@ -64,7 +64,8 @@ print(kept > 60 << 20, resident() - before < 8 << 20)
 
 def test_blas_works_in_the_calling_thread_alone() -> None:
     script = (
-        "import os; from runtime import process_tuning as p; [os.environ.pop(name, None) for name in p.BLAS_VARIABLES]\n"
+        "import os; from runtime import process_tuning as p\n"
+        "for name in p.BLAS_VARIABLES: os.environ.pop(name, None)\n"
         "{}print(p.tune_blas(), os.environ.get(p.BLAS_VARIABLES[0]))"
     )
     assert run(script.format("")) == "True 1"
