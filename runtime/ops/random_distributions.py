@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtime._ext import random_distributions
-from runtime._ext.errors import Internal, InvalidArgument
+from runtime._ext.errors import InvalidArgument
 from runtime._ext.philox import Philox, scrambled
 from runtime._ext.variable import Variable
 from runtime.dtypes import DataType, to_numpy
-from runtime.ops.random import draw, seeds, shape_from, static_shape, stream_of
+from runtime.ops.random import draw, seeds, shape_from, stream_of
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import broadcast, format_shape, unknown
 from runtime.ops.variables import existing
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 Run = Callable[..., Any]
 
 _BLOCKS_PER_VALUE = 256
-_BATCH = 100
-_TRIES = 1000
 _ALGORITHM_PHILOX = 1
 
 
@@ -162,54 +160,6 @@ def _classes(logits: Any, count: int, generator: Philox) -> Any:
         totals = np.cumsum(np.where(finite, np.exp(wide - highest), 0.0))
         result[row] = np.searchsorted(totals, chances[row] * totals[-1], side="right")
     return result
-
-
-# Normal values between bounds
-
-
-@kernel("ParameterizedTruncatedNormal", shape=static_shape, host=(0,))
-def _truncated_normal(node: Node, env: KernelEnv) -> Run:
-    stream, xp = stream_of(node, env), env.xp
-    dtype = to_numpy(node.attr("dtype"))
-
-    def run(shape: Any, *parameters: Any) -> Any:
-        dims = _truncated_shape(shape)
-        batches, batch = dims[0], math.prod(dims[1:])
-        given = []
-        for name, value in zip(("means", "stdevs", "minvals", "maxvals"), parameters, strict=True):
-            if value.ndim > 1:
-                raise InvalidArgument(f"Input {name} should be a scalar or vector, got shape: "
-                                      f"{format_shape(value.shape)}")
-            given.append(_as_numpy(xp, value).reshape(-1))
-        size = batches * batch
-        if all(value.size == 1 for value in given):
-            batches, batch = -(-size // _BATCH), _BATCH
-        else:
-            for name, value in zip(("means", "stdevs", "minvals", "maxvals"), given, strict=True):
-                if value.size not in (1, batches):
-                    raise InvalidArgument(f"Input {name} should have length 1 or shape[0], got shape: "
-                                          f"{format_shape(value.shape)}")
-        generator = stream.reserve(batches * 2 * _TRIES * (batch + 3) // 4)
-        wide = np.float64 if dtype == np.float64 else np.float32
-        out = np.empty(size, wide)
-        if size:
-            status = random_distributions.normal_between(
-                generator, out, batch, *(np.ascontiguousarray(value, wide) for value in given))
-            if status == -1:
-                raise InvalidArgument("Invalid parameters")
-            if status:
-                raise Internal("TruncatedNormal randn rejection sampler failed to accept a sample.")
-        return xp.asarray(out.reshape(dims)).astype(dtype, copy=False)
-
-    return run
-
-
-def _truncated_shape(shape: Any) -> tuple[int, ...]:
-    if shape.ndim != 1:
-        raise InvalidArgument(f"Input shape should be a vector, got shape: {format_shape(shape.shape)}")
-    if not shape.size:
-        raise InvalidArgument("Shape tensor must not be empty, got an empty vector")
-    return shape_from(shape)
 
 
 # Streams whose state is a variable

@@ -91,6 +91,7 @@ FAMILIES = (
     "runtime.ops.optimizers",
     "runtime.ops.random",
     "runtime.ops.random_distributions",
+    "runtime.ops.truncated_normal",
     "runtime.ops.candidate_sampling",
     "runtime.ops.segments",
     "runtime.ops.sparse_segments",
