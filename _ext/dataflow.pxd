@@ -46,6 +46,7 @@ cdef class DataflowRun:
     cdef int _process(self, int index, bint is_dead, Iteration *iteration) except -1
     cdef int _run_node(self, NodePlan *node, int index, Iteration *iteration) except -1
     cdef int _start_async(self, NodePlan *node, int index, Iteration *iteration) except -1
+    cdef int _start_transfer(self, NodePlan *node, int index, bint is_dead, Iteration *iteration) except -1
     cdef PyObject *_take(self, NodePlan *node, Iteration *iteration, int position) except NULL
     cdef void _release_inputs(self, NodePlan *node, Iteration *iteration) noexcept
     cdef int _complete(self, int index, Iteration *iteration, bint is_dead) except -1

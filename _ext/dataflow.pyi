@@ -7,6 +7,8 @@ from runtime._ext.step_context import StepContext
 
 _Done = Callable[[list[Any] | None, BaseException | None], object]
 
+DEAD_VALUE: object
+
 class DeadFetch(Internal):
     index: int
     def __init__(self, index: int = 0) -> None: ...

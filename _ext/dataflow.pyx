@@ -28,6 +28,7 @@ from runtime._ext.dataflow_plan cimport (
     KIND_NEXT,
     KIND_PASS,
     KIND_SWITCH,
+    KIND_TRANSFER,
     KIND_TRIGGER,
     Count,
     DataflowPlan,
@@ -58,6 +59,19 @@ cdef extern from "Python.h":
     object PyObject_Vectorcall(PyObject *callable, PyObject **args, size_t nargsf, PyObject *kwnames)
     int Py_EnterRecursiveCall(const char *where) except -1
     void Py_LeaveRecursiveCall()
+
+
+class _DeadValue:
+    """The type of `DEAD_VALUE`."""
+
+    __slots__ = ()
+
+    def __repr__(self):
+        return "DEAD_VALUE"
+
+
+DEAD_VALUE = _DeadValue()
+"""What a kernel that gets values from other tasks completes with when such a value is dead."""
 
 
 class DeadFetch(Internal):
@@ -255,6 +269,9 @@ cdef class DataflowRun:
                 if error is not None:
                     self._fail(named_error(error, <str>node.code.name))
                     continue
+                if result is DEAD_VALUE:
+                    self._complete(completion.node, iteration, True)
+                    continue
                 try:
                     store_result(&node.code, result, self._outputs)
                 except BaseException as problem:
@@ -279,8 +296,11 @@ cdef class DataflowRun:
         """Run a ready node and pass on what it makes."""
         cdef NodePlan *node = &self.plan.nodes[index]
         try:
-            if is_dead:
+            if is_dead and node.kind != KIND_TRANSFER:
                 self._release_inputs(node, iteration)
+            elif node.kind == KIND_TRANSFER:
+                self._start_transfer(node, index, is_dead, iteration)
+                return 0
             elif not self._run_node(node, index, iteration):
                 return 0
             self._complete(index, iteration, is_dead)
@@ -376,6 +396,39 @@ cdef class DataflowRun:
         finally:
             for i in range(taken):
                 Py_XDECREF(self._inputs[i])
+        return 0
+
+    cdef int _start_transfer(self, NodePlan *node, int index, bint is_dead, Iteration *iteration) except -1:
+        """Call ``kernel(step, done, frame_and_iteration, is_dead, *inputs)``; a dead node gets no inputs."""
+        cdef Completion completion = Completion.__new__(Completion)
+        cdef PyObject **cells = iteration.cells + node.cell
+        cdef PyObject *value
+        cdef int i
+        cdef list arguments = [self.step, completion, f"{iteration.frame.id}:{iteration.number}", bool(is_dead)]
+        completion.run = self
+        completion.node = index
+        completion.iteration = iteration
+        if self.step.trace is not None:
+            completion.started = time.time_ns()
+        self._waiting_kernels += 1
+        try:
+            if not is_dead:
+                for i in range(node.num_inputs):
+                    if node.code.derefs != NULL and node.code.derefs[i]:
+                        value = dereference(cells[i])
+                        arguments.append(<object>value)
+                        Py_XDECREF(value)
+                    else:
+                        arguments.append(<object>cells[i])
+            self._release_inputs(node, iteration)
+            (<object>node.code.call)(*arguments)
+        except BaseException:
+            if completion.called:
+                logger.exception("kernel of node %s raised after it had completed", <object>node.code.name)
+            else:
+                completion.called = True
+                self._waiting_kernels -= 1
+                raise
         return 0
 
     cdef PyObject *_take(self, NodePlan *node, Iteration *iteration, int position) except NULL:

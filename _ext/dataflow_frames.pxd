@@ -2,6 +2,7 @@
 
 cimport cython
 from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
 
 from runtime._ext.dataflow_plan cimport Count, DataflowPlan
 
@@ -12,6 +13,7 @@ cdef struct Iteration:
     LiveFrame **children      # by ordinal of the static frame; NULL where none is open
     Count *counts
     PyObject **cells          # values waiting for their consumer: owned, except constants
+    unsigned long long number # 0 for the first of its frame
     int outstanding           # nodes ready or running
     int open_children
 
@@ -30,6 +32,8 @@ cdef struct ParkedList:
 cdef struct LiveFrame:
     int static_frame
     int parallel_iterations
+    uint64_t id               # the same in every task that has a part of the loop; 0 for the outermost
+    unsigned long long num_begun
     Iteration *parent         # iteration that it was opened in; NULL for the outermost
     Iteration *first
     Iteration *last

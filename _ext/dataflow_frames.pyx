@@ -10,6 +10,7 @@ from cpython.ref cimport Py_XDECREF, Py_XINCREF
 from libc.string cimport memcpy, memset
 
 from runtime._ext.dataflow_plan cimport Count, DataflowPlan, FramePlan
+from runtime._ext.frame_ids cimport child_frame_id
 
 
 cdef FrameStore make_store(DataflowPlan plan):
@@ -66,6 +67,8 @@ cdef class FrameStore:
         frame.parallel_iterations = parallel_iterations
         frame.parent = parent
         frame.pending_enters = self.plan.frames[static_frame].num_enters
+        if parent != NULL:
+            frame.id = child_frame_id(parent.frame.id, parent.number, self.plan.frames[static_frame].name_hash)
         try:
             self.new_iteration(frame)
         except BaseException:
@@ -99,6 +102,8 @@ cdef class FrameStore:
         iteration.frame = frame
         iteration.outstanding = 0
         iteration.open_children = 0
+        iteration.number = frame.num_begun
+        frame.num_begun += 1
         if frame.last == NULL:
             frame.first = iteration
         else:

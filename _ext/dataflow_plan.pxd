@@ -1,6 +1,7 @@
 """The fixed part of a dataflow step: nodes, edges and frames, laid out for `runtime._ext.dataflow`."""
 
 from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
 
 from runtime._ext.invoke cimport Code
 
@@ -17,7 +18,8 @@ cdef enum:
     KIND_NEXT = 7
     KIND_TRIGGER = 8          # ControlTrigger: live whatever arrives
     KIND_FEED = 9             # completed from outside
-    NUM_KINDS = 10
+    KIND_TRANSFER = 10        # as ASYNC, but told its frame and iteration, and called for dead inputs, too
+    NUM_KINDS = 11
 
 
 cdef struct Edge:
@@ -53,6 +55,7 @@ cdef struct Count:
 
 cdef struct FramePlan:
     int parent
+    uint64_t name_hash        # of the frame's name; see frame_ids.pxd
     int ordinal               # its number among the children of its parent
     int num_nodes
     int num_cells

@@ -15,6 +15,7 @@ EXIT: int
 NEXT_ITERATION: int
 TRIGGER: int
 FEED: int
+TRANSFER: int
 
 @disjoint_base
 class DataflowPlan:
@@ -53,4 +54,5 @@ class DataflowPlan:
         fetch_names: Sequence[str | None],
         adapt_feed: Callable[[int, Any], Any] | None = None,
         path: str = "",
+        frame_names: Sequence[bytes] = (),
     ) -> DataflowPlan: ...

@@ -9,6 +9,7 @@ from cpython.object cimport PyObject
 
 cimport numpy as cnp
 
+from runtime._ext.frame_ids cimport hash_name
 from runtime._ext.invoke cimport BoundKernel
 
 import numpy
@@ -26,6 +27,7 @@ EXIT = KIND_EXIT
 NEXT_ITERATION = KIND_NEXT
 TRIGGER = KIND_TRIGGER
 FEED = KIND_FEED
+TRANSFER = KIND_TRANSFER
 
 
 cdef void *_block(Py_ssize_t count, size_t size) except NULL:
@@ -59,10 +61,12 @@ cdef class DataflowPlan:
         For each Enter: node, static frame that it leads into, whether it is constant in the loop, parallel iterations.
     constants, feed_types, fetches, fetch_names, adapt_feed, path
         As for `Program`.
+    frame_names : sequence of bytes
+        Per static frame its name, which takes part in the keys of what is sent to other tasks.
     """
 
     def __cinit__(self, kinds, kernels, inputs, controls, first_values, int num_values, frames, frame_parents, enters,
-                  constants, feed_types, fetches, fetch_names, adapt_feed=None, str path=""):
+                  constants, feed_types, fetches, fetch_names, adapt_feed=None, str path="", frame_names=()):
         cdef int i, j, index, count = 0
         cdef BoundKernel kernel
         cdef NodePlan *node
@@ -94,6 +98,8 @@ cdef class DataflowPlan:
             self.frames[i].parent = frame_parents[i]
             if not -1 <= self.frames[i].parent < i or (self.frames[i].parent < 0) != (i == 0):
                 raise ValueError(f"frame {i} has the parent {frame_parents[i]}; parents come first, the outermost has -1")
+            if i < len(frame_names):
+                self.frames[i].name_hash = hash_name(frame_names[i])
             if i:
                 self.frames[i].ordinal = self.frames[self.frames[i].parent].num_children
                 self.frames[self.frames[i].parent].num_children += 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from runtime._ext.dataflow import Dataflow, DataflowRun, DeadFetch
+from runtime._ext.dataflow import DEAD_VALUE, Dataflow, DataflowRun, DeadFetch
 from runtime._ext.invoke import BoundKernel, name_error
 from runtime._ext.predicates import truth
 from runtime._ext.program import Program, run_while
 from runtime._ext.step_context import StepContext, StepTrace
 
 __all__ = [
+    "DEAD_VALUE",
     "BoundKernel",
     "Dataflow",
     "DataflowRun",

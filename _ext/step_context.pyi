@@ -13,6 +13,7 @@ class StepTrace:
 
 @final
 class StepContext:
+    exchange: Any
     hand_over: Callable[[Callable[[], object]], object] | None
     @property
     def step_id(self) -> int: ...

@@ -82,6 +82,8 @@ cdef class StepContext:
 
     Attributes
     ----------
+    exchange : object or None
+        Where tensors pass that come from other tasks or go there; see `runtime.worker.exchange`.
     cancelled : bool
     error : BaseException or None
         The error that the step was cancelled with.
@@ -101,6 +103,7 @@ cdef class StepContext:
         self.state = session_state
         self.trace = trace
         self.hand_over = hand_over
+        self.exchange = None
         self.error = None
         self.cancelled = False
         self._resources = None

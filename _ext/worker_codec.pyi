@@ -1,7 +1,9 @@
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, Literal, final, overload
 
 import numpy as np
+
+from runtime._ext.message_parts import MessageParts
 
 _Array = np.ndarray[Any, Any]
 
@@ -79,13 +81,24 @@ def encode_run_graph_response(
     cost_graph: bytes | None = None,
 ) -> bytes: ...
 def scan_run_graph_response(response: bytes, max_bytes: int | None = None) -> RunGraphAnswer: ...
+@overload
 def encode_recv_tensor_response(
     array: _Array | None,
     datatype: int | None = None,
     is_dead: bool = False,
     send_start_micros: int = 0,
     require_ack: bool = False,
+    apart: Literal[False] = False,
 ) -> bytes: ...
+@overload
+def encode_recv_tensor_response(
+    array: _Array | None,
+    datatype: int | None = None,
+    is_dead: bool = False,
+    send_start_micros: int = 0,
+    require_ack: bool = False,
+    apart: bool = False,
+) -> bytes | MessageParts: ...
 def scan_recv_tensor_response(
     response: bytes, max_bytes: int | None = None
 ) -> tuple[int, _Array, bool, int, bytes | None, bool]: ...

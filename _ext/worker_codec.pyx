@@ -365,7 +365,8 @@ def scan_run_graph_response(bytes response not None, max_bytes=None):
         free_spans(&tensors)
 
 
-def encode_recv_tensor_response(array, datatype=None, bint is_dead=False, send_start_micros=0, bint require_ack=False):
+def encode_recv_tensor_response(array, datatype=None, bint is_dead=False, send_start_micros=0, bint require_ack=False,
+                                bint apart=False):
     """Return a serialized RecvTensorResponse.
 
     Parameters
@@ -378,10 +379,12 @@ def encode_recv_tensor_response(array, datatype=None, bint is_dead=False, send_s
     send_start_micros : int
         When the value was ready, in microseconds since the epoch.
     require_ack : bool
+    apart : bool
+        Return a `MessageParts` in place of bytes when the array is large: it shares the array's memory.
 
     Returns
     -------
-    bytes
+    bytes or MessageParts
         The tensor first, in the field order that TensorFlow reads without a general parse; a scalar has no
         tensor_shape.
 
@@ -395,7 +398,7 @@ def encode_recv_tensor_response(array, datatype=None, bint is_dead=False, send_s
     cdef bytes tail = int_field(2, is_dead) + int_field(3, send_start_micros) + int_field(5, require_ack)
     if is_dead:
         array, datatype = _DEAD, DT_FLOAT
-    return TensorFields(1, None, (datatype,), True).assemble(b"", (array,), tail)
+    return TensorFields(1, None, (datatype,), True).assemble(b"", (array,), tail, apart)
 
 
 def scan_recv_tensor_response(bytes response not None, max_bytes=None):

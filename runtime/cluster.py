@@ -42,6 +42,22 @@ class Cluster:
             raise InvalidArgument(f"cluster {source!r} is not valid: {_EXPECTED}")
         return cls({str(job): _tasks(str(job), tasks) for job, tasks in table.items()})
 
+    @classmethod
+    def from_proto(cls, cluster_def: Any) -> Cluster:
+        """Return the cluster of a ClusterDef message.
+
+        Raises
+        ------
+        InvalidArgument
+            If a job is there twice, or an address is not ``host:port``.
+        """
+        jobs: dict[str, Mapping[int, str]] = {}
+        for job in cluster_def.job:
+            if job.name in jobs:
+                raise InvalidArgument(f"Duplicate job ID in cluster specification: {job.name}")
+            jobs[job.name] = _tasks(job.name, dict(job.tasks))
+        return cls(jobs)
+
     def address(self, job: str, task: int) -> str:
         """Return the ``host:port`` of one task.
 

@@ -320,6 +320,10 @@ class Settings:
     keepalive_s: float = setting(
         _seconds(1, 86400), 60.0, metavar="SECONDS", help="silence after which a connection is asked if it still lives"
     )
+    peer_timeout_s: float = setting(
+        _seconds(1, 86400), 15.0, metavar="SECONDS",
+        help="time after which another task of the cluster that is awaited and does not answer counts as lost",
+    )
     handshake_timeout_s: float = setting(
         _seconds(0.1, 3600), 10.0, metavar="SECONDS", help="time a new connection gets to say that it speaks gRPC"
     )

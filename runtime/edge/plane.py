@@ -104,7 +104,7 @@ PlaneFactory = Callable[["Settings"], Plane]
 # Plane name to "module:factory"; the factory is called with the settings. A plane whose module is not part of the
 # installation is one that does not exist yet: its services answer UNIMPLEMENTED.
 PLANES: dict[str, str] = {
-    "graph": "runtime.master.service:create_plane",
+    "graph": "runtime.master.plane:create_plane",
     "task": "runtime.tasks.service:create_plane",
     "command": "runtime.commands.service:create_plane",
     "fleet": "runtime.fleet.service:create_plane",

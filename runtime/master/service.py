@@ -27,26 +27,20 @@ from runtime._ext.step_codec import (
     scan_run_step,
 )
 from runtime._ext.tensor_codec import DEFAULT_MAX_BYTES
-from runtime.cluster import Cluster
-from runtime.devices.device import Device
-from runtime.edge.auth import is_local
+from runtime.devices.attributes import device_attributes
 from runtime.edge.plane import Answer, Handler, Immediate
-from runtime.graph.device_spec import DeviceSpec
 from runtime.master.ending import CLOSE_WAIT_S, timed_out
 from runtime.master.master import Master
 from runtime.master.messages import LARGE_BYTES, parse, parse_in_pieces
-from runtime.master.task import Task
 from runtime.observe.service import Observer
-from runtime.step.files import FileAccess
 from runtime.step.pool import GrowingPool
 
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
-    from runtime.config import Settings
     from runtime.master.session import MasterSession
     from runtime.master.steps import PreparedStep
 
-__all__ = ["MasterService", "create_plane"]
+__all__ = ["MasterService"]
 
 logger = logging.getLogger(__name__)
 
@@ -449,47 +443,3 @@ async def _until_closed(session: MasterSession, closing: Future[None], wait_s: f
         await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(closing)), wait_s)
     except TimeoutError:
         session.abandon()
-
-
-def device_attributes(device: Device) -> Any:
-    """Return the DeviceAttributes message of a device."""
-    message = wire.DeviceAttributes(
-        name=device.name,
-        device_type=device.device_type,
-        memory_limit=device.memory_limit,
-        incarnation=device.incarnation,
-        physical_device_desc=device.physical_description,
-        xla_global_id=-1,
-    )
-    message.locality.SetInParent()
-    return message
-
-
-def file_access(settings: Settings) -> FileAccess:
-    """Return which files the graphs of a server's clients may touch."""
-    allow = settings.files_allow
-    if allow == "auto":
-        allow = "all" if is_local(settings.listen) else ()
-    return FileAccess(None if isinstance(allow, str) else allow)
-
-
-def create_plane(settings: Settings) -> MasterService:
-    """Return the graph plane of a server; see `runtime.edge.plane`."""
-    others: tuple[str, ...] = ()
-    if settings.cluster is not None:
-        own = (settings.job_name, settings.task_index)
-        others = tuple(
-            DeviceSpec(job, 0, index).task_name
-            for job, tasks in Cluster.parse(settings.cluster).jobs.items()
-            for index in tasks
-            if (job, index) != own
-        )
-    task = Task(settings.job_name, settings.task_index, files=file_access(settings))
-    return MasterService(
-        Master(
-            task,
-            step_limit=settings.cached_steps,
-            other_tasks=others,
-            step_memory_limit=settings.step_memory_limit,
-        )
-    )

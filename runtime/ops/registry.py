@@ -19,6 +19,8 @@ is called at every run. The contract of that callable:
 - with ``needs_step=True`` the running `StepContext` comes first;
 - with ``asynchronous=True`` it is called ``run(step, done, *inputs)``, must return at once, and calls
   ``done(result, None)`` or ``done(None, error)`` exactly once, from any thread;
+- with ``transfer=True`` it is asynchronous and called ``run(step, done, where, is_dead, *inputs)``, in a dead branch as
+  well, and then without inputs; ``where`` is the frame and iteration as text. It may complete with ``DEAD_VALUE``;
 - it raises the errors of `runtime.errors`; the executor adds the node's name.
 """
 
@@ -105,6 +107,7 @@ FAMILIES = (
     "runtime.ops.parsing",
     "runtime.ops.uniques",
     "runtime.ops.control_flow",
+    "runtime.ops.transfers",
     "runtime.ops.functional",
     "runtime.ops.queues",
     "runtime.ops.tables",
@@ -147,7 +150,7 @@ class Kernel:
         ``shape(node, input_shapes)`` returns one static shape per output; None when nothing is known.
     host : tuple of int
         Inputs that are read on the host (shapes, axes, sizes); negative numbers count from the end.
-    needs_step, asynchronous : bool
+    needs_step, asynchronous, transfer : bool
         See the module's description.
     """
 
@@ -157,6 +160,7 @@ class Kernel:
     host: tuple[int, ...] = ()
     needs_step: bool = False
     asynchronous: bool = False
+    transfer: bool = False
 
 
 _KERNELS: dict[str, Kernel] = {}
@@ -164,14 +168,14 @@ _loaded = False
 
 
 def kernel(*ops: str, shape: ShapeFn | None = None, host: tuple[int, ...] = (), needs_step: bool = False,
-           asynchronous: bool = False) -> Callable[[Bind], Bind]:
+           asynchronous: bool = False, transfer: bool = False) -> Callable[[Bind], Bind]:
     """Register the decorated bind function for one or more op types."""
 
     def register(bind: Bind) -> Bind:
         for op in ops:
             if op in _KERNELS:
                 raise ValueError(f"op {op} is registered twice: {_KERNELS[op].bind.__module__}, {bind.__module__}")
-            _KERNELS[op] = Kernel(op, bind, shape, host, needs_step, asynchronous)
+            _KERNELS[op] = Kernel(op, bind, shape, host, needs_step, asynchronous or transfer, transfer)
         return bind
 
     return register

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runtime.graph.prune import Endpoint, Selection
     from runtime.step.environment import SessionState
 
-__all__ = ["CompiledStep", "compile_step"]
+__all__ = ["CompiledStep", "compile_step", "resolve_handles"]
 
 Done = Callable[["list[Any] | None", "BaseException | None"], None]
 
@@ -166,13 +166,13 @@ def _adapter(feeds: Sequence[Endpoint], state: SessionState) -> Callable[[int, A
                 f"{{{{node _recv_{node.name}_{slot}}}}}"
             )
         if kind is DataType.RESOURCE:
-            return _resolve_handles(value, name, state)
+            return resolve_handles(value, name, state)
         return np.ascontiguousarray(value, dtype=wanted).reshape(value.shape)
 
     return adapt
 
 
-def _resolve_handles(value: Any, name: str, state: SessionState) -> Any:
+def resolve_handles(value: Any, name: str, state: SessionState) -> Any:
     """Return resource handles in place of their serialised forms.
 
     Raises

@@ -13,6 +13,7 @@ from runtime.step.lowering import PLUMBING, Feed, Lowering, derefs, numpy_types
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
+    from runtime.ops.registry import Kernel
 
 __all__ = ["CONTROL_FLOW", "DataflowLowering"]
 
@@ -40,6 +41,12 @@ _LOOP_ENDS = frozenset({kinds.NEXT_ITERATION, kinds.EXIT, kinds.ENTER})
 _PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderV2"})
 
 
+def _kind_of(kernel: Kernel) -> int:
+    if kernel.transfer:
+        return kinds.TRANSFER
+    return kinds.ASYNC if kernel.asynchronous else kinds.KERNEL
+
+
 def _native(*values: Any) -> Any:
     """Stand for what the executor does itself."""
     raise Internal("a control flow op was called as a function")
@@ -62,7 +69,7 @@ class DataflowLowering(Lowering):
         self._frames: list[int] = []
         self._out_frames: list[int] = []  # per node, where its outputs go
         self._parents = [-1]
-        self._frame_names = [""]
+        self._frame_names = [b""]
         self._frame_ids: dict[tuple[int, Any], int] = {}
         self._enters: list[tuple[int, int, bool, int]] = []
         self._feed_names: list[str] = []
@@ -74,7 +81,7 @@ class DataflowLowering(Lowering):
     @property
     def has_asynchronous(self) -> bool:
         """Tell whether some kernel may complete later."""
-        return kinds.ASYNC in self._kinds
+        return kinds.ASYNC in self._kinds or kinds.TRANSFER in self._kinds
 
     def flow(
         self,
@@ -120,6 +127,7 @@ class DataflowLowering(Lowering):
             fetch_names,
             adapt_feed,
             self.path,
+            self._frame_names,
         )
 
     def _lower(self, node: Node, is_control_source: bool) -> None:
@@ -151,7 +159,7 @@ class DataflowLowering(Lowering):
             if kind == kinds.KERNEL:
                 assert kernel is not None
                 bound = bound or self.bind(node, kernel, numbers)
-                kind = kinds.ASYNC if kernel.asynchronous else kinds.KERNEL
+                kind = _kind_of(kernel)
         elif kind == kinds.PASS and not node.control_inputs:  # a NoOp that waits for nothing
             self.define(node, ())
             return
@@ -293,10 +301,13 @@ class DataflowLowering(Lowering):
             if other != frame:
                 raise InvalidArgument(
                     f"{{{{node {self.path}{node.name}}}}} has inputs from different frames. The input "
-                    f"{{{{node {self._mention(first)}}}}} is in frame '{self._frame_names[frame]}'. The input "
-                    f"{{{{node {self._mention(index)}}}}} is in frame '{self._frame_names[other]}'."
+                    f"{{{{node {self._mention(first)}}}}} is in frame '{self._frame_text(frame)}'. The input "
+                    f"{{{{node {self._mention(index)}}}}} is in frame '{self._frame_text(other)}'."
                 )
         return frame
+
+    def _frame_text(self, frame: int) -> str:
+        return self._frame_names[frame].decode("utf-8", "replace")
 
     def _mention(self, index: int) -> str:
         bound = self._bound[index]
@@ -310,7 +321,7 @@ class DataflowLowering(Lowering):
             if child is None:
                 child = self._frame_ids[(frame, name)] = len(self._parents)
                 self._parents.append(frame)
-                self._frame_names.append(name.decode("utf-8", "replace"))
+                self._frame_names.append(name)
             self._enters.append((index, child, bool(node.attr("is_constant")), int(node.attr("parallel_iterations"))))
             self._out_frames[index] = child
         elif frame == 0 and kind == kinds.NEXT_ITERATION:

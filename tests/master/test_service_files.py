@@ -8,7 +8,7 @@ import pytest
 
 from runtime import config
 from runtime.errors import PermissionDenied
-from runtime.master.service import file_access
+from runtime.master.plane import file_access
 
 
 def access(**options: object):

@@ -1,0 +1,3 @@
+from collections.abc import Sequence
+
+def frame_id(path: Sequence[tuple[int, bytes]]) -> int: ...

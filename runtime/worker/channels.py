@@ -1,0 +1,246 @@
+"""Calls to the other tasks of a cluster over gRPC, from any thread, on the server's loop.
+
+A task that stops answering without closing its connections (frozen, cut off) would let its callers wait for ever. So
+while calls to a task are open, it is asked for its status from time to time; when it does not answer, they end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from runtime import wire
+from runtime._ext.errors import Cancelled, Error, InvalidArgument, Unavailable
+from runtime._ext.worker_codec import scan_recv_tensor_response
+from runtime.cluster import Cluster
+from runtime.errors import from_rpc_error
+from runtime.graph.device_spec import DeviceSpec
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+    from runtime.worker.rpc_log import RpcLog
+
+__all__ = ["ClusterPeers", "Connections"]
+
+logger = logging.getLogger(__name__)
+
+_SERVICE = "/tensorflow.WorkerService/"
+_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_metadata_size", 64 * 1024),
+    # A restarted task is found again within a second.
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    # A step must not run twice because a connection broke.
+    ("grpc.enable_retries", 0),
+)
+
+Received = Callable[[Any, int, bool, "BaseException | None"], None]
+
+
+class Connections:
+    """Channels to tasks, one per address, and the watch over those that are being called.
+
+    Parameters
+    ----------
+    loop : asyncio event loop
+        Channels belong to it; every method but `start_call` is called there.
+    unresponsive_s : float
+        A task that is being called and does not answer a question for its status within this time counts as lost.
+    log : RpcLog
+        Notes what was received.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, unresponsive_s: float, log: RpcLog) -> None:
+        self.loop = loop
+        self.log = log
+        self._unresponsive_s = unresponsive_s
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._open: dict[str, dict[asyncio.Task[None], str]] = {}
+        self._watches: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
+
+    def start_call(self, work: Callable[[], object]) -> None:
+        """Have something started on the loop, from any thread; nothing happens when the loop is closed."""
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(work)
+
+    def channel(self, address: str) -> grpc.aio.Channel:
+        """Return the channel to an address, opened on first use."""
+        found = self._channels.get(address)
+        if found is None:
+            import grpc.aio  # only servers that call others need it
+
+            found = self._channels[address] = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        return found
+
+    async def call(self, address: str, task: str, method: str, request: bytes, what: str) -> bytes:
+        """Make a call and return the answer's bytes.
+
+        Parameters
+        ----------
+        address, task : str
+            Of whom is called.
+        method : str
+            Of the WorkerService.
+        what : str
+            What is awaited, for the error of a task that does not answer.
+
+        Raises
+        ------
+        Error
+            What the task answers; `Unavailable` when it cannot be reached or has stopped answering.
+        """
+        import grpc
+
+        if self._closed:
+            raise Cancelled("the server is stopping")
+        own = asyncio.current_task()
+        assert own is not None
+        calls = self._open.setdefault(address, {})
+        calls[own] = what
+        if address not in self._watches:
+            self._watches[address] = self.loop.create_task(self._watch(address, task))
+        began = time.monotonic()
+        try:
+            return await _stub(self.channel(address), method)(request)
+        except grpc.RpcError as error:
+            found = from_rpc_error(error)
+            trailers = tuple(error.trailing_metadata() or ()) if hasattr(error, "trailing_metadata") else ()
+            if trailers:
+                found.trailers = trailers  # type: ignore[attr-defined]
+            raise found from None
+        except asyncio.CancelledError:
+            if self._lost(own):
+                raise Unavailable(f"{task} at {address} has not answered for {self._unresponsive_s:g} s; {what} was "
+                                  f"awaited from it for {time.monotonic() - began:.1f} s") from None
+            raise
+        finally:
+            calls.pop(own, None)
+            if not calls:
+                self._open.pop(address, None)
+                watch = self._watches.pop(address, None)
+                if watch is not None:
+                    watch.cancel()
+
+    def _lost(self, task: asyncio.Task[None]) -> bool:
+        """Tell whether a call was ended by the watch, and take that cancellation back."""
+        return getattr(task, "lost_peer", False) and task.uncancel() == 0
+
+    async def _watch(self, address: str, task: str) -> None:
+        """Ask a task for its status while calls to it are open; end them when it does not answer."""
+        import grpc
+
+        ask = _stub(self.channel(address), "GetStatus")
+        pause = self._unresponsive_s / 3
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await ask(b"", timeout=self._unresponsive_s - pause)
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
+                    continue  # refused or answered with an error: the calls see that themselves
+            else:
+                continue
+            logger.warning("a task does not answer", extra={"task": task, "address": address,
+                                                            "calls": len(self._open.get(address, ()))})
+            for call in list(self._open.get(address, ())):
+                call.lost_peer = True  # type: ignore[attr-defined]
+                call.cancel()
+
+    def waiting(self) -> list[tuple[str, str]]:
+        """Return (address, what is awaited) of every open call."""
+        return [(address, what) for address, calls in self._open.items() for what in calls.values()]
+
+    async def close(self) -> None:
+        """End every call and close the channels."""
+        self._closed = True
+        tasks = [task for calls in self._open.values() for task in calls]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=5.0)
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
+
+
+def _stub(channel: grpc.aio.Channel, method: str) -> Any:
+    """Return a callable of a method that takes and returns bytes."""
+    stub: Any = channel.unary_unary
+    return stub(_SERVICE + method)
+
+
+class ClusterPeers:
+    """The other tasks of one cluster, as a step calls them; see `runtime.worker.exchange.Peers`.
+
+    Parameters
+    ----------
+    connections : Connections
+    cluster : Cluster
+    task : str
+        Which of the tasks this one is.
+    """
+
+    def __init__(self, connections: Connections, cluster: Cluster, task: str) -> None:
+        self._connections = connections
+        self._task = task
+        self.addresses = {
+            DeviceSpec(job, 0, index).task_name: address
+            for job, tasks in cluster.jobs.items()
+            for index, address in tasks.items()
+        }
+
+    def receive(self, task: str, step_id: int, key: str, done: Received) -> Callable[[], None]:
+        """Ask a task for a tensor; see `Peers.receive`."""
+        address = self.addresses.get(task)
+        if address is None:
+            done(None, 0, False, InvalidArgument(f"the tensor {key} comes from {task}, which is no task of this "
+                                                 f"cluster: {', '.join(sorted(self.addresses))}"))
+            return _nothing
+        running: list[asyncio.Task[None]] = []
+        given_up = False
+        connections = self._connections
+        request = wire.RecvTensorRequest(step_id=step_id, rendezvous_key=key,
+                                         request_id=(secrets.randbits(63) or 1)).SerializeToString()
+
+        def start() -> None:
+            if given_up:
+                done(None, 0, False, Cancelled(f"the request for {key} was given up"))
+                return
+            running.append(connections.loop.create_task(self._receive(address, task, step_id, key, request, done)))
+
+        def give_up() -> None:
+            nonlocal given_up
+            given_up = True
+            connections.start_call(lambda: running and running[0].cancel())
+
+        connections.start_call(start)
+        return give_up
+
+    async def _receive(self, address: str, task: str, step_id: int, key: str, request: bytes, done: Received) -> None:
+        started_us = time.time_ns() // 1000
+        try:
+            answer = await self._connections.call(address, task, "RecvTensor", request, f"the tensor {key}")
+            datatype, array, is_dead, *_ = scan_recv_tensor_response(answer)
+        except Error as error:
+            done(None, 0, False, error)
+        except asyncio.CancelledError:
+            done(None, 0, False, Cancelled(f"the request for {key} was given up"))
+        except Exception as error:
+            logger.exception("a tensor could not be received")
+            done(None, 0, False, Unavailable(f"{type(error).__name__} while {key} was awaited: {error}"))
+        else:
+            self._connections.log.received(step_id, key, array.nbytes, started_us, time.time_ns() // 1000)
+            done(array, datatype, is_dead, None)
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,76 @@
+"""What tensors a task has received from others, by step, for as long as a master wants it logged."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = ["RpcLog", "Transfer"]
+
+_MAX_STEPS = 1000
+_MAX_TRANSFERS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One received tensor; times in microseconds since the epoch."""
+
+    edge: str
+    sender: str
+    receiver: str
+    nbytes: int
+    started_us: int
+    ended_us: int
+
+    @property
+    def label(self) -> str:
+        """Return what a timeline shows of it."""
+        seconds = max(self.ended_us - self.started_us, 1) / 1e6
+        return (f"[{self.nbytes}B] [{self.nbytes * 8 / 1e6 / seconds:.1f}Mb/s] {self.edge} from {self.sender} to "
+                f"{self.receiver}")
+
+
+class RpcLog:
+    """The transfers of the last steps. Safe from several threads.
+
+    Attributes
+    ----------
+    is_enabled : bool
+    """
+
+    def __init__(self) -> None:
+        self.is_enabled = False
+        self._steps: OrderedDict[int, list[Transfer]] = OrderedDict()
+        self._num = 0
+        self._lock = threading.Lock()
+
+    def received(self, step_id: int, key: str, nbytes: int, started_us: int, ended_us: int) -> None:
+        """Note a tensor that has arrived, if that is wanted."""
+        if not self.is_enabled:
+            return
+        sender, _, receiver, edge, _ = key.split(";")
+        with self._lock:
+            self._steps.setdefault(step_id, []).append(
+                Transfer(edge, sender, receiver, nbytes, started_us, ended_us))
+            self._num += 1
+            while len(self._steps) > _MAX_STEPS or (self._num > _MAX_TRANSFERS and len(self._steps) > 1):
+                _, oldest = self._steps.popitem(last=False)
+                self._num -= len(oldest)
+
+    def fetch(self, step_ids: Iterable[int]) -> list[tuple[int, list[Transfer]]]:
+        """Take out the transfers of these steps."""
+        found = []
+        with self._lock:
+            for step_id in step_ids:
+                transfers = self._steps.pop(step_id, [])
+                self._num -= len(transfers)
+                found.append((step_id, transfers))
+        return found
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._steps.clear()
+            self._num = 0

@@ -1,0 +1,304 @@
+"""tensorflow.WorkerService: bytes into calls of the `Worker`, answers and errors back into bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from runtime import wire
+from runtime._ext.errors import Cancelled, Error, Internal, Unimplemented
+from runtime._ext.worker_codec import encode_recv_tensor_response, encode_run_graph_response, scan_run_graph
+from runtime.cluster import Cluster
+from runtime.devices.attributes import device_attributes
+from runtime.edge.plane import Answer, Handler
+from runtime.master.messages import parse
+from runtime.step.stats import step_stats
+
+if TYPE_CHECKING:
+    from runtime._ext.worker_codec import RunGraphCall
+    from runtime.master.task import Task
+    from runtime.worker.exchange import Sent
+    from runtime.worker.rpc_log import RpcLog, Transfer
+    from runtime.worker.session import GraphRun
+    from runtime.worker.worker import Worker
+
+__all__ = ["WorkerService"]
+
+logger = logging.getLogger(__name__)
+
+# Work on a graph below this size takes the loop a millisecond or two; above it goes to a thread.
+_LARGE_REQUEST_BYTES = 32 * 1024
+_GRAPH_THREADS = 2
+
+_COLLECTIVE = "this worker takes no part in collectives: {} is not served"
+
+
+class WorkerService:
+    """The methods of tensorflow.WorkerService on one worker.
+
+    Parameters
+    ----------
+    task : Task
+    make_worker : callable
+        Returns the worker. Called on the loop, for the first master that wants more than the status of the task.
+    log : RpcLog
+
+    Notes
+    -----
+    Concurrency: everything runs on one event loop; what takes long goes to threads of its own or of the runner.
+    """
+
+    def __init__(self, task: Task, make_worker: Callable[[], Worker], log: RpcLog) -> None:
+        self._task = task
+        self._make_worker = make_worker
+        self._made: Worker | None = None
+        self._log = log
+        self._threads = ThreadPoolExecutor(_GRAPH_THREADS, thread_name_prefix="tensor-runtime-register")
+
+    def services(self) -> Mapping[str, Mapping[str, Handler]]:
+        """Return the handlers by service and method name."""
+        return {
+            "tensorflow.WorkerService": {
+                "GetStatus": self.get_status,
+                "CreateWorkerSession": self.create_worker_session,
+                "DeleteWorkerSession": self.delete_worker_session,
+                "RegisterGraph": self.register_graph,
+                "DeregisterGraph": self.deregister_graph,
+                "RunGraph": self.run_graph,
+                "CleanupGraph": self.cleanup_graph,
+                "CleanupAll": self.cleanup_all,
+                "RecvTensor": self.recv_tensor,
+                "Logging": self.logging,
+                "Tracing": _refusing("Tracing"),
+                "RecvBuf": _refusing(_COLLECTIVE.format("RecvBuf")),
+                "GetStepSequence": _refusing(_COLLECTIVE.format("GetStepSequence")),
+                "CompleteGroup": _refusing(_COLLECTIVE.format("CompleteGroup")),
+                "CompleteInstance": _refusing(_COLLECTIVE.format("CompleteInstance")),
+                "MarkRecvFinished": self.mark_recv_finished,
+            }
+        }
+
+    @property
+    def worker(self) -> Worker:
+        """Return the worker, made now if nobody asked for it before."""
+        if self._made is None:
+            self._made = self._make_worker()
+        return self._made
+
+    def drain(self) -> None:
+        """Let those go who wait for tensors that no running step can make."""
+        if self._made is not None:
+            self._made.drain()
+
+    async def stop(self) -> None:
+        """End every session."""
+        if self._made is not None:
+            self._made.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # Sessions
+
+    async def get_status(self, request: bytes, context: Any) -> bytes:
+        """GetStatus: the devices of this task."""
+        response = wire.GetStatusResponse()
+        for device in self._task.devices:
+            response.device_attributes.append(device_attributes(device))
+        return response.SerializeToString()
+
+    async def create_worker_session(self, request: bytes, context: Any) -> bytes:
+        """CreateWorkerSession: of this server's own cluster, or of the one in the request."""
+        message = parse(wire.CreateWorkerSessionRequest, request)
+        server = message.server_def
+        cluster = Cluster.from_proto(server.cluster) if server.cluster.job else None
+        self.worker.create_session(message.session_handle, cluster, server.job_name, server.task_index,
+                                   message.isolate_session_state)
+        return b""
+
+    async def delete_worker_session(self, request: bytes, context: Any) -> bytes:
+        """DeleteWorkerSession; one that is not known is fine."""
+        self.worker.delete_session(parse(wire.DeleteWorkerSessionRequest, request).session_handle)
+        return b""
+
+    # Graphs
+
+    async def register_graph(self, request: bytes, context: Any) -> bytes:
+        """RegisterGraph."""
+        message = parse(wire.RegisterGraphRequest, request)
+        session = self.worker.session(message.session_handle, message.create_worker_session_called)
+        if len(request) > _LARGE_REQUEST_BYTES:
+            handle = await asyncio.get_running_loop().run_in_executor(
+                self._threads, session.register, message.graph_def)
+        else:
+            handle = session.register(message.graph_def)
+        return wire.RegisterGraphResponse(graph_handle=handle).SerializeToString()
+
+    async def deregister_graph(self, request: bytes, context: Any) -> bytes:
+        """DeregisterGraph."""
+        message = parse(wire.DeregisterGraphRequest, request)
+        session = self.worker.session(message.session_handle, message.create_worker_session_called)
+        session.deregister(message.graph_handle)
+        return b""
+
+    # Steps
+
+    async def run_graph(self, request: bytes, context: Any) -> bytes:
+        """RunGraph: answers when the part of the step that runs here has ended."""
+        try:
+            call = scan_run_graph(request)
+        except Error as error:
+            part = getattr(error, "call", None)  # what could be read of the request, when a tensor is at fault
+            if part is None:
+                raise
+            return _failed_graph(part, error)
+        try:
+            return await self._run_graph(call)
+        except Exception as error:
+            return _failed_graph(call, error)
+
+    async def _run_graph(self, call: RunGraphCall) -> bytes:
+        options = parse(wire.ExecutorOpts, call.exec_opts or b"")
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[list[Sent]] = loop.create_future()
+
+        def settle(tensors: list[Sent] | None, error: BaseException | None) -> None:
+            if waiting.done():
+                return
+            if error is not None:
+                waiting.set_exception(error)
+            else:
+                waiting.set_result(tensors or [])
+
+        def answered(tensors: list[Sent] | None, error: BaseException | None) -> None:
+            _call_on(loop, lambda: settle(tensors, error))
+
+        run = self.worker.run_graph(call, options.record_timeline, answered)
+        try:
+            tensors = await waiting
+        except asyncio.CancelledError:
+            run.step.cancel(Cancelled(f"Step {call.step_id} cancelled.  Cancelling rendezvous."))
+            raise
+        return encode_run_graph_response(
+            call.recv_keys,
+            [sent.array for sent in tensors],
+            [int(sent.kind) for sent in tensors],
+            self._stats(run) if options.record_timeline else None,
+            [_graph_bytes(run)] if options.record_partition_graphs else (),
+        )
+
+    def _stats(self, run: GraphRun) -> bytes | None:
+        trace = run.step.trace
+        return None if trace is None else step_stats(trace, self._task.devices[0].name).SerializeToString()
+
+    async def cleanup_graph(self, request: bytes, context: Any) -> bytes:
+        """CleanupGraph; a step that is not known is fine."""
+        self.worker.clean(parse(wire.CleanupGraphRequest, request).step_id)
+        return b""
+
+    async def cleanup_all(self, request: bytes, context: Any) -> bytes:
+        """CleanupAll: empties containers on every device."""
+        self.worker.clear(parse(wire.CleanupAllRequest, request).container)
+        return b""
+
+    async def recv_tensor(self, request: bytes, context: Any) -> Answer:
+        """RecvTensor: answers when the tensor is there, however long that takes."""
+        message = parse(wire.RecvTensorRequest, request)
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[tuple[Sent | None, bool]] = loop.create_future()
+
+        def settle(sent: Sent | None, is_dead: bool, error: BaseException | None) -> None:
+            if waiting.done():
+                return
+            if error is not None:
+                waiting.set_exception(error)
+            else:
+                waiting.set_result((sent, is_dead))
+
+        def done(sent: Sent | None, is_dead: bool, error: BaseException | None) -> None:
+            _call_on(loop, lambda: settle(sent, is_dead, error))
+
+        drop = self.worker.receive(message.step_id, message.rendezvous_key, message.request_id, done)
+        try:
+            sent, is_dead = await waiting
+        finally:
+            drop()
+        now = time.time_ns() // 1000
+        if sent is None or is_dead:
+            return encode_recv_tensor_response(None, None, True, now)
+        return encode_recv_tensor_response(sent.array, int(sent.kind), False, now, apart=True)
+
+    # Looking
+
+    async def logging(self, request: bytes, context: Any) -> bytes:
+        """Logging: switches the log of received tensors, and hands it over."""
+        message = parse(wire.LoggingRequest, request)
+        if message.enable_rpc_logging:
+            self._log.is_enabled = True
+        elif message.disable_rpc_logging or not message.fetch_step_id:
+            self._log.is_enabled = False
+        if message.clear:
+            self._log.clear()
+        response = wire.LoggingResponse()
+        for step_id, transfers in self._log.fetch(message.fetch_step_id):
+            if transfers:
+                step = response.step.add(step_id=step_id)
+                for transfer in transfers:
+                    _add_transfer(step.step_stats, transfer)
+        return response.SerializeToString()
+
+    async def mark_recv_finished(self, request: bytes, context: Any) -> bytes:
+        """MarkRecvFinished: nothing is kept for a second answer, so there is nothing to forget."""
+        parse(wire.MarkRecvFinishedRequest, request)
+        return b""
+
+
+def _refusing(text: str) -> Callable[[bytes, Any], Any]:
+    async def refuse(request: bytes, context: Any) -> bytes:
+        raise Unimplemented(text)
+
+    return refuse
+
+
+def _call_on(loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
+    try:
+        loop.call_soon_threadsafe(work)
+    except RuntimeError:
+        # The loop has closed: the server stopped, and nobody waits any more.
+        logger.debug("an answer came after the loop that had asked for it")
+
+
+def _failed_graph(call: RunGraphCall, error: Exception) -> bytes:
+    """Return the answer of a failed RunGraph whose master wants errors in the body; raise the error otherwise."""
+    if not isinstance(error, Error):
+        logger.error("a RunGraph failed with an error of the wrong kind", exc_info=error)
+        fault = Internal(f"{type(error).__name__}: {error}")
+        fault.__cause__ = error
+        error = fault
+    if call.store_errors_in_response_body:
+        return encode_run_graph_response(status=(error.code, error.message))
+    raise error
+
+
+def _graph_bytes(run: GraphRun) -> bytes:
+    return run.graph.graph.to_proto().SerializeToString()  # type: ignore[no-any-return]
+
+
+def _add_transfer(stats: Any, transfer: Transfer) -> None:
+    for device in stats.dev_stats:
+        if device.device == transfer.receiver:
+            break
+    else:
+        device = stats.dev_stats.add(device=transfer.receiver)
+    took = transfer.ended_us - transfer.started_us
+    device.node_stats.add(
+        node_name="RecvTensor",
+        timeline_label=transfer.label,
+        all_start_micros=transfer.started_us,
+        op_start_rel_micros=0,
+        op_end_rel_micros=took,
+        all_end_rel_micros=took,
+    )
+

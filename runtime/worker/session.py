@@ -1,0 +1,216 @@
+"""A worker session: what one master session has on this task."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from runtime._ext.errors import Aborted, Cancelled, Error, Internal
+from runtime._ext.executor import StepContext, StepTrace
+from runtime.devices.resources import ResourceManager
+from runtime.step.environment import SessionState
+from runtime.worker.derived import derived
+from runtime.worker.exchange import StepExchange
+from runtime.worker.graphs import RegisteredGraph
+
+if TYPE_CHECKING:
+    from runtime._ext.rendezvous import Rendezvous
+    from runtime.master.task import Task
+    from runtime.step.runner import StepRunner
+    from runtime.worker.exchange import Peers
+
+__all__ = ["GraphRun", "WorkerSession"]
+
+logger = logging.getLogger(__name__)
+
+Done = Callable[["BaseException | None"], None]
+
+# Calls that name a session without having created one, as masters of old do, share this one.
+LEGACY = ""
+
+
+class GraphRun:
+    """One step of a registered graph.
+
+    Attributes
+    ----------
+    step : StepContext
+    graph : RegisteredGraph
+    graph_handle : str
+    """
+
+    def __init__(self, step: StepContext, graph: RegisteredGraph, graph_handle: str, rendezvous: Rendezvous) -> None:
+        self.step = step
+        self.graph = graph
+        self.graph_handle = graph_handle
+        self._rendezvous = rendezvous
+        self._lock = threading.Lock()
+        self._ended = False
+        self._error: BaseException | None = None
+        self._waiting: list[Done] = []
+
+    def ended(self, error: BaseException | None) -> None:
+        """Take note of the end of the step, and tell it to those who wait for it."""
+        if error is not None:
+            self._rendezvous.abort(derived(error) if isinstance(error, Error) else error)
+        with self._lock:
+            self._ended, self._error = True, error
+            waiting, self._waiting = self._waiting, []
+        for done in waiting:
+            done(error)
+
+    def when_ended(self, done: Done) -> None:
+        """Have ``done(error)`` called when the step has ended; at once if it has."""
+        with self._lock:
+            if not self._ended:
+                self._waiting.append(done)
+                return
+        done(self._error)
+
+
+class WorkerSession:
+    """Graphs and state of one master session on this task.
+
+    Parameters
+    ----------
+    handle : str
+    task : Task
+        By the name that it has in the session.
+    isolated : bool
+        Whether it has resources of its own.
+    peers : Peers or None
+        The other tasks of its cluster.
+    runner : StepRunner
+    step_memory_limit : int
+        What the arrays of one step may hold at once, in bytes; 0 for no limit.
+
+    Notes
+    -----
+    Safe from several threads.
+    """
+
+    def __init__(self, handle: str, task: Task, isolated: bool, peers: Peers | None, runner: StepRunner,
+                 step_memory_limit: int = 0) -> None:
+        self.handle = handle
+        self.task = task
+        self.peers = peers
+        self.closed = False
+        self._runner = runner
+        self._step_memory_limit = step_memory_limit
+        self.state = SessionState(task.devices[0], task.files, ResourceManager(task.job_name) if isolated else None)
+        self._graphs: dict[str, RegisteredGraph] = {}
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._runs: dict[tuple[int, str], GraphRun] = {}
+
+    # Graphs
+
+    def register(self, graph_def: Any) -> str:
+        """Compile a graph and return its handle, 16 hexadecimal digits.
+
+        Raises
+        ------
+        Error
+            What is wrong with the graph; see `RegisteredGraph`.
+        """
+        graph = RegisteredGraph(graph_def, self.state)
+        with self._lock:
+            self._check_open()
+            handle = f"{next(self._numbers):016x}"
+            self._graphs[handle] = graph
+        return handle
+
+    def deregister(self, handle: str) -> None:
+        """Forget a graph; its running steps go on.
+
+        Raises
+        ------
+        Aborted
+            If it is not known.
+        """
+        with self._lock:
+            if self._graphs.pop(handle, None) is None:
+                raise Aborted(f"Graph handle is not found: {handle}. Possibly, this worker just restarted.")
+
+    def graph(self, handle: str) -> RegisteredGraph:
+        """Return a registered graph.
+
+        Raises
+        ------
+        Aborted
+            If it is not known.
+        """
+        found = self._graphs.get(handle)
+        if found is None:
+            raise Aborted(f"Graph handle is not found: {handle}. Possibly, this worker just restarted.")
+        return found
+
+    # Steps
+
+    def start(self, graph_handle: str, step_id: int, rendezvous: Rendezvous, trace: bool) -> GraphRun:
+        """Start a step of a registered graph. Its error, when it comes to one, aborts the step's rendezvous.
+
+        Raises
+        ------
+        Aborted
+            If the graph is not known, or the session has been deleted.
+        """
+        graph = self.graph(graph_handle)
+        step = StepContext(step_id, self.state, StepTrace() if trace else None, self._runner.hand_over,
+                           self._step_memory_limit)
+        exchange = StepExchange(step_id, rendezvous, self.task.name, self.state, self.peers)
+        step.exchange = exchange
+        run = GraphRun(step, graph, graph_handle, rendezvous)
+        with self._lock:
+            self._check_open()
+            self._runs[step_id, graph_handle] = run
+
+        def cancelled() -> None:
+            error = step.error or Cancelled("the step was cancelled")
+            exchange.close(error)
+            rendezvous.abort(derived(error) if isinstance(error, Error) else error)
+
+        def finished(outputs: list[Any] | None, error: BaseException | None) -> None:
+            if error is not None and not isinstance(error, Error):
+                logger.error("step %s failed with an error of the wrong kind", step_id, exc_info=error)
+                error = Internal(f"{type(error).__name__}: {error}")
+            exchange.close(error or Aborted(f"step {step_id} is over"))
+            step.close()
+            with self._lock:
+                self._runs.pop((step_id, graph_handle), None)
+            run.ended(error)
+
+        step.on_cancel(cancelled)
+        try:
+            self._runner.start(graph.step, step, (), finished)
+        except Error as error:
+            finished(None, error)
+        return run
+
+    def run_of(self, step_id: int, graph_handle: str) -> GraphRun | None:
+        """Return a step that runs, or None."""
+        return self._runs.get((step_id, graph_handle))
+
+    def running(self) -> Sequence[GraphRun]:
+        """Return the steps that run now."""
+        with self._lock:
+            return list(self._runs.values())
+
+    def close(self) -> None:
+        """Cancel the steps and free graphs, kernels and, if the session is isolated, all of its state."""
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+            runs = list(self._runs.values())
+            self._graphs.clear()
+        for run in runs:
+            run.step.cancel(Cancelled(f"worker session {self.handle} was deleted"))
+        self.state.close()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise Aborted(f"Session handle is not found: {self.handle}. It was deleted.")

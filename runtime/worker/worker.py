@@ -1,0 +1,337 @@
+"""The worker of a task: sessions that masters opened here, steps under way, tensors that wait to be fetched."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from runtime._ext.errors import Aborted, Cancelled, Internal, InvalidArgument
+from runtime._ext.rendezvous import RendezvousTable, parse_key
+from runtime.cluster import Cluster
+from runtime.dtypes import DataType
+from runtime.graph.device_spec import DeviceSpec, parse
+from runtime.master.request_ids import RequestIds
+from runtime.worker.derived import restarted
+from runtime.worker.exchange import Sent
+from runtime.worker.session import LEGACY, GraphRun, WorkerSession
+
+if TYPE_CHECKING:
+    from runtime._ext.rendezvous import Rendezvous, Waiter
+    from runtime._ext.worker_codec import RunGraphCall
+    from runtime.master.task import Task
+    from runtime.step.runner import StepRunner
+    from runtime.worker.exchange import Peers
+
+__all__ = ["Worker"]
+
+logger = logging.getLogger(__name__)
+
+_REMEMBERED_REQUESTS = 100_000
+
+Answered = Callable[["list[Sent] | None", "BaseException | None"], None]
+"""``answered(tensors, error)``: the tensors of a RunGraph's ``recv_key``, in order."""
+
+
+class Worker:
+    """What one task does for masters.
+
+    Parameters
+    ----------
+    task : Task
+    runner : StepRunner
+    cluster : Cluster or None
+        The server's own; None when it is alone.
+    connect : callable
+        ``connect(cluster, task_name) -> Peers``: the other tasks of a cluster as the named one of it reaches them.
+    step_memory_limit : int
+        What the arrays of one step may hold at once, in bytes; 0 for no limit.
+
+    Attributes
+    ----------
+    request_ids : RequestIds
+    sessions : dict of str to WorkerSession
+
+    Notes
+    -----
+    Every method may be called from any thread. Callbacks run in whichever thread has the answer.
+    """
+
+    def __init__(self, task: Task, runner: StepRunner, cluster: Cluster | None,
+                 connect: Callable[[Cluster, str], Peers], step_memory_limit: int = 0) -> None:
+        self.task = task
+        self.request_ids = RequestIds(_REMEMBERED_REQUESTS)
+        self.sessions: dict[str, WorkerSession] = {}
+        self._runner = runner
+        self._cluster = cluster
+        self._connect = connect
+        self._own_peers: Peers | None = None
+        self._step_memory_limit = step_memory_limit
+        self._rendezvous = RendezvousTable()
+        self._lock = threading.Lock()
+
+    # Sessions
+
+    def create_session(self, handle: str, cluster: Cluster | None = None, job_name: str = "", task_index: int = 0,
+                       isolated: bool = False) -> None:
+        """Open a session; one that is open already stays as it is.
+
+        Parameters
+        ----------
+        handle : str
+        cluster : Cluster, optional
+            In place of the server's own; this task is then ``job_name`` and ``task_index`` of it.
+        isolated : bool
+
+        Raises
+        ------
+        InvalidArgument
+            If the handle is empty, or the cluster has no such task.
+        """
+        if not handle:
+            raise InvalidArgument("Session must be non-empty.")
+        task = self.task
+        if cluster is not None:
+            cluster.address(job_name, task_index)  # it must be there
+            task = task.renamed(job_name, task_index)
+        with self._lock:
+            if handle in self.sessions:
+                return
+            peers = self._peers() if cluster is None else self._connect(cluster, task.name)
+            self.sessions[handle] = WorkerSession(handle, task, isolated, peers, self._runner,
+                                                  self._step_memory_limit)
+        logger.info("worker session created", extra={"session": handle, "isolated": isolated})
+
+    def session(self, handle: str, was_created: bool) -> WorkerSession:
+        """Return a session by its handle, or the one that masters share who create none.
+
+        Raises
+        ------
+        Aborted
+            If it is not there.
+        """
+        if not was_created:
+            with self._lock:
+                found = self.sessions.get(LEGACY)
+                if found is None:
+                    found = self.sessions[LEGACY] = WorkerSession(LEGACY, self.task, False, self._peers(),
+                                                                  self._runner, self._step_memory_limit)
+                return found
+        found = self.sessions.get(handle)
+        if found is None:
+            raise restarted(Aborted(f'Session handle is not found: {handle}. Possibly this worker ("{self.task.name}") '
+                                    "just restarted."))
+        return found
+
+    def delete_session(self, handle: str) -> None:
+        """Close a session: its steps are cancelled. One that is not known is fine."""
+        with self._lock:
+            found = self.sessions.pop(handle, None)
+        if found is not None:
+            found.close()
+            logger.info("worker session deleted", extra={"session": handle})
+
+    def _peers(self) -> Peers | None:
+        if self._own_peers is None and self._cluster is not None:
+            self._own_peers = self._connect(self._cluster, self.task.name)
+        return self._own_peers
+
+    # Steps
+
+    def run_graph(self, call: RunGraphCall, trace: bool, answered: Answered) -> GraphRun:
+        """Run a registered graph, or go on with a partial run of it.
+
+        Parameters
+        ----------
+        call : RunGraphCall
+        trace : bool
+        answered : callable
+            Called exactly once, unless this method raises.
+
+        Returns
+        -------
+        GraphRun
+            For cancelling it.
+
+        Raises
+        ------
+        Aborted
+            If session or graph are not known, or the request was seen before.
+        InvalidArgument
+            If a key is none.
+        """
+        what = "PartialRunGraph (Worker)" if call.is_partial else "RunGraph (Worker)"
+        self.request_ids.check(call.request_id, what, call.session_handle)
+        session = self.session(call.session_handle, call.create_worker_session_called)
+        session.graph(call.graph_handle)
+        for key in (*call.send_names, *call.recv_keys):
+            parse_key(key)
+        rendezvous = self._rendezvous.of(call.step_id)
+        for key, value, datatype in zip(call.send_names, call.send_values, call.send_datatypes, strict=True):
+            rendezvous.send(key, Sent(value, DataType(datatype)))
+        run = session.run_of(call.step_id, call.graph_handle) if call.is_partial else None
+        if run is None:
+            run = session.start(call.graph_handle, call.step_id, rendezvous, trace)
+        if call.is_partial:
+            _collect(rendezvous, call.recv_keys, answered, run if call.is_last_partial_run else None)
+        else:
+            run.when_ended(lambda error: _take(rendezvous, call.recv_keys, error, answered))
+        return run
+
+    def clean(self, step_id: int) -> None:
+        """Forget what is left of a step's tensors. A step that is not known is fine."""
+        self._rendezvous.clean(step_id)
+
+    def clear(self, containers: Iterable[str]) -> None:
+        """Empty containers on every device of the task; the default one when none is named."""
+        self.task.clear(containers)
+
+    # Tensors
+
+    def receive(self, step_id: int, key: str, request_id: int,
+                done: Callable[[Sent | None, bool, BaseException | None], None]) -> Callable[[], None]:
+        """Hand over a tensor that a step of this task sends, as soon as it is there.
+
+        Parameters
+        ----------
+        done : callable
+            ``done(sent, is_dead, error)``, called exactly once unless this method raises.
+
+        Returns
+        -------
+        callable
+            Drops the request, and nothing else; `done` is then not called if it has not been.
+
+        Raises
+        ------
+        Aborted
+            If the request was seen before, the step is over, or the key is meant for a device of another life.
+        InvalidArgument
+            If the key is none, or no device of this task sends it.
+        """
+        self.request_ids.check(request_id, "RecvTensor (GrpcWorker)", "")
+        sender, incarnation, *_ = parse_key(key)
+        self._check_sender(sender, incarnation, key)
+        rendezvous = self._rendezvous.of(step_id)
+        waiter = rendezvous.receive(key, done)
+        return _nothing if waiter is None else lambda: _forget(rendezvous, waiter)
+
+    def _check_sender(self, sender: str, incarnation: int, key: str) -> None:
+        spec = parse(sender)
+        if spec is None:
+            raise InvalidArgument(f"Invalid  rendezvous key: {key}")
+        for device in self.task.devices:
+            own = parse(device.name) or DeviceSpec()
+            if (own.device_type, own.device_id) == (spec.device_type, spec.device_id):
+                if device.incarnation != incarnation:
+                    raise Aborted(f"RecvTensor expects a different device incarnation: {incarnation} vs. "
+                                  f'{device.incarnation}. Your worker job ("{self.task.name}") was probably restarted. '
+                                  "Check your worker job for the reason why it was restarted.")
+                break
+        else:
+            raise InvalidArgument(f"{sender} unknown device.")
+        if spec.task_name not in {self.task.name, *(session.task.name for session in list(self.sessions.values()))}:
+            raise InvalidArgument(f"Invalid rendezvous key (src): {key} @ {self.task.name}")
+
+    # Looking, ending
+
+    def drain(self) -> None:
+        """Wake those who wait for tensors of steps that do not run here."""
+        running = {run.step.step_id for session in list(self.sessions.values()) for run in session.running()}
+        for step_id in {step_id for step_id, _, _ in self._rendezvous.waiting()} - running:
+            found = self._rendezvous.known(step_id)
+            if found is not None:
+                found.abort(Cancelled("the server is stopping"))
+
+    def waiting(self) -> Sequence[tuple[int, str, float]]:
+        """Return (step id, key, seconds) of every tensor that is awaited in this task's rendezvous."""
+        now = time.monotonic()
+        return [(step_id, key, now - since) for step_id, key, since in self._rendezvous.waiting()]
+
+    def close(self) -> None:
+        """Close every session and wake everybody who waits."""
+        with self._lock:
+            sessions = list(self.sessions.values())
+            self.sessions.clear()
+        for session in sessions:
+            session.close()
+        self._rendezvous.clean_all(Cancelled("the server is stopping"))
+
+
+def _nothing() -> None:
+    pass
+
+
+def _forget(rendezvous: Rendezvous, waiter: Waiter) -> None:
+    rendezvous.forget(waiter)
+
+
+def _take(rendezvous: Rendezvous, keys: Sequence[str], error: BaseException | None, answered: Answered) -> None:
+    """Answer a step that has ended with the tensors it was asked for: all of them must be there."""
+    if error is not None:
+        answered(None, error)
+        return
+    found: list[Sent] = []
+    for key in keys:
+        outcome = _Outcome()
+        waiter = rendezvous.receive(key, outcome)
+        if waiter is not None:
+            rendezvous.forget(waiter)
+            answered(None, Internal(f"the step has ended without a value for {key}"))
+            return
+        sent, is_dead, problem = outcome.found
+        if problem is not None or is_dead:
+            answered(None, problem or InvalidArgument(f"The tensor returned for {key} was not valid."))
+            return
+        found.append(sent)
+    answered(found, None)
+
+
+class _Outcome:
+    """Keeps what a rendezvous hands over at once."""
+
+    found: tuple[Any, bool, BaseException | None]
+
+    def __call__(self, sent: Any, is_dead: bool, error: BaseException | None) -> None:
+        self.found = (sent, is_dead, error)
+
+
+def _collect(rendezvous: Rendezvous, keys: Sequence[str], answered: Answered, run: GraphRun | None) -> None:
+    """Answer a call of a partial run when its tensors are there, and the step has ended where `run` is given."""
+    lock = threading.Lock()
+    found: dict[int, Sent] = {}
+    missing = len(keys) + (run is not None)
+    is_answered = missing == 0
+    if is_answered:
+        answered([], None)
+        return
+
+    def count(error: BaseException | None) -> None:
+        nonlocal missing, is_answered
+        with lock:
+            if is_answered:
+                return
+            missing -= 1
+            is_answered = error is not None or missing == 0
+            if not is_answered:
+                return
+        if error is not None:
+            answered(None, error)
+        else:
+            answered([found[index] for index in range(len(keys))], None)
+
+    def taker(index: int, key: str) -> Callable[[Any, bool, BaseException | None], None]:
+        def arrived(sent: Any, is_dead: bool, error: BaseException | None) -> None:
+            if is_dead and error is None:
+                error = InvalidArgument(f"The tensor returned for {key} was not valid.")
+            found[index] = sent
+            count(error)
+
+        return arrived
+
+    for index, key in enumerate(keys):
+        rendezvous.receive(key, taker(index, key))
+    if run is not None:
+        run.when_ended(count)
