@@ -7,6 +7,7 @@ import os
 import re
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -104,6 +105,13 @@ def start_process(
         finally:
             if process.poll() is None:
                 process.kill()
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody has right now, for those who must know it beforehand."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def serve_command(*options: str) -> list[str]:

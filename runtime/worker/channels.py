@@ -110,7 +110,8 @@ class Connections:
             self._watches[address] = self.loop.create_task(self._watch(address, task))
         began = time.monotonic()
         try:
-            return await _stub(self.channel(address), method)(request)
+            answer: bytes = await _stub(self.channel(address), method)(request)
+            return answer
         except grpc.RpcError as error:
             found = from_rpc_error(error)
             trailers = tuple(error.trailing_metadata() or ()) if hasattr(error, "trailing_metadata") else ()
