@@ -104,7 +104,7 @@ class WorkerService:
 
     async def get_status(self, request: bytes, context: Any) -> bytes:
         """GetStatus: the devices of this task."""
-        parse_message(wire.GetStatusRequest, request)
+        parse(wire.GetStatusRequest, request)
         response = wire.GetStatusResponse()
         for device in self._task.devices:
             response.device_attributes.append(device_attributes(device))

@@ -169,9 +169,10 @@ class Worker:
         for key in (*call.send_names, *call.recv_keys):
             parse_key(key)
         rendezvous = self._rendezvous.of(call.step_id)
+        # Looked up before anything is sent: what is sent may be all that the step was waiting for.
+        run = session.run_of(call.step_id, call.graph_handle) if call.is_partial else None
         for key, value, datatype in zip(call.send_names, call.send_values, call.send_datatypes, strict=True):
             rendezvous.send(key, Sent(value, DataType(datatype)))
-        run = session.run_of(call.step_id, call.graph_handle) if call.is_partial else None
         if run is None:
             run = session.start(call.graph_handle, call.step_id, rendezvous, trace)
         if call.is_partial:

@@ -1,4 +1,4 @@
-"""Graphs over two tasks, the master TensorFlow's own: what a client sees must not tell whose worker the other task is."""
+"""Graphs over two tasks, the master TensorFlow's: what a client sees must not tell whose worker the other one is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def values_there_and_back(target: str) -> Any:
     with graph.as_default():
         fed = {}
         pairs = []
-        for kind in ("float32", "float64", "float16", "bfloat16", "int32", "int64", "uint8", "bool", "complex64", "string"):
+        for kind in ("float32", "float64", "float16", "bfloat16", "int32", "int64", "uint8", "bool", "complex64",
+                     "string"):
             x = tf.placeholder(kind, [None])
             fed[x] = [b"a", b"\xff", b""] if kind == "string" else np.array([0, 1, 1], tf.as_dtype(kind).as_numpy_dtype)
             with worker():
@@ -145,7 +146,7 @@ def training_on_the_worker(target: str) -> Any:
 
 @check
 def normalised_activations(target: str) -> Any:
-    """Inference that the master's optimizer fuses: batch norm, bias and activations behind convolutions and products."""
+    """Inference that the master's optimizer fuses: batch norm, bias, activations behind convolutions and products."""
     random = np.random.default_rng(5)
     graph = tf.Graph()
     with graph.as_default(), worker():
