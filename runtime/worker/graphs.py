@@ -12,6 +12,7 @@ from runtime.graph.prune import Selection, order
 from runtime.graph.validate import check_node
 from runtime.ops import registry
 from runtime.step.compile import CompiledStep, compile_step
+from runtime.worker.unfuse import unfused
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
@@ -51,7 +52,7 @@ class RegisteredGraph:
                 if spec is None or not spec.is_full:
                     raise InvalidArgument(f"Missing device name in: {{{{node {proto.name}}}}} = {proto.op}[]"
                                           f"(device {proto.device!r}): a worker's graph names a device for every node")
-            self.graph = Graph.from_proto(graph_def, internal=True)
+            self.graph = Graph.from_proto(unfused(graph_def), internal=True)
             for node in self.graph.nodes.values():
                 check_node(node)
                 _check_kernel(node)

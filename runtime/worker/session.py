@@ -62,6 +62,11 @@ class GraphRun:
         for done in waiting:
             done(error)
 
+    @property
+    def has_ended(self) -> bool:
+        """Tell whether the step is over."""
+        return self._ended
+
     def when_ended(self, done: Done) -> None:
         """Have ``done(error)`` called when the step has ended; at once if it has."""
         with self._lock:
@@ -150,8 +155,10 @@ class WorkerSession:
 
     # Steps
 
-    def start(self, graph_handle: str, step_id: int, rendezvous: Rendezvous, trace: bool) -> GraphRun:
+    def start(self, graph_handle: str, step_id: int, rendezvous: Rendezvous, *, trace: bool, keep: bool) -> GraphRun:
         """Start a step of a registered graph. Its error, when it comes to one, aborts the step's rendezvous.
+
+        With `keep`, `run_of` finds the step until it is released, also when it has ended.
 
         Raises
         ------
@@ -179,8 +186,8 @@ class WorkerSession:
                 error = Internal(f"{type(error).__name__}: {error}")
             exchange.close(error or Aborted(f"step {step_id} is over"))
             step.close()
-            with self._lock:
-                self._runs.pop((step_id, graph_handle), None)
+            if not keep:
+                self._forget(step_id, graph_handle)
             run.ended(error)
 
         step.on_cancel(cancelled)
@@ -191,13 +198,23 @@ class WorkerSession:
         return run
 
     def run_of(self, step_id: int, graph_handle: str) -> GraphRun | None:
-        """Return a step that runs, or None."""
+        """Return a step that runs, or is kept, or None."""
         return self._runs.get((step_id, graph_handle))
+
+    def release(self, step_id: int) -> None:
+        """Keep the ended steps of this number no longer."""
+        with self._lock:
+            for key in [key for key, run in self._runs.items() if key[0] == step_id and run.has_ended]:
+                del self._runs[key]
+
+    def _forget(self, step_id: int, graph_handle: str) -> None:
+        with self._lock:
+            self._runs.pop((step_id, graph_handle), None)
 
     def running(self) -> Sequence[GraphRun]:
         """Return the steps that run now."""
         with self._lock:
-            return list(self._runs.values())
+            return [run for run in self._runs.values() if not run.has_ended]
 
     def close(self) -> None:
         """Cancel the steps and free graphs, kernels and, if the session is isolated, all of its state."""

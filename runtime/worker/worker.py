@@ -174,7 +174,7 @@ class Worker:
         for key, value, datatype in zip(call.send_names, call.send_values, call.send_datatypes, strict=True):
             rendezvous.send(key, Sent(value, DataType(datatype)))
         if run is None:
-            run = session.start(call.graph_handle, call.step_id, rendezvous, trace)
+            run = session.start(call.graph_handle, call.step_id, rendezvous, trace=trace, keep=call.is_partial)
         if call.is_partial:
             _collect(rendezvous, call.recv_keys, answered, run if call.is_last_partial_run else None)
         else:
@@ -182,8 +182,10 @@ class Worker:
         return run
 
     def clean(self, step_id: int) -> None:
-        """Forget what is left of a step's tensors. A step that is not known is fine."""
+        """Forget what is left of a step. One that is not known is fine."""
         self._rendezvous.clean(step_id)
+        for session in list(self.sessions.values()):
+            session.release(step_id)
 
     def clear(self, containers: Iterable[str]) -> None:
         """Empty containers on every device of the task; the default one when none is named."""

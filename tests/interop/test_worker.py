@@ -64,7 +64,9 @@ def test_losses_of_a_network_on_the_worker_agree(answers: Answers) -> None:
 def test_an_error_names_the_worker_and_the_node(answers: Answers, server: str) -> None:
     unset, shapes = answers(server, "an_error_names_the_worker")
     assert unset["code"] == 9
-    assert unset["message"].startswith(f"{FROM}Attempting to use uninitialized value unset")
+    assert "\nAttempting to use uninitialized value unset" in unset["message"]
     assert shapes["code"] == 3
-    assert shapes["message"].startswith(FROM)
+    if server == "ours":  # TensorFlow's master may meet the error first where its own part of the step waits
+        assert unset["message"].startswith(FROM)
+        assert shapes["message"].startswith(FROM)
     assert "{{node product}}" in shapes["message"]
