@@ -15,7 +15,7 @@ from runtime._ext.errors import InvalidArgument
 from runtime._ext.tensor_codec import decode_tensor_ex
 from runtime.checkpoint.fields import bytes_field, varint
 from runtime.dtypes import DataType, base, to_numpy
-from runtime.ops.objects import map_objects, object_scalar
+from runtime.ops.objects import filled, map_objects, object_scalar
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape, like_input, scalar, unknown
 from runtime.ops.tensor_messages import tensor_message
@@ -231,7 +231,6 @@ def _decode_csv(node: Node, env: KernelEnv) -> Run:
     if any(left >= right for left, right in zip(selected, selected[1:])):
         raise InvalidArgument("select_cols should be strictly increasing indices")
     split = _Splitter(delimiter, bool(node.attr("use_quote_delim")), selected)
-    converters = [None if kind is DataType.STRING else _csv_number(kind) for kind in kinds]
 
     def run(records: Any, *defaults: Any) -> list[Any]:
         for number, default in enumerate(defaults):
@@ -245,30 +244,52 @@ def _decode_csv(node: Node, env: KernelEnv) -> Run:
             if len(fields) != len(kinds):
                 raise InvalidArgument(f"Expect {len(kinds)} fields but have {len(fields)} in record {number}")
             rows.append(fields)
+        columns = list(zip(*rows, strict=True)) if rows else [()] * len(kinds)
         outputs = []
-        for column, (kind, convert, default) in enumerate(zip(kinds, converters, defaults, strict=True)):
-            output = np.empty(len(rows), to_numpy(kind))
-            filler = default.reshape(-1)[0] if default.size else None
-            for number, fields in enumerate(rows):
-                text = fields[column]
-                if not text or text == missing:
-                    if filler is None:
-                        raise InvalidArgument(f"Field {column} is required but missing in record {number}!")
-                    output[number] = filler
-                elif convert is None:
-                    output[number] = text
-                else:
-                    try:
-                        output[number] = convert(text)
-                    except ValueError:
-                        shown = text.decode("utf-8", "replace")
-                        raise InvalidArgument(f"Field {column} in record {number} is not a valid {kind.label}: "
-                                              f"{shown}") from None
+        for number, (kind, texts, default) in enumerate(zip(kinds, columns, defaults, strict=True)):
+            output = _whole_column(kind, texts, missing)
+            if output is None:
+                output = _column(number, kind, texts, missing, default)
             output = output.reshape(records.shape)
             outputs.append(output if kind is DataType.STRING else xp.asarray(output))
         return outputs
 
     return run
+
+
+def _whole_column(kind: DataType, texts: Sequence[bytes], missing: bytes) -> Any:
+    """Convert a column in which nothing is missing or odd; None where something is."""
+    if b"" in texts or missing in texts:
+        return None
+    if kind is DataType.STRING:
+        return filled((len(texts),), texts)
+    if b"_" in b",".join(texts):  # Python's numbers may hold them
+        return None
+    try:
+        return np.array(list(map(int if kind in (DataType.INT32, DataType.INT64) else float, texts)), to_numpy(kind))
+    except (ValueError, OverflowError):
+        return None
+
+
+def _column(number: int, kind: DataType, texts: Sequence[bytes], missing: bytes, default: Any) -> Any:
+    """Convert a column field by field, and say which one cannot be."""
+    convert = None if kind is DataType.STRING else _csv_number(kind)
+    output = np.empty(len(texts), to_numpy(kind))
+    filler = default.reshape(-1)[0] if default.size else None
+    for record, text in enumerate(texts):
+        if not text or text == missing:
+            if filler is None:
+                raise InvalidArgument(f"Field {number} is required but missing in record {record}!")
+            output[record] = filler
+        elif convert is None:
+            output[record] = text
+        else:
+            try:
+                output[record] = convert(text)
+            except ValueError:
+                raise InvalidArgument(f"Field {number} in record {record} is not a valid {kind.label}: "
+                                      f"{text.decode('utf-8', 'replace')}") from None
+    return output
 
 
 _MAX_COLUMNS = 2**31 - 1

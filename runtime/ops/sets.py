@@ -20,10 +20,20 @@ if TYPE_CHECKING:
 
 Run = Callable[..., Any]
 
-_OPERATIONS = {"a-b": lambda a, b: np.setdiff1d(a, b, assume_unique=True),
-               "b-a": lambda a, b: np.setdiff1d(b, a, assume_unique=True),
-               "intersection": lambda a, b: np.intersect1d(a, b, assume_unique=True),
-               "union": np.union1d}
+
+
+def _distinct(numbers: Any) -> Any:
+    """Return the distinct numbers in order; numpy's own function counts in a table here, which takes far longer."""
+    ordered = np.sort(numbers)
+    return ordered[np.concatenate([ordered[:1] == ordered[:1], ordered[1:] != ordered[:-1]])]
+
+
+_OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
+    "a-b": lambda a, b: np.setdiff1d(a, b, assume_unique=True),
+    "b-a": lambda a, b: np.setdiff1d(b, a, assume_unique=True),
+    "intersection": lambda a, b: np.intersect1d(a, b, assume_unique=True),
+    "union": lambda a, b: _distinct(np.concatenate([a, b])),
+}
 
 
 class _Members:
@@ -82,7 +92,7 @@ def _operate(operation: str, a: _Members, b: _Members) -> tuple[Any, Any, Any]:
         raise InvalidArgument(f"Mismatched group shapes {format_shape(a.shape)} vs {format_shape(b.shape)}.")
     distinct, (a_codes, b_codes) = _coded(a.values, b.values)
     width = max(1, distinct.size)
-    a_sets, b_sets = np.unique(a.groups * width + a_codes), np.unique(b.groups * width + b_codes)
+    a_sets, b_sets = _distinct(a.groups * width + a_codes), _distinct(b.groups * width + b_codes)
     return _as_sparse(_OPERATIONS[operation](a_sets, b_sets), distinct, a.shape)
 
 
@@ -124,7 +134,7 @@ def _set_size(node: Node, env: KernelEnv) -> Run:
         members = _from_sparse(indices, values, shape, validate=validate)
         distinct, (codes,) = _coded(members.values)
         width = max(1, distinct.size)
-        groups = np.unique(members.groups * width + codes) // width
+        groups = _distinct(members.groups * width + codes) // width
         count = math.prod(members.shape)
         return np.bincount(groups, minlength=count).astype(np.int32).reshape(members.shape)
 
