@@ -13,50 +13,31 @@ from typing import Any
 import numpy as np
 
 from runtime._ext.errors import InvalidArgument, ResourceExhausted
+from runtime._ext.key_slots import hash64, place_keys
 from runtime.dtypes import DataType, to_numpy
 from runtime.ops.shapes import format_shape
 from runtime.ops.state.table import Table
 
-__all__ = ["DenseTable", "hash64"]
+__all__ = ["DenseTable"]
 
 _MAX_BUCKETS = 1 << 28
 _EMPTY, _USED, _DELETED = 0, 1, 2
-_WORD = (1 << 64) - 1
-_FACTOR = 0xC6A4A7935BD1E995
-_SEED = 0xDECAFCAFFE
+_COMBINING = np.uint64(0x9E3779B97F4A7800)
 
 
-def hash64(text: bytes) -> int:
-    """Return the 64-bit hash that decides a string's first bucket.
-
-    Source: MurmurHash64A, with the seed that TensorFlow uses.
-    """
-    size = len(text)
-    result = _SEED ^ (size * _FACTOR & _WORD)
-    whole = size & ~7
-    for start in range(0, whole, 8):
-        word = int.from_bytes(text[start:start + 8], "little") * _FACTOR & _WORD
-        word = (word ^ word >> 47) * _FACTOR & _WORD
-        result = (result ^ word) * _FACTOR & _WORD
-    if whole < size:
-        result = (result ^ int.from_bytes(text[whole:], "little")) * _FACTOR & _WORD
-    result = (result ^ result >> 47) * _FACTOR & _WORD
-    return result ^ result >> 47
-
-
-def _hash_part(part: Any) -> int:
-    return hash64(part) if isinstance(part, bytes) else int(part) & _WORD
-
-
-def _hash(key: Any) -> int:
-    if not isinstance(key, tuple):
-        return _hash_part(key)
-    if len(key) == 1:
-        return _hash_part(key[0])
-    result = 0
-    for part in key:
-        result ^= (_hash_part(part) + 0x9E3779B97F4A7800 + (result << 10) + (result >> 4)) & _WORD
+def _hashes(keys: Any) -> Any:
+    """Return the hashes of keys, one in a row of parts, as uint64."""
+    parts = [_part_hashes(keys[:, place]) for place in range(keys.shape[1])]
+    if len(parts) == 1:
+        return parts[0]
+    result = np.zeros(len(keys), np.uint64)
+    for part in parts:
+        result = result ^ (part + _COMBINING + (result << np.uint64(10)) + (result >> np.uint64(4)))
     return result
+
+
+def _part_hashes(parts: Any) -> Any:
+    return hash64(parts.tolist()) if parts.dtype.kind == "O" else parts.astype(np.int64).view(np.uint64)
 
 
 class DenseTable(Table):
@@ -89,6 +70,8 @@ class DenseTable(Table):
                                   f"{format_shape(empty_key.shape)} and {format_shape(deleted_key.shape)}")
         super().__init__(key_type, value_type, value_shape, empty_key.shape)
         (self._empty_key,), (self._deleted_key,) = self.listed(empty_key), self.listed(deleted_key)
+        self._width = int(np.prod(self.key_shape))
+        self._marks = (empty_key.reshape(1, -1), deleted_key.reshape(1, -1))
         if self._empty_key == self._deleted_key:
             raise InvalidArgument("Empty and deleted keys cannot be equal")
         self._max_load = max_load
@@ -129,37 +112,41 @@ class DenseTable(Table):
             If one of the keys marks buckets.
         """
         listed = self._listed_row(keys)
-        self._check_marks(listed)
+        self._check_marks(listed, self._first_mark(keys, len(listed)))
         with self._lock:
             return self._found(listed, default).reshape(self.batch(keys) + self.value_shape)
 
     def insert(self, keys: Any, values: Any) -> None:
-        """Set the values of keys, in order."""
+        """Set the values of keys, in order.
+
+        Raises
+        ------
+        InvalidArgument
+            If one of the keys marks buckets; those before it are in the table.
+        """
         listed = self._listed_row(keys)
-        rows = values.reshape((len(listed), *self.value_shape))
+        count = self._first_mark(keys, len(listed))
         with self._lock:
-            wanted = len(self._slots) + len(listed)
-            buckets = len(self._states)
-            if wanted > buckets * self._max_load:
-                while wanted > buckets * self._max_load:
-                    buckets <<= 1
-                self._rebuild(buckets)
-            for position, key in enumerate(listed):
-                if key == self._empty_key or key == self._deleted_key:
-                    self._values_at(listed[:position], rows)
-                    self._check_marks([key])
-                if key not in self._slots:
-                    self._place(key)
-            self._values_at(listed, rows)
+            wanted = buckets = len(self._states)
+            while len(self._slots) + len(listed) > wanted * self._max_load:
+                wanted <<= 1
+            if wanted > buckets:
+                self._rebuild(wanted)
+            hashes = _hashes(keys.reshape(len(listed), self._width)[:count])
+            places = place_keys(self._slots, self._states, listed[:count], hashes)
+            self._values[places] = values.reshape((len(listed), *self.value_shape))[:count]
+        self._check_marks(listed, count)
 
     def remove(self, keys: Any) -> None:
         """Remove the keys that are there; their buckets are marked as deleted."""
+        listed = self._listed_row(keys)
+        count = self._first_mark(keys, len(listed))
         with self._lock:
-            for key in self._listed_row(keys):
-                self._check_marks([key])
+            for key in listed[:count]:
                 slot = self._slots.pop(key, None)
                 if slot is not None:
                     self._states[slot] = _DELETED
+        self._check_marks(listed, count)
 
     def replace(self, keys: Any, values: Any) -> None:
         """Take over buckets as `entries` gave them out."""
@@ -192,32 +179,21 @@ class DenseTable(Table):
             values = self._values.reshape(-1, 1) if not self.value_shape else self._values
             return self.keys_array(keys).reshape(len(keys), -1), values.copy()
 
-    def _values_at(self, listed: Sequence[Any], rows: Any) -> None:
-        slots = self._slots
-        places = np.fromiter((slots[key] for key in listed), np.intp, len(listed))
-        self._values[places] = rows[:len(listed)]
-
-    def _place(self, key: Any) -> None:
-        """Give a new key the first bucket on its way that holds no key."""
-        mask = len(self._states) - 1
-        bucket, probes = _hash(key) & mask, 0
-        while self._states[bucket] == _USED:
-            probes += 1
-            bucket = (bucket + probes) & mask
-        self._states[bucket] = _USED
-        self._slots[key] = bucket
-
     def _rebuild(self, num_buckets: int) -> None:
         """Lay the entries out anew, in the order of their buckets."""
-        values, slots = self._values, sorted(self._slots.items(), key=lambda entry: entry[1])
+        values, entries = self._values, sorted(self._slots.items(), key=lambda entry: entry[1])
+        keys = [key for key, _ in entries]
         self._lay_out(num_buckets)
-        for key, _ in slots:
-            self._place(key)
-        old = np.fromiter((slot for _, slot in slots), np.intp, len(slots))
-        new = np.fromiter((self._slots[key] for key, _ in slots), np.intp, len(slots))
-        self._values[new] = values[old]
+        hashes = _hashes(self.keys_array(keys).reshape(len(keys), self._width))
+        self._values[place_keys(self._slots, self._states, keys, hashes)] = values[[slot for _, slot in entries]]
 
-    def _check_marks(self, listed: Sequence[Any]) -> None:
-        for key, name in ((self._empty_key, "empty_key"), (self._deleted_key, "deleted_key")):
-            if key in listed:
-                raise InvalidArgument(f"Using the {name} as a table key is not allowed")
+    def _first_mark(self, keys: Any, count: int) -> int:
+        """Return the place of the first key that marks buckets, `count` when there is none."""
+        rows = keys.reshape(count, self._width)
+        marks = (rows == self._marks[0]).all(axis=1) | (rows == self._marks[1]).all(axis=1)
+        return int(marks.argmax()) if marks.any() else count
+
+    def _check_marks(self, listed: Sequence[Any], first: int) -> None:
+        if first < len(listed):
+            name = "empty_key" if listed[first] == self._empty_key else "deleted_key"
+            raise InvalidArgument(f"Using the {name} as a table key is not allowed")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runtime._ext.errors import Aborted, FailedPrecondition, InvalidArgument, Unimplemented
+from runtime._ext.key_slots import assign_slots, find_slots
 from runtime.dtypes import DataType, to_numpy
 from runtime.ops.shapes import format_shape
 from runtime.ops.summarize import formatter
@@ -163,16 +163,16 @@ class Table:
 
     # What the kinds share; called with the lock
 
-    def _found(self, listed: Sequence[Any], default: Any) -> Any:
-        slots = np.fromiter(map(self._slots.get, listed, repeat(-1)), np.intp, len(listed))
-        missing = slots < 0
+    def _found(self, listed: list[Any], default: Any) -> Any:
+        slots, missing = find_slots(self._slots, listed)
         if len(self._values):  # what is missing picks the last row for now
             found = self._values[slots]
         else:
             found = np.empty((len(listed), *self.value_shape), self._values.dtype)
-        if missing.any():
+        if missing:
+            absent = slots < 0
             whole = default.ndim > len(self.value_shape)
-            found[missing] = default.reshape(found.shape)[missing] if whole else default
+            found[absent] = default.reshape(found.shape)[absent] if whole else default
         return found
 
     def _reserve(self, rows: int) -> None:
@@ -252,25 +252,24 @@ class HashTable(Table):
                     self._slots.clear()
 
     def _add(self, keys: list[Any], values: Any) -> None:
-        slots = self._slots
-        before = count = len(slots)
-        fresh, repeated = [], []
-        for position, key in enumerate(keys):
-            slot = slots.setdefault(key, count)
-            if slot == count:
-                count += 1
-                fresh.append(position)
-            else:
-                repeated.append((position, slot))
+        before = len(self._slots)
+        places = assign_slots(self._slots, [], keys)
+        count = len(self._slots)
+        # New keys get ascending slots: one that is not above all before it is the slot of a key that was there.
+        highest = np.maximum.accumulate(np.concatenate([[before - 1], places[:-1]]))
+        fresh = places > highest
         self._reserve(count)
         self._values[before:count] = values[fresh]
-        for position, slot in repeated:
-            known, value = self._values[slot], values[position]
-            if known != value:
-                raise FailedPrecondition(
-                    "HashTable has different value for same key. Key "
-                    f"{_shown(keys[position], self.key_type)} has {_shown(known, self.value_type)} and trying to add "
-                    f"value {_shown(value, self.value_type)}")
+        if count - before == len(keys):
+            return
+        repeated = np.nonzero(~fresh)[0]
+        differs = self._values[places[repeated]] != values[repeated]
+        if differs.any():
+            place = repeated[int(differs.argmax())]
+            raise FailedPrecondition(
+                "HashTable has different value for same key. Key "
+                f"{_shown(keys[place], self.key_type)} has {_shown(self._values[places[place]], self.value_type)} and "
+                f"trying to add value {_shown(values[place], self.value_type)}")
 
     def insert(self, keys: Any, values: Any) -> None:
         """Refuse: the table does not change."""
@@ -330,15 +329,9 @@ class MutableTable(Table):
             self._values = self._values[:0]
             self._insert(self.listed(keys), values)
 
-    def _insert(self, listed: Sequence[Any], values: Any) -> None:
-        slots, free = self._slots, self._free
-        self._reserve(len(slots) + len(free) + len(listed))
-        places = np.empty(len(listed), np.intp)
-        for position, key in enumerate(listed):
-            slot = slots.get(key)
-            if slot is None:
-                slot = slots[key] = free.pop() if free else len(slots)
-            places[position] = slot
+    def _insert(self, listed: list[Any], values: Any) -> None:
+        self._reserve(len(self._slots) + len(self._free) + len(listed))
+        places = assign_slots(self._slots, self._free, listed)
         self._values[places] = values.reshape((len(listed), *self.value_shape))
 
 
