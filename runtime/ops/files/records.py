@@ -82,6 +82,8 @@ class TFRecords(_Records):
         ``""``, ``"ZLIB"`` or ``"GZIP"``.
     buffer_bytes : int
         How much is read ahead; 0 for the default.
+    start : int
+        Where in the decompressed file the first frame begins.
 
     Notes
     -----
@@ -89,8 +91,10 @@ class TFRecords(_Records):
     length or its checksum has ended; one that ends within the data is damaged.
     """
 
-    def __init__(self, path: str, compression: str = "", buffer_bytes: int = 0) -> None:
+    def __init__(self, path: str, compression: str = "", buffer_bytes: int = 0, start: int = 0) -> None:
         super().__init__(path, compression, buffer_bytes)
+        if start:
+            self._stream.skip(start)
 
     def read(self) -> bytes | None:
         """Return the next record, None at the end; see `RecordReader`."""
