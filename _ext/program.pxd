@@ -26,6 +26,8 @@ cdef class Program:
     cdef tuple _fetch_names   # name for errors where a fetched reference is to be read, else None
     cdef object _adapt_feed
     cdef readonly str path
+    # Takes the place of this program in a traced step: a Program, or a function that makes it on first use.
+    cdef public object traced
     cdef Instruction *_code
     cdef int *_indices        # one block for all cell numbers
     cdef int *_feed_types

@@ -8,6 +8,7 @@ from runtime._ext.step_context import StepContext
 
 @disjoint_base
 class Program:
+    traced: Program | Callable[[], Program] | None
     @property
     def path(self) -> str: ...
     @property

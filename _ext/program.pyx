@@ -319,6 +319,10 @@ cdef class Program:
         cdef bint succeeded = False
         cdef list result
         cdef Frame *frame
+        if self.traced is not None and step.trace is not None:
+            if not isinstance(self.traced, Program):
+                self.traced = self.traced()
+            return (<Program>self.traced).execute(step, args, moved)
         try:
             frame = self._take_frame()
         except BaseException:

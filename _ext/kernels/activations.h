@@ -4,6 +4,7 @@
 
 #include "kernels/simd.h"
 #include "kernels/elementwise.h"
+#include "kernels/bias_types.h"
 #include "kernels/loop_makers.h"
 
 typedef void (*trt_sloped_loop)(char *out, const char *gradients, const char *features, double slope, npy_intp count);
@@ -40,11 +41,6 @@ static trt_sloped_loop trt_leaky_grad_of_f64(int level)
 {
     TRT_OF_LEVEL(level, trt_leaky_grad_f64)
 }
-
-typedef struct {
-    trt_binary_params add;
-    int channels_first;      /* the bias goes along axis 1 instead of the last */
-} trt_bias_params;
 
 static inline int trt_bias_add(PyObject **inputs, PyObject **outputs, unsigned int reusable, const trt_bias_params *p)
 {

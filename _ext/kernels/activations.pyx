@@ -27,10 +27,6 @@ cdef extern from "kernels/activations.h":
     ctypedef void (*trt_sloped_loop)(char *out, const char *gradients, const char *features, double slope,
                                      cnp.npy_intp count) noexcept nogil
 
-    ctypedef struct trt_bias_params:
-        trt_binary_params add
-        int channels_first
-
     ctypedef struct trt_leaky_params:
         trt_unary_params shape
         trt_binary_loop loop
@@ -71,6 +67,10 @@ cdef int _leaky_relu(KernelCall *call) except -1:
 
 cdef int _leaky_relu_grad(KernelCall *call) except -1:
     return trt_leaky_relu_grad(call.inputs, call.outputs, call.reusable, <const trt_leaky_grad_params *>call.params)
+
+
+cdef bint is_bias_add(CompiledKernel kernel):
+    return kernel.fn == _bias_add
 
 
 cdef CompiledKernel _make_bias_add(int datatype, bint channels_first):

@@ -4,6 +4,8 @@ from cpython.object cimport PyObject
 
 cimport numpy as cnp
 
+from runtime._ext.kernel_abi cimport CompiledKernel
+
 cdef extern from "kernels/elementwise.h":
     ctypedef void (*trt_unary_loop)(char *out, const char *x, cnp.npy_intp count) noexcept nogil
     ctypedef void (*trt_binary_loop)(char *out, const char *x, const char *y, cnp.npy_intp count) noexcept nogil
@@ -45,6 +47,15 @@ cdef extern from "kernels/elementwise.h":
                    const trt_binary_params *params) except -1
     int trt_add_n(PyObject **inputs, PyObject **outputs, int num_inputs, unsigned int reusable,
                   const trt_binary_params *params) except -1
+
+cdef enum:
+    OTHER = 0
+    UNARY = 1
+    BINARY = 2
+    ADD_N = 3
+
+# Which of these functions a kernel runs: UNARY has trt_unary_params, BINARY and ADD_N have trt_binary_params.
+cdef int kind_of(CompiledKernel kernel)
 
 # Kernels of the rows of a table, by (op, DataType number of the inputs, DataType number of the output).
 cdef dict unary_kernels(const trt_unary_entry *entry)

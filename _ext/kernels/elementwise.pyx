@@ -45,6 +45,14 @@ cdef int _add_n(KernelCall *call) except -1:
     return trt_add_n(call.inputs, call.outputs, call.num_inputs, call.reusable, <const trt_binary_params *>call.params)
 
 
+cdef int kind_of(CompiledKernel kernel):
+    if kernel.fn == _unary:
+        return UNARY
+    if kernel.fn == _binary:
+        return BINARY
+    return ADD_N if kernel.fn == _add_n else OTHER
+
+
 cdef int fill_binary(trt_binary_params *params, const trt_binary_entry *entry, bint broadcasts) except -1:
     params.both, params.right, params.left = entry.both, entry.right, entry.left
     params.type, params.out_type = entry.type, entry.out_type

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from runtime.dtypes import REF_OFFSET, to_numpy
 from runtime.ops import registry
 from runtime.step.environment import KernelEnv, SessionState
 from runtime.step.fold import Folding, freeze
+from runtime.step.fusion import fuse
 from runtime.step.ordering import writers_last
 
 if TYPE_CHECKING:
@@ -343,15 +344,15 @@ class StraightLowering(Lowering):
             outputs.append(made)
             self.define(node, made)
         wanted = [use(values[node][slot]) for node, slot in fetches]  # type: ignore[arg-type]
-        return Program(
-            bounds,
-            inputs,
-            outputs,
-            self.num_values,
-            self.constants,
-            feed_types,
-            wanted,
-            fetch_names,
-            adapt_feed,
-            self.path,
-        )
+
+        def program(bounds: Sequence[BoundKernel], inputs: Sequence[Sequence[int]],
+                    outputs: Sequence[Sequence[int]]) -> Program:
+            return Program(bounds, inputs, outputs, self.num_values, self.constants, feed_types, wanted, fetch_names,
+                           adapt_feed, self.path)
+
+        fused = fuse(bounds, inputs, outputs, wanted, self.path) if self._on_host else None
+        if fused is None:
+            return program(bounds, inputs, outputs)
+        made = program(*fused)
+        made.traced = partial(program, bounds, inputs, outputs)
+        return made

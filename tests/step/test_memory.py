@@ -64,8 +64,8 @@ def test_an_array_counts_from_its_birth_to_its_death(maker):
 
 def test_the_peak_is_what_was_alive_at_once(maker):
     value = "fill"
-    for number in range(5):  # each needs the one before and the first
-        value = maker.op("Sub", f"sub{number}", value, "fill")
+    for number in range(5):  # each needs the one before and the first, and is not fused with it
+        value = maker.op("AddN", f"sum{number}", value, "fill", "fill", N=3)
     maker.op("Sum", "sum", value, maker.const("all", np.array([0], np.int32)), T=FLOAT, Tidx=INT32)
     step = run(maker, "sum:0", MIB)
     assert step.held_bytes == 0

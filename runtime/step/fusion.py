@@ -1,0 +1,172 @@
+"""Element-wise kernels that only feed each other become one kernel, which goes over memory once.
+
+A group is a tree of compiled element-wise kernels of one element type: nothing outside of it reads its intermediate
+values, and nobody fetches them. It runs where its last kernel stood. The parts stay at hand: a step that is traced
+runs them one by one, and so does a call for which the fused kernel is not made (other layouts, shapes that broadcast in
+both directions, errors): results, and the node that an error names, are those of the parts.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from runtime._ext.executor import BoundKernel, Program
+from runtime._ext.kernels import fused
+from runtime.dtypes import REF_OFFSET, to_numpy
+
+if TYPE_CHECKING:
+    from runtime._ext.executor import StepContext
+    from runtime._ext.kernel_abi import CompiledKernel
+    from runtime.graph.node import Node
+
+__all__ = ["Instructions", "fuse"]
+
+Instructions = tuple[list[BoundKernel], list[Sequence[int]], list[Sequence[int]]]
+"""Kernels in order, and the numbers of the values that each takes and makes; constants are negative."""
+
+# Ops with state, or of references, whose place among readers of variables does not matter.
+_READS = frozenset({"ReadVariableOp", "ResourceGather", "VarIsInitializedOp", "IsVariableInitialized", "Identity"})
+
+
+class _Parts:
+    """What a fused kernel stands for, as a program of its own, made when it is first needed."""
+
+    def __init__(self, make: Callable[[], Program]) -> None:
+        self._make: Callable[[], Program] | None = make
+        self._program: Program | None = None
+
+    def __call__(self, step: StepContext, *args: Any) -> Any:
+        program = self._program
+        if program is None:
+            make = self._make
+            program = self._program = self._program or (make() if make is not None else None)
+            assert program is not None
+            self._make = None
+        return program.call(step, args)[0]
+
+
+def fuse(bounds: Sequence[BoundKernel], inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]],
+         wanted: Sequence[int], path: str) -> Instructions | None:
+    """Return the instructions with groups fused, or None when there is nothing to fuse.
+
+    Parameters
+    ----------
+    wanted : sequence of int
+        Values that are fetched.
+    path : str
+        Names of the calls around the nodes.
+    """
+    types = [fused.element_type(bound) for bound in bounds]
+    if sum(kind >= 0 for kind in types) < 2:
+        return None
+    producers = {made[0]: index for index, made in enumerate(outputs) if types[index] >= 0}
+    readers: dict[int, list[int]] = {value: [] for value in producers}
+    for index, taken in enumerate(inputs):
+        for value in set(taken):
+            if value in readers:
+                readers[value].append(index)
+    for value in wanted:
+        producers.pop(value, None)
+    writes = _writes_before(bounds)
+    inside: set[int] = set()
+    kernels: dict[int, tuple[BoundKernel, list[int]]] = {}
+    for root in range(len(bounds) - 1, -1, -1):
+        if types[root] < 0 or root in inside:
+            continue
+        group = _grow(root, types, inputs, producers, readers, writes, inside)
+        if len(group) > 1:
+            made = _fused(group, bounds, inputs, outputs, path)
+            if made is not None:
+                kernels[root] = made
+                inside.update(group)
+    if not kernels:
+        return None
+    result: Instructions = ([], [], [])
+    for index, bound in enumerate(bounds):
+        if index in inside and index not in kernels:
+            continue
+        kernel, taken = kernels.get(index, (bound, inputs[index]))
+        result[0].append(kernel)
+        result[1].append(taken)
+        result[2].append(outputs[index])
+    return result
+
+
+def _writes_before(bounds: Sequence[BoundKernel]) -> list[int]:
+    """Return for every place how many kernels before it may write to what lives longer than the step's values."""
+    result = []
+    count = 0
+    for bound in bounds:
+        result.append(count)
+        count += _may_write(bound.node)
+    return result
+
+
+def _may_write(node: Node) -> bool:
+    if node.op in _READS:
+        return False
+    return node.op_def is None or node.op_def.is_stateful or any(kind > REF_OFFSET for kind in node.input_types)
+
+
+def _grow(root: int, types: Sequence[int], inputs: Sequence[Sequence[int]], producers: dict[int, int],
+          readers: dict[int, list[int]], writes: Sequence[int], inside: set[int]) -> set[int]:
+    """Return the kernels that can run together with the one at `root`, itself included.
+
+    The latest candidate is looked at first: all its readers have been decided by then. One from before a write stays
+    where it is, for a reader that ran after the write would have made the writer copy.
+    """
+    group = {root}
+    outside = set(inputs[root])
+    candidates = [-producers[value] for value in outside if value in producers]
+    heapq.heapify(candidates)
+    while candidates and len(group) < fused.MAX_STEPS:
+        index = -heapq.heappop(candidates)
+        if index in group or index in inside or types[index] != types[root] or writes[index] != writes[root]:
+            continue
+        value = next(value for value in outside if producers.get(value) == index)
+        grown = (outside - {value}) | set(inputs[index])
+        if len(grown) > fused.MAX_INPUTS or any(reader not in group for reader in readers[value]):
+            continue
+        group.add(index)
+        outside = grown
+        for value in inputs[index]:
+            if value in producers:
+                heapq.heappush(candidates, -producers[value])
+    return group
+
+
+def _fused(group: set[int], bounds: Sequence[BoundKernel], inputs: Sequence[Sequence[int]],
+           outputs: Sequence[Sequence[int]], path: str) -> tuple[BoundKernel, list[int]] | None:
+    """Return the kernel of a group and the values that it takes."""
+    members = sorted(group)
+    steps = {outputs[index][0]: place for place, index in enumerate(members)}
+    taken: dict[int, int] = {}
+    for index in members:
+        for value in inputs[index]:
+            if value not in steps:
+                taken.setdefault(value, len(taken))
+    program: list[tuple[BoundKernel, int, int]] = []
+    for index in members:
+        operands = [-1 - steps[value] if value in steps else taken[value] for value in inputs[index]]
+        if operands[-1] < 0 and fused.is_bias(bounds[index]):
+            return None
+        program.append((bounds[index], operands[0], operands[-1]))
+    compiled: CompiledKernel | None = fused.fuse(program, len(taken))
+    if compiled is None:
+        return None
+    last = bounds[members[-1]]
+    node: Node = last.node
+    types = [to_numpy(node.output_types[0]).num]
+
+    def parts() -> Program:
+        count = len(taken)
+        places = {**taken, **{value: count + step for value, step in steps.items()}}
+        return Program([bounds[index] for index in members], [[places[value] for value in inputs[index]]
+                                                              for index in members],
+                       [[places[outputs[index][0]]] for index in members], count + len(members), [], types * count,
+                       [count + len(members) - 1], [None], None, path)
+
+    bound = BoundKernel(node, last.name, _Parts(parts), compiled, len(taken), types, None, True)
+    return bound, list(taken)
