@@ -18,6 +18,8 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
 
+cimport numpy as cnp
+
 from runtime._ext.dataflow_frames cimport DEAD, NOT_THERE, Iteration, LiveFrame, Parked, make_store, park
 from runtime._ext.dataflow_plan cimport (
     KIND_ASYNC,
@@ -48,12 +50,25 @@ from runtime._ext.invoke cimport (
     store_result,
 )
 from runtime._ext.predicates cimport choice_of
-from runtime._ext.running_step cimport Former, count_work, enter_step, leave_step, memory_error
+from runtime._ext.running_step cimport (
+    Former,
+    count_work,
+    enter_step,
+    leave_step,
+    memory_error,
+    spare_arrays,
+    trt_let_go,
+    trt_spares,
+)
 from runtime._ext.step_context cimport StepContext
 
 from runtime._ext.errors import Internal
 
 logger = logging.getLogger(__name__)
+
+cnp.import_array()
+
+cdef trt_spares *_SPARES = spare_arrays()
 
 cdef extern from "Python.h":
     object PyObject_Vectorcall(PyObject *callable, PyObject **args, size_t nargsf, PyObject *kwnames)
@@ -457,7 +472,7 @@ cdef class DataflowRun:
             if node.constant == NULL or not node.constant[i]:
                 value = cells[i]
                 cells[i] = NULL
-                Py_XDECREF(value)
+                trt_let_go(_SPARES, value)
 
     # Where values go.
 
@@ -470,7 +485,7 @@ cdef class DataflowRun:
         for i in range(node.code.num_outputs):
             value = self._outputs[i]
             self._outputs[i] = NULL
-            Py_XDECREF(value)
+            trt_let_go(_SPARES, value)
         iteration.outstanding -= 1
         if iteration.outstanding == 0 and iteration != self._root:
             self._clean_up(iteration)

@@ -28,12 +28,25 @@ from runtime._ext.invoke cimport (
 )
 from runtime._ext.kernel_abi cimport KernelCall
 from runtime._ext.predicates cimport truth_of
-from runtime._ext.running_step cimport Former, count_work, current_step, enter_step, leave_step, memory_error, trt_step
+from runtime._ext.running_step cimport (
+    Former,
+    count_work,
+    current_step,
+    enter_step,
+    leave_step,
+    memory_error,
+    spare_arrays,
+    trt_let_go,
+    trt_spares,
+    trt_step,
+)
 from runtime._ext.step_context cimport StepContext
 
 import numpy
 
 cnp.import_array()
+
+cdef trt_spares *_SPARES = spare_arrays()
 
 cdef extern from *:
     """
@@ -384,7 +397,7 @@ cdef class Program:
                     for i in range(op.num_clears):
                         value = slots[op.clears[i]]
                         slots[op.clears[i]] = NULL
-                        Py_XDECREF(value)
+                        trt_let_go(_SPARES, value)
                     pc += 1
                     count_work(shared, 1)
                 # the last kernel may have stopped halfway
@@ -453,7 +466,7 @@ cdef class Program:
             cell = self._leftovers[i] if succeeded else i
             value = slots[cell]
             slots[cell] = NULL
-            Py_XDECREF(value)
+            trt_let_go(_SPARES, value)
         if self._num_free < MAX_POOLED_FRAMES:
             frame.next = self._free
             self._free = frame

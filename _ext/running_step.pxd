@@ -1,5 +1,6 @@
 """The step that the calling thread works for: whether it is cancelled, and how much memory its arrays hold."""
 
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 cdef extern from "running_step.h" nogil:
@@ -17,6 +18,14 @@ cdef extern from "running_step.h" nogil:
         int64_t slice_ns
         int lease
         bint waits_for_turns
+
+cdef extern from "spare_arrays.h":
+    ctypedef struct trt_spares:
+        pass
+    # Give up a reference, NULL for none; a small array stays for the next kernel that makes one like it.
+    void trt_let_go(trt_spares *spares, PyObject *value) noexcept
+
+cdef trt_spares *spare_arrays() noexcept nogil
 
 # What a thread had before `enter_step`, for `leave_step`.
 cdef struct Former:

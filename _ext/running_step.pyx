@@ -45,6 +45,9 @@ cdef extern from "turns.h" nogil:
     void trt_end_turn(trt_step *step)
     int trt_turns_watch_forks()
 
+cdef extern from "spare_arrays.h":
+    void trt_begin_spares(trt_spares *spares)
+
 cdef enum:
     # A thread that waits for the interpreter's lock asks for it after 5 ms without a release; only then is it sure to get
     # it. Releasing more often would wake it each time, too late to be first, and never let it ask.
@@ -60,6 +63,14 @@ cdef object _handler = trt_make_handler()
 
 if trt_turns_watch_forks():
     raise MemoryError("no memory to watch for forks")
+
+
+cdef trt_spares _spares
+trt_begin_spares(&_spares)
+
+
+cdef trt_spares *spare_arrays() noexcept nogil:
+    return &_spares
 
 
 cdef trt_step *new_step(int64_t limit) except NULL:

@@ -6,6 +6,8 @@
 #include <numpy/arrayobject.h>
 #include <string.h>
 
+#include "spare_arrays.h"
+
 /* Bytes read and written by one kernel from which on it lets other threads have the interpreter: some 20 us of work.
  * Getting it back can take a switch interval of milliseconds, so short work keeps it. */
 #define TRT_LONG_WORK_BYTES ((npy_intp)1 << 19)
@@ -45,9 +47,15 @@ static inline int trt_same_shape(PyArrayObject *x, PyArrayObject *y)
     return 1;
 }
 
+/* Set by modules whose kernels take small arrays from there. */
+static trt_spares *trt_spares_here = NULL;
+
 /* Return a new array with elements of no particular value, or NULL with an exception set. */
 static inline PyObject *trt_new_array(int type, int rank, const npy_intp *dims)
 {
+    PyObject *spare = trt_spares_here == NULL ? NULL : trt_take_spare(trt_spares_here, type, rank, dims);
+    if (spare != NULL)
+        return spare;
     return PyArray_NewFromDescr(&PyArray_Type, PyArray_DescrFromType(type), rank, dims, NULL, NULL, 0, NULL);
 }
 

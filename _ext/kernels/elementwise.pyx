@@ -8,14 +8,16 @@ cimport numpy as cnp
 
 from runtime._ext.kernel_abi cimport CompiledKernel, KernelCall, kernel_fn, make_kernel
 from runtime._ext.kernels cimport simd
-from runtime._ext.running_step cimport stop_flag
+from runtime._ext.running_step cimport spare_arrays, stop_flag, trt_spares
 
 cnp.import_array()
 
 cdef extern from "kernels/array_access.h":
     const int *(*trt_stop_flag)() noexcept nogil
+    trt_spares *trt_spares_here
 
 trt_stop_flag = stop_flag
+trt_spares_here = spare_arrays()
 
 cdef extern from "kernels/elementwise_tables.h":
     const trt_binary_entry *trt_binary_entries(int level)

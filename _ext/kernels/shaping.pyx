@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset
 
 from runtime._ext.kernel_abi cimport CompiledKernel, KernelCall, kernel_fn, make_kernel
 from runtime._ext.kernels.elementwise cimport item_size
-from runtime._ext.running_step cimport stop_flag
+from runtime._ext.running_step cimport spare_arrays, stop_flag, trt_spares
 from runtime._ext.worker_pool cimport parallel_ranges, range_fn
 
 import numpy
@@ -18,8 +18,10 @@ cnp.import_array()
 
 cdef extern from "kernels/array_access.h":
     const int *(*trt_stop_flag)() noexcept nogil
+    trt_spares *trt_spares_here
 
 trt_stop_flag = stop_flag
+trt_spares_here = spare_arrays()
 
 cdef extern from "kernels/joining.h":
     ctypedef struct trt_squeeze_params:
