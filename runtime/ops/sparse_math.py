@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import Internal, InvalidArgument
 from runtime.ops.registry import kernel
-from runtime.ops.segments import reduce_sorted
+from runtime.ops.row_sums import sum_rows
 from runtime.ops.shapes import format_shape, like_input, unknown
 from runtime.ops.sparse_indices import check_indices_valid, keys, sorted_order
 from runtime.ops.sparse_tensors import check_sparse
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from runtime.step.environment import KernelEnv
 
 Run = Callable[..., Any]
-
-_CHUNK = 1 << 20
-"""Elements of a product of rows that are made at once: a megabyte or two, whatever the tensors' sizes."""
-
 
 def _accumulator(xp: Any, array: Any) -> Any:
     """Return 16-bit floats as float32: rounding would add up."""
@@ -56,7 +52,7 @@ def _sparse_dense_matmul(node: Node, env: KernelEnv) -> Run:
         if values.dtype.kind == "c":
             values = values.conj() if adjoint_a else values
             b = b.conj() if adjoint_b else b
-        return _product(xp, out, inner, values, b.T if adjoint_b else b, height)
+        return sum_rows(xp, height, out, b.T if adjoint_b else b, inner, values).astype(values.dtype, copy=False)
 
     return run
 
@@ -76,28 +72,6 @@ def _check_matmul(indices: Any, values: Any, shape: Any, b: Any) -> None:
         raise InvalidArgument("Number of rows of a_indices does not match number of entries in a_values")
     if indices.shape[1] != shape.shape[0]:
         raise InvalidArgument("Number of columns of a_indices does not match number of entries in a_shape")
-
-
-def _product(xp: Any, out: Any, inner: Any, values: Any, b: Any, height: int) -> Any:
-    """Add up ``values * b[inner]`` by row `out`, in pieces of bounded size."""
-    wide = _accumulator(xp, values[:0]).dtype
-    result = xp.zeros((height, b.shape[1]), wide)
-    if values.size and b.shape[1]:
-        order = sorted_order(xp, out)
-        if order is not None:
-            out, inner, values = out[order], inner[order], values[order]
-        rows = max(1, _CHUNK // b.shape[1])
-        for start in range(0, values.size, rows):
-            part = slice(start, start + rows)
-            terms = b[inner[part]].astype(wide, copy=False)
-            terms *= values[part, None].astype(wide, copy=False)
-            ids = out[part]
-            first = int(ids[0])
-            before = result[first].copy()  # a row may go on from the piece before
-            reduce_sorted(xp, xp.add, terms, ids, result)
-            if start:
-                result[first] += before
-    return result.astype(values.dtype, copy=False)
 
 
 @kernel("SparseMatMul", shape=lambda node, shapes: [(None, None)])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import InvalidArgument
 from runtime.ops.registry import kernel
-from runtime.ops.segments import reduce_sorted
+from runtime.ops.row_sums import sum_rows, wide_type
 from runtime.ops.shapes import format_shape
 
 if TYPE_CHECKING:
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 Run = Callable[..., Any]
 
 _NAMES = ("Sum", "Mean", "SqrtN")
-
-
-def _accumulator(xp: Any, array: Any) -> Any:
-    """Return 16-bit floats as float32: rounding would add up."""
-    return array.astype(xp.float32) if array.dtype.itemsize == 2 and array.dtype.kind not in "iu" else array
 
 
 def _column(array: Any, ndim: int) -> Any:
@@ -47,9 +42,7 @@ def _register(name: str) -> None:
 
         def run(data: Any, indices: Any, ids: Any, num_segments: Any = None) -> Any:
             segments = _check(xp, data, indices, ids, num_segments)
-            rows = _accumulator(xp, data[indices])
-            result = xp.zeros((segments, *data.shape[1:]), rows.dtype)
-            reduce_sorted(xp, xp.add, rows, ids, result)
+            result = sum_rows(xp, segments, ids, data, indices)
             if name != "Sum" and result.size:
                 counts = xp.bincount(ids, minlength=segments)
                 result /= _column(_scales(xp, name, counts, result.dtype), data.ndim)
@@ -63,10 +56,7 @@ def _register(name: str) -> None:
 
         def run(gradient: Any, indices: Any, ids: Any, output_dim0: Any) -> Any:
             height = _check_grad(xp, gradient, indices, ids, "output_dim0", output_dim0)
-            result = xp.zeros((height, *gradient.shape[1:]), _accumulator(xp, gradient[:0]).dtype)
-            if indices.size and gradient.size:
-                rows = _spread(xp, name, gradient, ids)
-                _add_rows(xp, result, indices, rows)
+            result = sum_rows(xp, height, indices, _divided(xp, name, gradient, ids), ids)
             return result.astype(gradient.dtype, copy=False)
 
         return run
@@ -79,29 +69,19 @@ def _register(name: str) -> None:
         def run(gradient: Any, indices: Any, ids: Any, dense_output_dim0: Any) -> tuple[Any, Any]:
             _check_grad(xp, gradient, indices, ids, "dense_output_dim0", dense_output_dim0)
             found, which = xp.unique(indices, return_inverse=True)
-            result = xp.zeros((found.size, *gradient.shape[1:]), _accumulator(xp, gradient[:0]).dtype)
-            if indices.size and gradient.size:
-                _add_rows(xp, result, which.reshape(-1), _spread(xp, name, gradient, ids))
+            result = sum_rows(xp, found.size, which.reshape(-1), _divided(xp, name, gradient, ids), ids)
             return result.astype(gradient.dtype, copy=False), found
 
         return run
 
 
-def _spread(xp: Any, name: str, gradient: Any, ids: Any) -> Any:
-    """Return for each index the gradient of its segment, divided as the segment was."""
-    rows = _accumulator(xp, gradient)
-    if name != "Sum":
-        counts = xp.bincount(ids, minlength=gradient.shape[0])
-        rows = rows / _column(_scales(xp, name, counts, rows.dtype), gradient.ndim)
-    return rows[ids]
-
-
-def _add_rows(xp: Any, result: Any, indices: Any, rows: Any) -> None:
-    """Add rows up by index: sorted first, for a sum of neighbours is several times faster than a scatter."""
-    if (indices[1:] < indices[:-1]).any():
-        order = xp.argsort(indices, kind="stable")
-        indices, rows = indices[order], rows[order]
-    reduce_sorted(xp, xp.add, rows, indices, result)
+def _divided(xp: Any, name: str, gradient: Any, ids: Any) -> Any:
+    """Return the gradients of segments divided as the segments were."""
+    rows = gradient.astype(wide_type(xp, gradient.dtype), copy=False)
+    if name == "Sum" or not rows.size:
+        return rows
+    counts = xp.bincount(ids, minlength=gradient.shape[0])
+    return rows / _column(_scales(xp, name, counts, rows.dtype), gradient.ndim)
 
 
 def _check_vectors(indices: Any, ids: Any) -> None:
