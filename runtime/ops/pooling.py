@@ -58,23 +58,24 @@ class Pooling:
         return cls.with_sizes(node, ksize, node.attr("strides"), gradient=gradient)
 
     @classmethod
-    def with_sizes(cls, node: Node, ksize: Sequence[int], strides: Sequence[int], name: str = "stride",
+    def with_sizes(cls, node: Node, ksize: Sequence[int], strides: Sequence[int], called: str = "stride",
                    gradient: str = "") -> Pooling:
         """Check a window and strides, per dimension, and the node's other attrs.
 
         Parameters
         ----------
-        name : str
+        called : str
             What errors call the strides.
         gradient : str
             What errors call the op if it is a gradient, which has no windows over channels.
         """
-        layout = layout_of(node) if "data_format" in node.op_def.attrs else Layout((1, 2), 3)
+        has_layout = node.op_def is not None and "data_format" in node.op_def.attrs
+        layout = layout_of(node) if has_layout else Layout((1, 2), 3)
         rank = len(layout.spatial) + 2
         if len(ksize) != rank:
             raise InvalidArgument(f"Sliding window ksize field must specify {rank} dimensions")
         if len(strides) != rank:
-            raise InvalidArgument(f"Sliding window {name} field must specify {rank} dimensions")
+            raise InvalidArgument(f"Sliding window {called} field must specify {rank} dimensions")
         if min(ksize) <= 0:
             raise InvalidArgument("Sliding window ksize must be positive.")
         if min(strides) <= 0:
@@ -164,9 +165,9 @@ def max_pool(node: Node, env: KernelEnv) -> Run:
     return run
 
 
-def _sizes_of(node: Node, ksize: Any, strides: Any, name: str = "stride", gradient: str = "") -> Pooling:
+def _sizes_of(node: Node, ksize: Any, strides: Any, called: str = "stride", gradient: str = "") -> Pooling:
     """Return the pooling whose window and strides are inputs."""
-    return Pooling.with_sizes(node, ksize.reshape(-1).tolist(), strides.reshape(-1).tolist(), name, gradient)
+    return Pooling.with_sizes(node, ksize.reshape(-1).tolist(), strides.reshape(-1).tolist(), called, gradient)
 
 
 @kernel("MaxPoolV2", shape=_unknown_sizes, host=(1, 2))
