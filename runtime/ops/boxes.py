@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runtime._ext import pixels
 from runtime._ext.errors import InvalidArgument
 from runtime.dtypes import to_numpy
 from runtime.ops.registry import Shape, kernel
 from runtime.ops.shapes import format_shape, like_input
 
 if TYPE_CHECKING:
+    from runtime._ext.executor import StepContext
     from runtime.graph.node import Node
     from runtime.step.environment import KernelEnv
 
 Array = np.ndarray[Any, Any]
+
+_BOXES_AT_ONCE = 1024
 
 # --- boxes that overlap little ---------------------------------------------------------------------------------------
 
@@ -29,6 +33,10 @@ class _Overlaps:
         self._left, self._right = np.minimum(boxes[:, 1], boxes[:, 3]), np.maximum(boxes[:, 1], boxes[:, 3])
         self._area = (self._bottom - self._top) * (self._right - self._left)
 
+    def table(self) -> Array:
+        """Return top, left, bottom, right and area of every box."""
+        return np.stack((self._top, self._left, self._bottom, self._right, self._area), axis=1)
+
     def __call__(self, one: int, others: Array) -> Array:
         zero = self._area.dtype.type(0)
         height = np.minimum(self._bottom[one], self._bottom[others]) - np.maximum(self._top[one], self._top[others])
@@ -38,8 +46,25 @@ class _Overlaps:
         return np.asarray(np.where(empty, zero, shared / (self._area[one] + self._area[others] - shared)))
 
 
+def _candidates(scores: Array, least_score: float) -> Array:
+    """Return the boxes that take part, best first; among equals the first comes first."""
+    order = np.argsort(-scores.astype(np.float64), kind="stable")
+    return order[scores[order] > least_score]
+
+
+def suppress_boxes(boxes: _Overlaps, scores: Array, limit: int, threshold: float, least_score: float,
+                   check: Callable[[], Any]) -> Array:
+    """Return what `suppress` does, for boxes of float32; `check` is called now and then and may raise to stop."""
+    order = np.ascontiguousarray(_candidates(scores, least_score), np.int64)
+    table, kept, found = boxes.table(), np.empty(min(limit, order.size), np.int32), 0
+    for start in range(0, order.size, _BOXES_AT_ONCE):
+        check()
+        found = pixels.suppress(table, order[start:start + _BOXES_AT_ONCE], kept, found, threshold)
+    return kept[:found]
+
+
 def suppress(overlaps: Callable[[int, Array], Array], scores: Array, limit: int, threshold: float,
-             least_score: float) -> Array:
+             least_score: float, check: Callable[[], Any]) -> Array:
     """Return the best boxes that overlap no better one by more than a threshold, best first.
 
     Parameters
@@ -53,10 +78,10 @@ def suppress(overlaps: Callable[[int, Array], Array], scores: Array, limit: int,
     least_score : float
         Boxes whose score is not above it do not take part.
     """
-    order = np.argsort(-scores.astype(np.float64), kind="stable")
-    order = order[scores[order] > least_score]
+    order = _candidates(scores, least_score)
     chosen: list[int] = []
     while order.size and len(chosen) < limit:
+        check()
         best = int(order[0])
         chosen.append(best)
         order = order[1:]
@@ -65,7 +90,7 @@ def suppress(overlaps: Callable[[int, Array], Array], scores: Array, limit: int,
 
 
 def suppress_softly(overlaps: Callable[[int, Array], Array], scores: Array, limit: int, sigma: Any,
-                    least_score: float) -> tuple[Array, Array]:
+                    least_score: float, check: Callable[[], Any]) -> tuple[Array, Array]:
     """Return the same with scores that sink, by a Gaussian of the overlap, instead of boxes that are dropped."""
     current = scores.copy()
     alive = np.flatnonzero(current > least_score)
@@ -73,6 +98,7 @@ def suppress_softly(overlaps: Callable[[int, Array], Array], scores: Array, limi
     chosen: list[int] = []
     kept: list[Any] = []
     while alive.size and len(chosen) < limit:
+        check()
         place = int(np.argmax(current[alive]))
         best = int(alive[place])
         chosen.append(best)
@@ -92,13 +118,13 @@ def _chosen_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
     return [*[(None,)] * (len(node.output_types) - 1), ()] if len(node.output_types) > 1 else [(None,)]
 
 
-@kernel(*_FROM_VERSION, shape=_chosen_shape, host=(0, 1, 2, 3, 4, 5))
+@kernel(*_FROM_VERSION, shape=_chosen_shape, host=(0, 1, 2, 3, 4, 5), needs_step=True)
 def _non_max_suppression(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
     version, by_overlaps = _FROM_VERSION[node.op], node.op.endswith("Overlaps")
     pad = version >= 4 and bool(node.attr("pad_to_max_output_size"))
 
-    def run(boxes: Any, scores: Any, max_output_size: Any, threshold: Any, *rest: Any) -> Any:
+    def run(step: StepContext, boxes: Any, scores: Any, max_output_size: Any, threshold: Any, *rest: Any) -> Any:
         _check_boxes(boxes, scores, by_overlaps)
         limit = _scalar("max_output_size", max_output_size)
         if limit < 0:
@@ -112,9 +138,12 @@ def _non_max_suppression(node: Node, env: KernelEnv) -> Callable[..., Any]:
             raise InvalidArgument("soft_nms_sigma must be >= 0")
         overlaps = (lambda one, others: boxes[others, one]) if by_overlaps else _Overlaps(boxes)
         if sigma is not None and float(sigma) > 0:
-            chosen, kept = suppress_softly(overlaps, scores, limit, sigma[()], least)
+            chosen, kept = suppress_softly(overlaps, scores, limit, sigma[()], least, step.check)
         else:
-            chosen = suppress(overlaps, scores, limit, overlap, least)
+            if isinstance(overlaps, _Overlaps) and boxes.dtype == np.float32:
+                chosen = suppress_boxes(overlaps, scores, limit, overlap, least, step.check)
+            else:
+                chosen = suppress(overlaps, scores, limit, overlap, least, step.check)
             kept = scores[chosen]
         count = chosen.size
         if pad:

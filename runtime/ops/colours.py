@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from runtime._ext import pixels
 from runtime._ext.errors import FailedPrecondition, InvalidArgument
 from runtime.dtypes import base, to_numpy
 from runtime.ops.registry import kernel
@@ -54,6 +57,7 @@ def _wide(node: Node, xp: Any) -> tuple[Any, Any]:
 def _convert(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
     dtype, wide = _wide(node, xp)
+    compiled, to_colours = xp is np and wide == np.float32, node.op == "RGBToHSV"
 
     def run(images: Any) -> Any:
         if images.ndim < 1:
@@ -63,7 +67,9 @@ def _convert(node: Node, env: KernelEnv) -> Callable[..., Any]:
         if not images.size:
             return images
         colours = images.astype(wide, copy=False)
-        if node.op == "RGBToHSV":
+        if compiled:
+            return (pixels.to_hsv if to_colours else pixels.to_rgb)(colours).astype(dtype, copy=False)
+        if to_colours:
             return xp.stack(to_hsv(xp, colours), axis=-1).astype(dtype, copy=False)
         return to_rgb(xp, colours[..., 0], colours[..., 1], colours[..., 2]).astype(dtype, copy=False)
 
@@ -89,7 +95,11 @@ def _adjust_colour(node: Node, env: KernelEnv) -> Callable[..., Any]:
         _check_adjusted(images, amount, "delta" if turns else "scale", channels=True)
         if not images.size:
             return images
-        hue, saturation, value = to_hsv(xp, images.astype(wide, copy=False))
+        colours = images.astype(wide, copy=False)
+        if xp is np:
+            change = pixels.turn_hue if turns else pixels.scale_saturation
+            return change(colours, float(amount)).astype(dtype, copy=False)
+        hue, saturation, value = to_hsv(xp, colours)
         if turns:
             hue = hue + amount
             hue = hue - xp.floor(hue)
@@ -109,8 +119,11 @@ def _adjust_contrast(node: Node, env: KernelEnv) -> Callable[..., Any]:
         _check_adjusted(images, factor, "contrast_factor", channels=False)
         if not images.size:
             return images
-        pixels = images.astype(wide, copy=False)
-        mean = pixels.mean(axis=(-3, -2), keepdims=True, dtype=xp.float64).astype(wide)
-        return ((pixels - mean) * factor + mean).astype(dtype, copy=False)
+        colours = images.astype(wide, copy=False)
+        if xp is np:
+            changed = pixels.scale_contrast(colours.reshape(-1, *images.shape[-3:]), float(factor))
+            return changed.reshape(images.shape).astype(dtype, copy=False)
+        mean = colours.mean(axis=(-3, -2), keepdims=True, dtype=xp.float64).astype(wide)
+        return ((colours - mean) * factor + mean).astype(dtype, copy=False)
 
     return run

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from runtime._ext import pixels
 from runtime._ext.errors import InvalidArgument
 
-__all__ = ["KERNELS", "Taps", "bicubic", "bilinear", "box", "kernel_taps", "nearest"]
+__all__ = ["KERNELS", "Taps", "bicubic", "bilinear", "box", "kernel_taps", "nearest", "resample", "spread"]
 
 _F = np.float32
 Array = np.ndarray[Any, Any]
@@ -37,6 +38,10 @@ class Taps:
     places: Array
     weights: Array
     size: int
+
+    def arrays(self) -> tuple[Array, Array]:
+        """Return the places and weights as compiled loops take them."""
+        return np.ascontiguousarray(self.places, np.int64), np.ascontiguousarray(self.weights, np.float32)
 
     def gather(self, xp: Any, value: Any, axis: int) -> Any:
         """Return the weighted sums along an axis."""
@@ -64,6 +69,24 @@ class Taps:
             parts = grad * xp.asarray(weight.reshape(shape).astype(grad.dtype))
             result[(*lead, xp.asarray(place[starts]))] += xp.add.reduceat(parts, starts, axis, dtype=grad.dtype)
         return result
+
+
+def resample(xp: Any, images: Any, rows: Taps, columns: Taps) -> Any:
+    """Return float32 images, shape (batch, height, width, channels), resampled in both dimensions."""
+    if images.shape[0] == 0 or images.shape[3] == 0:
+        return xp.zeros((images.shape[0], rows.places.shape[1], columns.places.shape[1], images.shape[3]), images.dtype)
+    if xp is np:
+        return pixels.gather(images, *rows.arrays(), *columns.arrays())
+    return rows.gather(xp, columns.gather(xp, images, 2), 1)
+
+
+def spread(xp: Any, grads: Any, rows: Taps, columns: Taps) -> Any:
+    """Return the gradient of `resample` by its images, for gradients of any type of numbers."""
+    if grads.shape[0] == 0 or grads.shape[3] == 0:
+        return xp.zeros((grads.shape[0], rows.size, columns.size, grads.shape[3]), grads.dtype)
+    if xp is np and grads.dtype == np.float32:
+        return pixels.scatter(grads, *rows.arrays(), *columns.arrays(), rows.size, columns.size)
+    return columns.scatter(xp, rows.scatter(xp, grads, 1), 2)
 
 
 def scale_of(size: int, count: int, align_corners: bool) -> Any:

@@ -62,17 +62,6 @@ def _reserve(count: int, height: int, width: int, channels: int) -> None:
     np.empty((height + width, _BYTES_PER_PLACE), np.uint8)
 
 
-def _resample(xp: Any, images: Any, rows: Taps, columns: Taps) -> Any:
-    """Resample both dimensions, first the one that leaves less to do for the other."""
-    if images.shape[0] == 0 or images.shape[3] == 0:
-        return xp.zeros((images.shape[0], rows.places.shape[1], columns.places.shape[1], images.shape[3]), images.dtype)
-    rows_first = rows.places.shape[1] * images.shape[2] <= columns.places.shape[1] * images.shape[1]
-    order = ((rows, 1), (columns, 2)) if rows_first else ((columns, 2), (rows, 1))
-    for taps, axis in order:
-        images = taps.gather(xp, images, axis)
-    return images
-
-
 _METHODS: dict[str, Callable[[int, int, bool, bool], Taps]] = {
     "ResizeBilinear": resampling.bilinear,
     "ResizeBicubic": resampling.bicubic,
@@ -92,7 +81,7 @@ def _resize(node: Node, env: KernelEnv) -> Callable[..., Any]:
         height, width = _check_images(images, size)
         rows = method(images.shape[1], height, align_corners, half_pixel)
         columns = method(images.shape[2], width, align_corners, half_pixel)
-        return _resample(xp, images.astype(xp.float32, copy=False), rows, columns)
+        return resampling.resample(xp, images.astype(xp.float32, copy=False), rows, columns)
 
     return run
 
@@ -130,10 +119,9 @@ def _resize_nearest_grad(node: Node, env: KernelEnv) -> Callable[..., Any]:
         batch, rows, columns, channels = grads.shape
         if grads.size == 0:
             return xp.zeros((batch, height, width, channels), grads.dtype)
-        for axis, count, cells in ((1, height, rows), (2, width, columns)):
-            place = resampling.nearest(count, cells, align_corners, half_pixel)
-            grads = Taps(place[None], np.ones((1, cells), np.float32), count).scatter(xp, grads, axis)
-        return grads
+        taps = [Taps(resampling.nearest(count, cells, align_corners, half_pixel)[None],
+                     np.ones((1, cells), np.float32), count) for count, cells in ((height, rows), (width, columns))]
+        return resampling.spread(xp, grads, *taps)
 
     return run
 
@@ -161,9 +149,9 @@ def _resize_bilinear_grad(node: Node, env: KernelEnv) -> Callable[..., Any]:
         if grads.size == 0 or height == 0 or width == 0:
             return xp.zeros((grads.shape[0], height, width, grads.shape[3]), dtype)
         value = grads.astype(xp.float64 if dtype == xp.float64 else xp.float32, copy=False)
-        for axis, size in ((1, height), (2, width)):
-            value = resampling.bilinear(size, value.shape[axis], align_corners, half_pixel).scatter(xp, value, axis)
-        return value.astype(dtype, copy=False)
+        taps = [resampling.bilinear(size, value.shape[axis], align_corners, half_pixel)
+                for axis, size in ((1, height), (2, width))]
+        return resampling.spread(xp, value, *taps).astype(dtype, copy=False)
 
     return run
 
@@ -190,7 +178,7 @@ def _scale_and_translate(node: Node, env: KernelEnv) -> Callable[..., Any]:
         scales, moves = _check_pairs(scale, translation)
         rows, columns = (resampling.kernel_taps(name, images.shape[1 + i], counts[i], scales[i], moves[i], antialias)
                          for i in range(2))
-        return _resample(xp, images.astype(xp.float32, copy=False), rows, columns)
+        return resampling.resample(xp, images.astype(xp.float32, copy=False), rows, columns)
 
     return run
 
@@ -205,14 +193,11 @@ def _scale_and_translate_grad(node: Node, env: KernelEnv) -> Callable[..., Any]:
             if value.ndim != 4:
                 raise InvalidArgument(f"{what} must be 4-dimensional{format_shape(value.shape)}")
         scales, moves = _check_pairs(scale, translation)
-        value = grads
-        if value.size == 0 or original.shape[1] == 0 or original.shape[2] == 0:
-            return xp.zeros((value.shape[0], *original.shape[1:3], value.shape[3]), value.dtype)
-        for axis in (1, 2):
-            taps = resampling.kernel_taps(name, original.shape[axis], value.shape[axis], scales[axis - 1],
-                                          moves[axis - 1], antialias)
-            value = taps.scatter(xp, value, axis)
-        return value
+        if grads.size == 0 or original.shape[1] == 0 or original.shape[2] == 0:
+            return xp.zeros((grads.shape[0], *original.shape[1:3], grads.shape[3]), grads.dtype)
+        taps = [resampling.kernel_taps(name, original.shape[axis], grads.shape[axis], scales[axis - 1],
+                                       moves[axis - 1], antialias) for axis in (1, 2)]
+        return resampling.spread(xp, grads, *taps)
 
     return run
 
