@@ -14,24 +14,53 @@ typedef struct {
     ptrdiff_t taps, count;
 } trt_taps;
 
-/* to[x, c] = sum of weights[k, x] * from[places[k, x], c], over one row of pixels */
+/* One pixel of few channels at a time, its sums in registers. */
+#define TRT_GATHER_FEW(CHANNELS)                                            \
+    for (ptrdiff_t x = 0; x < taps->count; x++) {                           \
+        const float *source = from + taps->places[x] * CHANNELS;            \
+        float weight = taps->weights[x], sums[CHANNELS];                    \
+        for (int c = 0; c < CHANNELS; c++)                                  \
+            sums[c] = source[c] * weight;                                   \
+        for (ptrdiff_t k = taps->count + x; k < end; k += taps->count) {    \
+            weight = taps->weights[k];                                      \
+            if (weight != 0) {                                              \
+                source = from + taps->places[k] * CHANNELS;                 \
+                for (int c = 0; c < CHANNELS; c++)                          \
+                    sums[c] += source[c] * weight;                          \
+            }                                                               \
+        }                                                                   \
+        for (int c = 0; c < CHANNELS; c++)                                  \
+            to[x * CHANNELS + c] = sums[c];                                 \
+    }
+
+/* to[x, c] = sum of weights[k, x] * from[places[k, x], c], over one row of pixels. A weight of zero but the first does
+ * not read its sample. */
 static inline void trt_gather_row(const trt_taps *taps, const float *from, float *to, ptrdiff_t channels)
 {
+    const ptrdiff_t end = taps->taps * taps->count;
+    if (channels == 1) {
+        TRT_GATHER_FEW(1)
+        return;
+    }
+    if (channels == 3) {
+        TRT_GATHER_FEW(3)
+        return;
+    }
+    if (channels == 4) {
+        TRT_GATHER_FEW(4)
+        return;
+    }
     for (ptrdiff_t x = 0; x < taps->count; x++) {
         const float *source = from + taps->places[x] * channels;
-        float weight = taps->weights[x];
+        float *target = to + x * channels, weight = taps->weights[x];
         for (ptrdiff_t c = 0; c < channels; c++)
-            to[x * channels + c] = source[c] * weight;
-    }
-    for (ptrdiff_t k = 1; k < taps->taps; k++) {
-        const int64_t *places = taps->places + k * taps->count;
-        const float *weights = taps->weights + k * taps->count;
-        for (ptrdiff_t x = 0; x < taps->count; x++) {
-            const float *source = from + places[x] * channels;
-            float weight = weights[x];
+            target[c] = source[c] * weight;
+        for (ptrdiff_t k = taps->count + x; k < end; k += taps->count) {
+            weight = taps->weights[k];
+            source = from + taps->places[k] * channels;
             if (weight != 0)
                 for (ptrdiff_t c = 0; c < channels; c++)
-                    to[x * channels + c] += source[c] * weight;
+                    target[c] += source[c] * weight;
         }
     }
 }

@@ -63,10 +63,30 @@ cdef trt_taps _taps(const int64_t[:, ::1] places, const float[:, ::1] weights, P
 
 
 cdef void _gather(void *context, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
-    """Make rows [begin, end) of the result, counted over all images.
+    """Make rows [begin, end) of the result, counted over all images, each across when its rows are summed."""
+    cdef Resampling *job = <Resampling *>context
+    cdef Py_ssize_t line = job.columns.count * job.channels, from_line = job.width * job.channels
+    cdef float *summed = <float *>malloc(from_line * sizeof(float))
+    cdef Py_ssize_t i, k, image, row
+    cdef float weight
+    if summed == NULL:
+        job.failed = True
+        return
+    for i in range(begin, end):
+        image, row = i // job.rows.count, i % job.rows.count
+        for k in range(job.rows.taps):
+            weight = job.rows.weights[k * job.rows.count + row]
+            if weight != 0 or k == 0:
+                trt_add_scaled(summed, job.source + (image * job.height + job.rows.places[k * job.rows.count + row])
+                               * from_line, weight, from_line, k == 0)
+        trt_gather_row(&job.columns, summed, job.target + i * line, job.channels)
+    free(summed)
 
-    Rows of the input are resampled across when they are first needed, and kept in a ring as long as later rows may
-    need them: the places of neighbouring rows lie close together.
+
+cdef void _gather_across(void *context, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    """The same for results of more rows than the input: rows of the input are resampled across first.
+
+    They are kept in a ring as long as later rows may need them: the places of neighbouring rows lie close together.
     """
     cdef Resampling *job = <Resampling *>context
     cdef Py_ssize_t line = job.columns.count * job.channels
@@ -75,8 +95,6 @@ cdef void _gather(void *context, Py_ssize_t begin, Py_ssize_t end) noexcept nogi
     cdef Py_ssize_t *held = <Py_ssize_t *>malloc(keep * sizeof(Py_ssize_t))
     cdef Py_ssize_t i, k, image, row, place, slot
     cdef float weight
-    cdef bint first
-    cdef float *target
     if ring == NULL or held == NULL:
         job.failed = True
         free(ring)
@@ -86,11 +104,9 @@ cdef void _gather(void *context, Py_ssize_t begin, Py_ssize_t end) noexcept nogi
         held[slot] = -1
     for i in range(begin, end):
         image, row = i // job.rows.count, i % job.rows.count
-        target = job.target + i * line
-        first = True
         for k in range(job.rows.taps):
             weight = job.rows.weights[k * job.rows.count + row]
-            if weight == 0 and not first:
+            if weight == 0 and k:
                 continue
             place = image * job.height + job.rows.places[k * job.rows.count + row]
             slot = place % keep
@@ -98,8 +114,7 @@ cdef void _gather(void *context, Py_ssize_t begin, Py_ssize_t end) noexcept nogi
                 trt_gather_row(&job.columns, job.source + place * job.width * job.channels, ring + slot * line,
                                job.channels)
                 held[slot] = place
-            trt_add_scaled(target, ring + slot * line, weight, line, first)
-            first = False
+            trt_add_scaled(job.target + i * line, ring + slot * line, weight, line, k == 0)
     free(ring)
     free(held)
 
@@ -163,7 +178,7 @@ def gather(images, row_places, row_weights, column_places, column_weights):
     cdef Py_ssize_t grain = max(TASK_VALUES // max(dims[2] * dims[3], 1), 8)
     if cnp.PyArray_SIZE(target):
         with nogil:
-            parallel_ranges(_gather, &job, dims[0] * dims[1], grain)
+            parallel_ranges(_gather if job.rows.count <= job.height else _gather_across, &job, dims[0] * dims[1], grain)
         if job.failed:
             raise MemoryError("no scratch memory for resampling")
     return target

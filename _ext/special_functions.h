@@ -15,7 +15,8 @@
 
 enum { TRT_MAX_TERMS = 5000 };
 
-/* All have this type; arguments that a function does not take are zero. */
+/* All have this type. The last argument of those that take fewer than three is the relative size from which a term does
+ * not count: TRT_EPSILON, or more where the result is rounded to float. */
 typedef double (*trt_function)(double, double, double);
 
 /* --- gamma and its relatives ------------------------------------------------------------------------------------- */
@@ -84,7 +85,7 @@ static inline double trt_gamma_density(double a, double x)
 
 /* The lower incomplete gamma function over gamma(a) by its series, for x below about a + 1, and with `slope` its
  * derivative by a. */
-static inline double trt_igamma_series(double a, double x, double *slope)
+static inline double trt_igamma_series(double a, double x, double tolerance, double *slope)
 {
     double term = 1.0, term_slope = 0.0, sum = 1.0, sum_slope = 0.0;
     for (int n = 1; n < TRT_MAX_TERMS; n++) {
@@ -93,7 +94,7 @@ static inline double trt_igamma_series(double a, double x, double *slope)
         term *= ratio;
         sum += term;
         sum_slope += term_slope;
-        if (term <= TRT_EPSILON * sum && fabs(term_slope) <= TRT_EPSILON * fabs(sum_slope))
+        if (term <= tolerance * sum && (!slope || fabs(term_slope) <= tolerance * fabs(sum_slope)))
             break;
     }
     double density = trt_gamma_density(a, x);
@@ -103,7 +104,7 @@ static inline double trt_igamma_series(double a, double x, double *slope)
 }
 
 /* The upper one by Legendre's continued fraction, for x above a. */
-static inline double trt_igammac_fraction(double a, double x, double *slope)
+static inline double trt_igammac_fraction(double a, double x, double tolerance, double *slope)
 {
     /* Numerators p and denominators q of two successive fractions, and their derivatives by a. */
     double b = x + 1.0 - a;
@@ -120,8 +121,8 @@ static inline double trt_igammac_fraction(double a, double x, double *slope)
         if (q == 0.0)
             continue;
         double next = p / q, next_slope = (dp - next * dq) / q;
-        int done = fabs(next - value) <= TRT_EPSILON * fabs(next)
-                   && fabs(next_slope - value_slope) <= 4 * TRT_EPSILON * fabs(next_slope);
+        int done = fabs(next - value) <= tolerance * fabs(next)
+                   && (!slope || fabs(next_slope - value_slope) <= 4 * tolerance * fabs(next_slope));
         value = next, value_slope = next_slope;
         if (done)
             break;
@@ -160,23 +161,21 @@ static inline double trt_igamma_uniform(double a, double x, double *upper, doubl
 
 #define TRT_UNIFORM_FROM 1e5
 
-static inline double trt_igamma(double a, double x, double unused)
+static inline double trt_igamma(double a, double x, double tolerance)
 {
     double upper;
-    (void)unused;
     if (isnan(a) || isnan(x) || x < 0.0 || a <= 0.0 || isinf(a))
         return x == 0.0 ? 0.0 : NAN;
     if (x == 0.0 || isinf(x))
         return x == 0.0 ? 0.0 : 1.0;
     if (a > TRT_UNIFORM_FROM)
         return trt_igamma_uniform(a, x, &upper, 0);
-    return x > 1.0 && x > a ? 1.0 - trt_igammac_fraction(a, x, 0) : trt_igamma_series(a, x, 0);
+    return x > 1.0 && x > a ? 1.0 - trt_igammac_fraction(a, x, tolerance, 0) : trt_igamma_series(a, x, tolerance, 0);
 }
 
-static inline double trt_igammac(double a, double x, double unused)
+static inline double trt_igammac(double a, double x, double tolerance)
 {
     double upper;
-    (void)unused;
     if (isnan(a) || isnan(x) || x < 0.0 || a <= 0.0 || isinf(a))
         return NAN;
     if (x == 0.0 || isinf(x))
@@ -185,13 +184,12 @@ static inline double trt_igammac(double a, double x, double unused)
         trt_igamma_uniform(a, x, &upper, 0);
         return upper;
     }
-    return x > 1.0 && x > a ? trt_igammac_fraction(a, x, 0) : 1.0 - trt_igamma_series(a, x, 0);
+    return x > 1.0 && x > a ? trt_igammac_fraction(a, x, tolerance, 0) : 1.0 - trt_igamma_series(a, x, tolerance, 0);
 }
 
-static inline double trt_igamma_grad_a(double a, double x, double unused)
+static inline double trt_igamma_grad_a(double a, double x, double tolerance)
 {
     double upper, slope;
-    (void)unused;
     if (x == 0.0)
         return 0.0;
     if (isnan(a) || isnan(x) || x < 0.0 || a <= 0.0 || isinf(a))
@@ -203,17 +201,17 @@ static inline double trt_igamma_grad_a(double a, double x, double unused)
         return slope;
     }
     if (x > 1.0 && x > a) {
-        trt_igammac_fraction(a, x, &slope);
+        trt_igammac_fraction(a, x, tolerance, &slope);
         return -slope;
     }
-    trt_igamma_series(a, x, &slope);
+    trt_igamma_series(a, x, tolerance, &slope);
     return slope;
 }
 
 /* --- Hurwitz' zeta function and polygamma ------------------------------------------------------------------------ */
 
 /* sum of (q + k)^-x over k >= 0 for q > 0 and x > 1: the first terms, then Euler and Maclaurin's formula */
-static inline double trt_zeta_positive(double x, double q)
+static inline double trt_zeta_positive(double x, double q, double tolerance)
 {
     /* B(2k) / (2k)! */
     static const double coefficients[] = {
@@ -225,7 +223,7 @@ static inline double trt_zeta_positive(double x, double q)
     for (int k = 0; k < 12; k++, q += 1.0) {
         double term = pow(q, -x);
         sum += term;
-        if (term <= TRT_EPSILON * sum)
+        if (term <= tolerance * sum)
             return sum;
     }
     double power = pow(q, -x);
@@ -234,7 +232,7 @@ static inline double trt_zeta_positive(double x, double q)
     for (int k = 0; k < 11; k++) {
         double term = coefficients[k] * factor * scale;
         sum += term;
-        if (fabs(term) <= TRT_EPSILON * fabs(sum))
+        if (fabs(term) <= tolerance * fabs(sum))
             break;
         factor *= (x + 2 * k + 1) * (x + 2 * k + 2);
         scale /= q * q;
@@ -242,15 +240,14 @@ static inline double trt_zeta_positive(double x, double q)
     return sum;
 }
 
-static inline double trt_zeta(double x, double q, double unused)
+static inline double trt_zeta(double x, double q, double tolerance)
 {
-    (void)unused;
     if (x == 1.0)
         return INFINITY;
     if (!(x > 1.0) || isnan(q))
         return NAN;
     if (q > 0.0)
-        return trt_zeta_positive(x, q);
+        return trt_zeta_positive(x, q, tolerance);
     double whole = floor(q);
     if (q == whole) /* one term is infinite */
         return x == floor(x) && fmod(x, 2.0) == 0.0 ? INFINITY : NAN;
@@ -258,18 +255,18 @@ static inline double trt_zeta(double x, double q, double unused)
         return NAN;
     /* The terms below zero, and those above it; the former are a difference of two functions of positive arguments. */
     double fraction = q - whole, sign = fmod(x, 2.0) == 0.0 ? 1.0 : -1.0;
-    double below = trt_zeta_positive(x, 1.0 - fraction) - trt_zeta_positive(x, 1.0 - q);
-    return trt_zeta_positive(x, fraction) + sign * below;
+    double below = trt_zeta_positive(x, 1.0 - fraction, tolerance) - trt_zeta_positive(x, 1.0 - q, tolerance);
+    return trt_zeta_positive(x, fraction, tolerance) + sign * below;
 }
 
-static inline double trt_polygamma(double n, double x, double unused)
+static inline double trt_polygamma(double n, double x, double tolerance)
 {
     if (!(n >= 0.0) || n != floor(n))
         return NAN;
     if (n == 0.0)
         return x == 0.0 ? NAN : trt_digamma(x);
     double sign = fmod(n, 2.0) == 0.0 ? -1.0 : 1.0;
-    return sign * exp(trt_lgamma(n + 1.0)) * trt_zeta(n + 1.0, x, unused);
+    return sign * exp(trt_lgamma(n + 1.0)) * trt_zeta(n + 1.0, x, tolerance);
 }
 
 /* --- the incomplete beta integral -------------------------------------------------------------------------------- */
@@ -326,10 +323,10 @@ static inline double trt_betainc(double a, double b, double x)
 
 /* --- the normal distribution's quantiles --------------------------------------------------------------------------- */
 
-static inline double trt_ndtri(double p, double unused, double unused2)
+static inline double trt_ndtri(double p, double unused, double tolerance)
 {
     const double root = 0.70710678118654752440, bell = 0.39894228040143267794;
-    (void)unused, (void)unused2;
+    (void)unused;
     if (!(p >= 0.0) || p > 1.0)
         return NAN;
     if (p == 0.0 || p == 1.0)
@@ -340,7 +337,7 @@ static inline double trt_ndtri(double p, double unused, double unused2)
     /* A first value good to three digits (Abramowitz and Stegun 26.2.23); each of Halley's steps cubes the error. */
     double t = sqrt(-2.0 * log(tail));
     double z = t - (2.515517 + t * (0.802853 + t * 0.010328)) / (1.0 + t * (1.432788 + t * (0.189269 + t * 0.001308)));
-    for (int i = 0; i < 3; i++) {
+    for (int i = tolerance > TRT_EPSILON; i < 2; i++) {
         double density = bell * exp(-0.5 * z * z);
         /* Near the middle the difference is taken there, where it keeps its digits. */
         double error = fabs(middle) < 0.25 ? fabs(middle) - 0.5 * erf(z * root) : 0.5 * erfc(z * root) - tail;
@@ -353,7 +350,7 @@ static inline double trt_ndtri(double p, double unused, double unused2)
 /* --- modified Bessel functions of the first kind ------------------------------------------------------------------- */
 
 /* e^-|x| I(order, |x|) for order 0 and 1 */
-static inline double trt_bessel_scaled(int order, double x)
+static inline double trt_bessel_scaled(int order, double x, double tolerance)
 {
     double size = fabs(x), sum = 1.0, term = 1.0;
     if (isinf(x))
@@ -363,7 +360,7 @@ static inline double trt_bessel_scaled(int order, double x)
         for (int k = 1; k < 100; k++) {
             term *= y / (k * (double)(k + order));
             sum += term;
-            if (term <= TRT_EPSILON * sum)
+            if (term <= tolerance * sum)
                 break;
         }
         return exp(-size) * (order ? 0.5 * size * sum : sum);
@@ -373,37 +370,37 @@ static inline double trt_bessel_scaled(int order, double x)
         double odd = 2 * k - 1;
         term *= -(mu - odd * odd) / (k * 8.0 * size);
         sum += term;
-        if (fabs(term) <= TRT_EPSILON * fabs(sum))
+        if (fabs(term) <= tolerance * fabs(sum))
             break;
     }
     return sum / sqrt(2.0 * TRT_PI * size);
 }
 
-static inline double trt_bessel_i0e(double x, double unused, double unused2)
+static inline double trt_bessel_i0e(double x, double unused, double tolerance)
 {
-    (void)unused, (void)unused2;
-    return trt_bessel_scaled(0, x);
+    (void)unused;
+    return trt_bessel_scaled(0, x, tolerance);
 }
 
-static inline double trt_bessel_i1e(double x, double unused, double unused2)
+static inline double trt_bessel_i1e(double x, double unused, double tolerance)
 {
-    (void)unused, (void)unused2;
-    return copysign(trt_bessel_scaled(1, x), x);
+    (void)unused;
+    return copysign(trt_bessel_scaled(1, x, tolerance), x);
 }
 
 /* exp(|x|) in two factors: the product is finite for a while after exp(|x|) is not. */
-static inline double trt_bessel_i0(double x, double unused, double unused2)
+static inline double trt_bessel_i0(double x, double unused, double tolerance)
 {
     double half = exp(0.5 * fabs(x));
-    (void)unused, (void)unused2;
-    return isinf(x) ? INFINITY : half * trt_bessel_scaled(0, x) * half;
+    (void)unused;
+    return isinf(x) ? INFINITY : half * trt_bessel_scaled(0, x, tolerance) * half;
 }
 
-static inline double trt_bessel_i1(double x, double unused, double unused2)
+static inline double trt_bessel_i1(double x, double unused, double tolerance)
 {
     double half = exp(0.5 * fabs(x));
-    (void)unused, (void)unused2;
-    return isinf(x) ? x : copysign(half * trt_bessel_scaled(1, x) * half, x);
+    (void)unused;
+    return isinf(x) ? x : copysign(half * trt_bessel_scaled(1, x, tolerance) * half, x);
 }
 
 #endif

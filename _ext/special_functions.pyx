@@ -14,6 +14,7 @@ from runtime._ext.worker_pool cimport parallel_ranges
 cnp.import_array()
 
 cdef extern from "special_functions.h" nogil:
+    double TRT_EPSILON
     ctypedef double (*trt_function)(double, double, double) noexcept
     double trt_igamma(double, double, double) noexcept
     double trt_igammac(double, double, double) noexcept
@@ -113,17 +114,21 @@ def lgamma(x):
 cdef enum:
     GRAIN = 2048  # elements that a thread takes at a time: 50 microseconds or more
 
+cdef double FLOAT_TOLERANCE = 1e-9
+
+
 cdef struct Job:
     trt_function function
     int num_inputs
     bint is_double
+    double tolerance
     const void *inputs[3]
     void *output
 
 
 cdef inline double _read(const Job *job, int place, Py_ssize_t i) noexcept nogil:
     if place >= job.num_inputs:
-        return 0.0
+        return job.tolerance
     if job.is_double:
         return (<const double *>job.inputs[place])[i]
     return (<const float *>job.inputs[place])[i]
@@ -154,6 +159,7 @@ cdef object _combine(trt_function function, tuple arrays):
         raise TypeError(f"float32 or float64 is needed, not {first.dtype}")
     job.function = function
     job.is_double = kind == cnp.NPY_FLOAT64
+    job.tolerance = TRT_EPSILON if job.is_double else FLOAT_TOLERANCE
     job.num_inputs = len(sources)
     for place in range(job.num_inputs):
         source = sources[place]
