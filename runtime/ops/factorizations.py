@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runtime._ext import tridiagonal
 from runtime._ext.errors import InvalidArgument
 from runtime.dtypes import to_numpy
 from runtime.ops.decompositions import MatrixTypes, adjoint, substitute
@@ -199,6 +200,9 @@ def _tridiagonal_solve(node: Node, env: KernelEnv) -> Callable[..., Any]:
         if not rhs.size:
             return rhs
         size = diagonals.shape[-1]
+        if xp is np and not perturb:
+            return tridiagonal.solve(diagonals.reshape(-1, 3, size), rhs.reshape(-1, *rhs.shape[-2:]),
+                                     pivoting).reshape(rhs.shape)
         # Rows first, then the batch: every step below works on one row of all systems.
         bands = xp.moveaxis(diagonals.reshape(-1, 3, size), 0, -1)
         target = xp.moveaxis(rhs.reshape(-1, *rhs.shape[-2:]), 0, -1)

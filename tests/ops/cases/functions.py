@@ -151,6 +151,10 @@ def _searches() -> Iterator[Case]:
             rows = np.sort(values(kind, (3, 9), 1), axis=1)
             for out in INDEX:
                 yield op_case(op, rows, values(kind, (3, 7), 2), out_type=out)
+        for kind in (np.float32, bf16, np.int8):
+            many = values(kind, (3, 40), 2)
+            many[:, 7] = 1 if kind is np.int8 else np.nan
+            yield op_case(op, np.sort(values(kind, (3, 9), 1), axis=1), many)
         x = np.sort(values(np.float32, (2, 4)), axis=1)
         yield op_case(op, x, np.array([[np.nan, np.inf, -np.inf]] * 2, np.float32))
         yield op_case(op, x[:, :0], x)
