@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import runtime
 from runtime.dtypes import DataType
 from runtime.errors import Cancelled, FailedPrecondition, OutOfRange, PermissionDenied, ResourceExhausted
 from runtime.ops.files import whole
@@ -192,6 +193,22 @@ def test_patterns_show_nothing_of_other_folders(tmp_path: Path) -> None:
     for pattern in (f"{outside}/*", f"{tmp_path}/*", f"{inside}/../outside/*", f"{outside}/secret"):
         with pytest.raises(PermissionDenied):
             matching_files(pattern, access.check)
+
+
+def test_a_file_is_read_in_every_step(tmp_path: Path) -> None:
+    """A constant name makes no constant of what the file holds."""
+    path = tmp_path / "file"
+    graph = runtime.Graph()
+    content = graph.op("ReadFile", graph.constant(str(path).encode()))
+    names = graph.op("MatchingFiles", graph.constant(f"{tmp_path}/*".encode()))
+    with runtime.Session(graph=graph) as session:
+        seen = []
+        for text in (b"first", b"second"):
+            path.write_bytes(text)
+            seen.append(session.run(content))
+        (tmp_path / "other").touch()
+        assert seen == [b"first", b"second"]
+        assert len(session.run(names)) == 2
 
 
 def test_a_pipe_is_no_file(tmp_path: Path) -> None:

@@ -96,6 +96,20 @@ def test_a_map_lets_wait_for_a_key_and_for_room(steps: Steps) -> None:
     assert values(seven) == [1.0, 2.0]
 
 
+def test_a_cancelled_put_lets_the_next_one_in_and_its_taker_go_on(steps: Steps) -> None:
+    found = StagingMap(1, 0, 10, is_ordered=False)
+    call(found.put, steps.new(), 1, [0], [np.zeros(1, np.float32)]).result()
+    step = steps.new()
+    large = call(found.put, step, 2, [0], [np.zeros(2, np.float32)])
+    small, taker = call(found.put, steps.new(), 3, [0], [number(3)]), call(found.take, steps.new(), 3, [0])
+    assert large.waits and small.waits and taker.waits
+    step.cancel(Cancelled("away"))
+    with pytest.raises(Cancelled):
+        large.result()
+    assert not small.waits
+    assert values(taker) == [3.0]
+
+
 def test_parts_of_a_tuple_come_together(steps: Steps) -> None:
     found = StagingMap(2, 0, 0, is_ordered=False)
     whole = call(found.take, steps.new(), 1, [0, 1])

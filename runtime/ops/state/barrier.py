@@ -128,15 +128,17 @@ class Barrier:
     def take(self, step: StepContext, count: int, done: Done, *, allow_fewer: bool) -> None:
         """Take `count` whole tuples, those of early keys first; ``done([(index, key, ...), ...], None)``.
 
-        When the barrier is closed with fewer left: those if `allow_fewer` and there are any, else OutOfRange.
+        When the barrier is closed with fewer left: those if `allow_fewer` and there are any, else OutOfRange, unless
+        keys may still be completed.
         """
         with self._lock:
             if self._closed:
                 available = self._ready.size()
-                wanted = min(count, available) if allow_fewer else count
-                if available < max(wanted, 1) and not self._incomplete:
+                if allow_fewer:
+                    count = min(count, available)
+                if available < max(count, 1) and (allow_fewer or not self._incomplete):
                     raise OutOfRange(f"Barrier '{self.name}' is closed and has insufficient elements (requested "
-                                     f"{wanted}, total size {available})")
+                                     f"{count}, total size {available})")
         self._ready.dequeue(step, count, done, allow_fewer=allow_fewer)
 
     def shut(self, step: StepContext, done: Done, *, cancel_pending: bool) -> None:

@@ -42,8 +42,8 @@ class _Bounded:
         self.memory_limit = memory_limit
         self._bytes = 0
         self._lock = threading.Lock()
-        self._putting = Waiting(self._lock)
-        self._taking = Waiting(self._lock, in_order)
+        self._putting = Waiting(self._lock, after=self._drive)
+        self._taking = Waiting(self._lock, in_order, after=self._drive)
 
     def size(self) -> int:
         """Return how many tuples there are."""
@@ -96,7 +96,7 @@ class _Bounded:
                 return None, error
             return None if result is None else (result, None)
 
-        lane.submit(step, attempt, done, cancelled, self._drive)
+        lane.submit(step, attempt, done, cancelled)
 
 
 class StagingArea(_Bounded):

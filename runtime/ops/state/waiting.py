@@ -46,18 +46,22 @@ class Waiting:
         Guards what they wait for.
     in_order : bool
         Whether nobody may be served before those that came earlier; else everybody tries.
+    after : callable
+        Called with the lock when operations are done: lets others try that this may have helped, and returns what to
+        call without it.
     """
 
-    def __init__(self, lock: AbstractContextManager[Any], in_order: bool = True) -> None:
+    def __init__(self, lock: AbstractContextManager[Any], in_order: bool = True,
+                 after: Callable[[], list[Completion]] = list) -> None:
         self._lock = lock
         self._in_order = in_order
+        self._after = after
         self._operations: list[_Operation] = []
 
     def __len__(self) -> int:
         return len(self._operations)
 
-    def submit(self, step: StepContext, attempt: Attempt, done: Done, cancelled: str,
-               after: Callable[[], Iterable[Completion]] = tuple) -> None:
+    def submit(self, step: StepContext, attempt: Attempt, done: Done, cancelled: str) -> None:
         """Do an operation, now or when it can be done.
 
         Parameters
@@ -68,8 +72,6 @@ class Waiting:
             ``done(result, error)``, called once, without the lock.
         cancelled : str
             Text of the error when the step ends first.
-        after : callable
-            Called with the lock when the operation is done at once: lets others try that it may have helped.
         """
         operation = _Operation(step, attempt, done, cancelled)
         with self._lock:
@@ -77,7 +79,7 @@ class Waiting:
             completions = self.drive()
             waits = not operation.finished
             if not waits:
-                completions += after()
+                completions += self._after()
         if waits:
             # Without the lock: a step that is cancelled already calls back at once.
             operation.token = step.on_cancel(lambda: self._cancel(operation))
@@ -110,7 +112,7 @@ class Waiting:
             if operation.finished:
                 return
             self._operations.remove(operation)
-            completions = [self._finish(operation, None, Cancelled(operation.cancelled)), *self.drive()]
+            completions = [self._finish(operation, None, Cancelled(operation.cancelled)), *self.drive(), *self._after()]
         call_all(completions)
 
     def _finish(self, operation: _Operation, result: Any, error: BaseException | None) -> Completion:
