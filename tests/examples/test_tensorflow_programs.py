@@ -53,6 +53,10 @@ def answers(server_process: Any, peer_server: str, tmp_path_factory: pytest.Temp
             (f"lstm/{server}", "lstm_tf.py", [target, *data]),
             (f"embeddings/{server}", "embeddings_tf.py", [target, "--steps", "60", "--words", "10", "--sampled", "5",
                                                           "--text", str(folder / "text")]),
+            (f"queues/{server}", "digits_queues_tf.py", [
+                target, *data[:2], "--folder", str(folder / f"queues-{server}"), "--steps", "90"]),
+            (f"datasets/{server}", "digits_datasets_tf.py", [
+                target, *data[:2], "--folder", str(folder / f"datasets-{server}"), "--epochs", "2"]),
             (f"whole/{server}", "resume_tf.py", [target, "--folder", str(folder / server), "--until", str(WHOLE)]),
         ]
     for first, second in (("ours", "tensorflow"), ("tensorflow", "ours")):
@@ -104,6 +108,25 @@ def test_embeddings_with_sampled_softmax(answers: dict[str, Lines]) -> None:
     assert_alike(ours, theirs, TOLERANCE)
     assert ours[-1] == theirs[-1]
     assert np.mean(list(losses(ours).values())[-10:]) < np.mean(list(losses(ours).values())[:10])
+
+
+def test_input_by_queues(answers: dict[str, Lines]) -> None:
+    ours, theirs = (answers[f"queues/{server}"] for server in SERVERS)
+    assert len(losses(ours)) == 90
+    assert_alike(ours, theirs, TOLERANCE)
+    assert losses(ours)[89] < losses(ours)[0] / 2
+    for lines in (ours, theirs):  # what was trained on, and what lies in the queue
+        assert 90 * 32 <= lines[-1]["records_read"] <= 90 * 32 + 128 + 1
+    assert ours[-1]["test_accuracy"] == pytest.approx(theirs[-1]["test_accuracy"], abs=1 / 359)
+
+
+def test_input_by_datasets(answers: dict[str, Lines]) -> None:
+    ours, theirs = (answers[f"datasets/{server}"] for server in SERVERS)
+    assert len(losses(ours)) == 88
+    assert_alike(ours, theirs, TOLERANCE)
+    mine, other = ([line["test_accuracy"] for line in lines if "epoch" in line] for lines in (ours, theirs))
+    assert mine == pytest.approx(other, abs=1 / 359)
+    assert mine[-1] > 0.85
 
 
 def test_uninterrupted_training_with_checkpoints(answers: dict[str, Lines]) -> None:
