@@ -282,7 +282,9 @@ def test_a_trace_tells_of_every_node(x):
     assert path == ""
     assert scheduled <= started <= ended
     assert thread == threading.get_ident()
-    assert outputs == [(np.dtype(np.float32), (3,), 12)]
+    ((dtype, shape, nbytes, address, owns),) = outputs
+    assert (dtype, shape, nbytes, owns) == (np.float32, (3,), 12, True)
+    assert address
     assert trace.events[1][6] == []
 
 
