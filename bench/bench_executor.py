@@ -161,11 +161,11 @@ def measure(seconds: float) -> list[dict[str, Any]]:
         for kind, partial in (("program", False), ("dataflow", True)):
             if kind == "program" and not fed:
                 continue
-            compiled = compile_step(selection, graph.library, state, partial=partial)
+            compiled = compile_step(selection, graph.library, state, partial=partial, keep_unread=True)
             parts = [best_s(lambda: compiled.run(step, feeds), seconds / PARTS) for _ in range(PARTS)]  # noqa: B023
             row[kind] = min(parts) / count * 1e9
             row[f"{kind}_parts"] = [part / count * 1e9 for part in parts]
-        compile_s = best_s(lambda: compile_step(selection, graph.library, state), seconds)  # noqa: B023
+        compile_s = best_s(lambda: compile_step(selection, graph.library, state, keep_unread=True), seconds)  # noqa: B023
         row["compile"] = compile_s / len(selection.nodes) * 1e6
         row["numpy"] = best_s(_numpy_calls(count), seconds) / count * 1e9 if fed else None
         rows.append(row)

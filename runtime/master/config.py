@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from runtime import wire
 from runtime._ext.errors import InvalidArgument, Unimplemented
 from runtime.graph.device_spec import DeviceSpec, parse
 
@@ -27,6 +28,8 @@ class SessionConfig:
         Limit for every step that sets none of its own, in seconds; 0 for none.
     isolate : bool
         The session shares no variables or other resources with others.
+    keep_unread : bool
+        Nodes whose values nobody reads run all the same, as where TensorFlow's optimizer of dependencies is off.
     """
 
     soft_placement: bool = False
@@ -34,10 +37,12 @@ class SessionConfig:
     device_filters: tuple[DeviceSpec, ...] = ()
     operation_timeout_s: float = 0.0
     isolate: bool = False
+    keep_unread: bool = False
 
     @classmethod
     def from_proto(cls, config: Any) -> SessionConfig:
-        """Return the options of a ConfigProto; fields that say how a process or a grappler should behave are ignored.
+        """Return the options of a ConfigProto; fields that say how a process, or most that say how an optimizer should
+        behave, are ignored.
 
         Raises
         ------
@@ -57,12 +62,14 @@ class SessionConfig:
         isolate = config.isolate_session_state or bool(config.cluster_def.job)
         if config.experimental.share_session_state_in_clusterspec_propagation:
             isolate = False
+        rewriting = config.graph_options.rewrite_options
         return cls(
             config.allow_soft_placement,
             config.log_device_placement,
             tuple(filters),
             max(0, config.operation_timeout_in_ms) / 1000.0,
             isolate,
+            rewriting.disable_meta_optimizer or rewriting.dependency_optimization == wire.RewriterConfig.OFF,
         )
 
     def admits(self, task: DeviceSpec) -> bool:

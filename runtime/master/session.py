@@ -189,7 +189,9 @@ class MasterSession:
         with collection_paused(len(selection.nodes)), bound:
             for node in selection.nodes:
                 check_node(node)
-            return selection, compile_step(selection, self.graph.library, self.state, partial=partial)
+            keep_unread = self.config.keep_unread
+            step = compile_step(selection, self.graph.library, self.state, partial=partial, keep_unread=keep_unread)
+            return selection, step
 
     def prepare(
         self, feeds: Sequence[str], fetches: Sequence[str], targets: Sequence[str], options: StepOptions | None = None

@@ -14,6 +14,7 @@ from runtime.dtypes import REF_OFFSET, DataType, from_numpy, to_numpy
 from runtime.step.bounds import is_bounded
 from runtime.step.functions import Functions, lower
 from runtime.step.partial import PartialRun
+from runtime.step.unread import unread
 
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
@@ -103,7 +104,12 @@ class CompiledStep:
 
 
 def compile_step(
-    selection: Selection, library: FunctionLibrary, state: SessionState, *, partial: bool = False
+    selection: Selection,
+    library: FunctionLibrary,
+    state: SessionState,
+    *,
+    partial: bool = False,
+    keep_unread: bool = False,
 ) -> CompiledStep:
     """Compile the nodes of a step.
 
@@ -116,6 +122,8 @@ def compile_step(
     state : SessionState
     partial : bool
         Whether feeds come and fetches go one by one.
+    keep_unread : bool
+        Run those nodes, too, whose values nobody reads.
 
     Raises
     ------
@@ -138,6 +146,7 @@ def compile_step(
         names,
         _adapter(selection.feeds, state),
         by_dataflow=partial,
+        left_out=() if keep_unread else unread(nodes, {*(entry[1] for entry in selection.fetches), *selection.targets}),
     )
     bounded = is_bounded(selection.nodes, {node for node, _ in fed}, library)
     return CompiledStep(executor, blocking, bounded, selection, state)

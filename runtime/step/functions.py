@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -273,6 +273,7 @@ def lower(
     path: str = "",
     chain: tuple[Any, ...] = (),
     by_dataflow: bool = False,
+    left_out: Collection[Node] = (),
 ) -> tuple[Program | Dataflow, bool]:
     """Return what runs some nodes, and whether it may wait.
 
@@ -282,6 +283,8 @@ def lower(
         Producers before consumers, loop back edges excepted; without those nodes that only stand for feeds.
     by_dataflow : bool
         Use the dataflow executor even where a straight line would do: partial runs need it.
+    left_out : collection of Node
+        Nodes that a straight line may do without; see `runtime.step.unread`.
     """
     state = functions.state
     if not by_dataflow:
@@ -289,7 +292,7 @@ def lower(
         by_dataflow = _needs_dataflow(probe, nodes)
     if not by_dataflow:
         straight = StraightLowering(functions, state, path, chain)
-        return straight.program(nodes, feeds, feed_types, fetches, fetch_names, adapt_feed), False
+        return straight.program(nodes, feeds, feed_types, fetches, fetch_names, adapt_feed, left_out), False
     flowing = DataflowLowering(functions, state, path, chain)
     flow = flowing.flow(nodes, feeds, feed_types, fetches, fetch_names, adapt_feed)
     return flow, flowing.has_asynchronous

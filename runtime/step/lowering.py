@@ -8,7 +8,7 @@ vanish; by dataflow every edge counts, because it may carry death.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -303,6 +303,7 @@ class StraightLowering(Lowering):
         fetches: Sequence[Feed],
         fetch_names: Sequence[str | None],
         adapt_feed: Callable[[int, Any], Any] | None,
+        left_out: Collection[Node] = (),
     ) -> Program:
         """Return the program of these nodes.
 
@@ -314,6 +315,8 @@ class StraightLowering(Lowering):
             numpy type number per feed.
         fetch_names : sequence of (str or None)
             The name for errors of fetches that are references.
+        left_out : collection of Node
+            They order others, but do not run.
         """
         self.add_feeds(feeds)
         values = self.values
@@ -322,6 +325,8 @@ class StraightLowering(Lowering):
         outputs: list[range] = []
         use = self.use
         for node in writers_last(nodes):
+            if node in left_out:
+                continue
             op = node.op
             try:
                 numbers: list[int] = [values[source][slot] for source, slot in node.inputs]  # type: ignore[misc]
