@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import runtime
 from runtime.dtypes import DataType
 from runtime.errors import Cancelled, InvalidArgument, OutOfRange
 from runtime.ops.state.barrier import Barrier
@@ -221,3 +222,14 @@ def test_a_wrong_key_takes_nothing_from_those_before_it(steps: Steps) -> None:
     with pytest.raises(InvalidArgument, match="^Key c already has a value for component 1 in barrier b$"):
         insert(made, steps.new(), 1, "a", "c", "c")
     assert taken(call(made.take, steps.new(), 1, allow_fewer=False)) == ["a"]
+
+
+@pytest.mark.parametrize(("keys", "shape"), [(2, (1, 2)), (1, (2,)), (1, (1, 3))])
+def test_values_are_as_many_as_keys_and_have_the_shape_of_the_component(keys: int, shape: tuple[int, ...]) -> None:
+    graph = runtime.Graph()
+    made = graph.op("Barrier", component_types=[DataType.FLOAT], shapes=[(2,)])
+    names = np.array([b"a", b"b"][:keys], object)
+    insert = graph.op("BarrierInsertMany", made, graph.constant(names), graph.constant(np.zeros(shape, np.float32)),
+                      component_index=0)
+    with runtime.Session(graph=graph) as session, pytest.raises(InvalidArgument, match="Shape mismatch in values"):
+        session.run(insert)
