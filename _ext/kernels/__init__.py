@@ -23,6 +23,7 @@ MODULES: tuple[str, ...] = (
     "runtime._ext.kernels.activations",
     "runtime._ext.kernels.transcendental",
     "runtime._ext.kernels.softmax",
+    "runtime._ext.kernels.batch_norm",
     "runtime._ext.kernels.casts",
     "runtime._ext.kernels.reductions",
     "runtime._ext.kernels.shaping",
