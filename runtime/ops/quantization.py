@@ -23,9 +23,9 @@ def _along(value: Any, rank: int, axis: int) -> Any:
 
 
 def _half_away(xp: Any, value: Any) -> Any:
-    """Round halves away from zero, as C's round does, without an addition that rounds by itself."""
-    whole = xp.trunc(value)
-    return whole + xp.where(xp.absolute(value - whole) >= value.dtype.type(0.5), xp.sign(value), value.dtype.type(0))
+    """Round halves away from zero, as C's round does: with the number below one half no sum rounds up by itself."""
+    half = xp.nextafter(value.dtype.type(0.5), value.dtype.type(0))
+    return xp.trunc(value + xp.copysign(half, value))
 
 
 # --- to integers -----------------------------------------------------------------------------------------------------
