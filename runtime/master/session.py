@@ -121,7 +121,7 @@ class MasterSession:
         )
         self.graph = Graph.from_proto(graph_def, accept=self._accept)
         resources = ResourceManager(task.job_name) if config.isolate else None
-        self.state = SessionState(task.devices[0], task.files, resources)
+        self.state = SessionState(task.devices[0], task.files, resources, step_memory_limit)
         owner = weakref.ref(self)  # as in CallableTable
 
         def compile_signature(signature: Signature) -> tuple[Selection, CompiledStep]:

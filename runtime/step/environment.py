@@ -39,11 +39,20 @@ class SessionState:
         Which paths graph ops may touch.
     constants : dict of Node to ndarray
         Values of Const nodes, shared by the steps that have been compiled.
+    step_memory_limit : int
+        What the arrays of one step, or of one call of a dataset's function, may hold at once, in bytes; 0 for no limit.
     """
 
-    def __init__(self, device: Device, files: FileAccess, resources: ResourceManager | None = None) -> None:
+    def __init__(
+        self,
+        device: Device,
+        files: FileAccess,
+        resources: ResourceManager | None = None,
+        step_memory_limit: int = 0,
+    ) -> None:
         self.device = device
         self.files = files
+        self.step_memory_limit = step_memory_limit
         self.resources = device.resources if resources is None else resources
         self.constants: dict[Node, Any] = {}
         self.functions: Functions | None = None

@@ -105,7 +105,8 @@ class WorkerSession:
         self.closed = False
         self._runner = runner
         self._step_memory_limit = step_memory_limit
-        self.state = SessionState(task.devices[0], task.files, ResourceManager(task.job_name) if isolated else None)
+        resources = ResourceManager(task.job_name) if isolated else None
+        self.state = SessionState(task.devices[0], task.files, resources, step_memory_limit)
         self._graphs: dict[str, RegisteredGraph] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()

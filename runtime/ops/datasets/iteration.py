@@ -153,7 +153,7 @@ class Iteration:
         Error
             The function's, or the cause why this iteration ends.
         """
-        step = StepContext(next(_CALL_IDS), self.state, None, self.hand_over)
+        step = StepContext(next(_CALL_IDS), self.state, None, self.hand_over, self.state.step_memory_limit)
         self._calls.add(step)
         try:
             if self._error is not None:  # looked at after `_end` can see the call
