@@ -129,8 +129,8 @@ class _LogUniform:
 class _LearnedUnigram:
     """Classes by how often they have been true; each has been so once before anything is known.
 
-    Weights lie in blocks whose sums are kept, so that a draw looks at one block and a run costs far less than a sum
-    over all classes.
+    Counts lie in blocks whose sums are kept, so that a draw looks at one block and a run costs far less than a sum
+    over all classes. The once from the beginning is not among them: memory is touched where something was learned.
     """
 
     _BLOCK = 1024
@@ -139,10 +139,10 @@ class _LearnedUnigram:
         if not 0 <= limit < _INT32_MAX:
             raise InvalidArgument(f"range_max must be in [0, {_INT32_MAX}), got {limit}")
         self.range = limit
-        weights = np.zeros(-(-limit // self._BLOCK) * self._BLOCK, np.int64)
-        weights[:limit] = 1
-        self._weights = weights.reshape(-1, self._BLOCK)
-        self._sums = self._weights.sum(axis=1)
+        blocks = -(-limit // self._BLOCK)
+        self._counts = np.zeros((blocks, self._BLOCK), np.int64)
+        self._sums = np.full(blocks, self._BLOCK)
+        self._sums[-1:] -= blocks * self._BLOCK - limit
         self._total = limit
 
     def draw(self, words: Words, count: int) -> Integers:
@@ -153,16 +153,17 @@ class _LearnedUnigram:
         drawn = np.empty(count, np.int64)
         for start in range(0, count, self._BLOCK):
             part = slice(start, start + self._BLOCK)
-            steps = np.cumsum(self._weights[blocks[part]], axis=1)
+            steps = np.cumsum(self._counts[blocks[part]] + 1, axis=1)
             drawn[part] = blocks[part] * self._BLOCK + (steps <= inside[part, None]).sum(axis=1)
         return drawn
 
     def probability(self, classes: Integers) -> Floats:
-        return self._weights.reshape(-1)[classes].astype(np.float32) / np.float32(self._total)
+        weights = self._counts.reshape(-1)[classes] + 1
+        return weights.astype(np.float32) / np.float32(self._total)
 
     def update(self, classes: Integers) -> None:
         flat = classes.reshape(-1)[:_INT32_MAX - self._total]
-        np.add.at(self._weights.reshape(-1), flat, 1)
+        np.add.at(self._counts.reshape(-1), flat, 1)
         np.add.at(self._sums, flat // self._BLOCK, 1)
         self._total += flat.size
 
@@ -285,8 +286,8 @@ def _register(op: str, make: Callable[[Node, KernelEnv], Sampler]) -> None:
         xp = env.xp
         count, num_true, unique = node.attr("num_sampled"), node.attr("num_true"), node.attr("unique")
         for name, value in (("num_sampled", count), ("num_true", num_true)):
-            if value < 1:
-                raise InvalidArgument(f"{name} must be at least 1, got {value}")
+            if not 1 <= value <= _INT32_MAX:
+                raise InvalidArgument(f"{name} must be in [1, {_INT32_MAX}], got {value}")
         stream = stream_of(node, env)
         state = env.session.kernel_state(env.path + node.name, f"{op}/sampler",
                                          lambda: _State(stream, make(node, env)))

@@ -268,13 +268,16 @@ def _sparse_concat(node: Node, env: KernelEnv) -> Run:
                 if place != axis and other[place] != dims[0][place]:
                     raise InvalidArgument(f"Input shapes must match: expected {dims[0][place]} for dimension {place} "
                                           f"but got {other[place]} at position {number}")
+        offset = sum(other[axis] for other in dims)
+        if offset > INT64_MAX:
+            raise InvalidArgument(f"the concatenated dimension {axis} would have {offset} places, more than 2**63 - 1")
+        shape = [*dims[0][:axis], offset, *dims[0][axis + 1:]]
         moved, offset = [], 0
         for part, other in zip(indices, dims, strict=True):
             shifted = part.copy()
             shifted[:, axis] += offset
             moved.append(shifted)
             offset += other[axis]
-        shape = [*dims[0][:axis], offset, *dims[0][axis + 1:]]
         positions, joined = xp.concatenate(moved), xp.concatenate(values)
         numbers, = keys(xp, shape, positions)
         order = sorted_order(xp, numbers)

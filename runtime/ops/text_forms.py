@@ -146,10 +146,13 @@ def _unsorted_segment_join(node: Node, env: KernelEnv) -> Run:
             raise InvalidArgument("segment_ids are not allowed to exceed num_segments or to have negative values.")
         rest = texts.shape[ids.ndim:]
         rows = texts.reshape(flat.size, math.prod(rest))
-        parts: list[list[list[bytes]]] = [[[] for _ in range(rows.shape[1])] for _ in range(segments)]
-        for segment, row in zip(flat.tolist(), rows, strict=True):
-            for column, text in enumerate(row):
-                parts[segment][column].append(text)
-        return filled((segments, *rest), (separator.join(column) for segment in parts for column in segment))
+        result = np.full((segments, *rest), b"", object)
+        into = result.reshape(segments, rows.shape[1])
+        order = np.argsort(flat, kind="stable")
+        found, starts = np.unique(flat[order], return_index=True)
+        for segment, mine in zip(found.tolist(), np.split(order, starts)[1:], strict=True):
+            for column in range(rows.shape[1]):
+                into[segment, column] = separator.join(rows[mine, column])
+        return result
 
     return run
