@@ -49,7 +49,9 @@ class SessionState:
         files: FileAccess,
         resources: ResourceManager | None = None,
         step_memory_limit: int = 0,
+        parent: SessionState | None = None,
     ) -> None:
+        self._parent = parent
         self.device = device
         self.files = files
         self.step_memory_limit = step_memory_limit
@@ -59,6 +61,16 @@ class SessionState:
         self._kernels: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
         self._private_resources: list[tuple[str, str, str]] = []
+
+    def branch(self) -> SessionState:
+        """Return a state for further instances of the session's kernels, for example the functions of an iterator.
+
+        Random streams start anew and private resources are others; all else is shared. What is owned still ends with
+        the session.
+        """
+        made = SessionState(self.device, self.files, self.resources, self.step_memory_limit, self)
+        made.constants = self.constants
+        return made
 
     def kernel_state(self, node_name: str, op: str, create: Callable[[], _T]) -> _T:
         """Return the private state of a stateful kernel, made by `create` on first use in the session."""
@@ -80,6 +92,9 @@ class SessionState:
 
     def own(self, container: str, kind: str, name: str) -> None:
         """Note a private resource, to be deleted when the session ends."""
+        if self._parent is not None:
+            self._parent.own(container, kind, name)
+            return
         with self._lock:
             self._private_resources.append((container, kind, name))
 
@@ -103,9 +118,12 @@ class CompiledFunction(Protocol):
     ----------
     is_asynchronous : bool
         Whether something in it may wait; then only `start` may be used.
+    is_stateful : bool
+        Whether its kernels keep state between calls.
     """
 
     is_asynchronous: bool
+    is_stateful: bool
     input_types: Sequence[int]
     output_types: Sequence[int]
 
@@ -116,6 +134,9 @@ class CompiledFunction(Protocol):
         self, step: StepContext, args: Sequence[Any], done: Callable[[list[Any] | None, BaseException | None], None]
     ) -> None:
         """Run, and call `done` once with the outputs or the error, perhaps from another thread."""
+
+    def instance(self, state: SessionState) -> CompiledFunction:
+        """Return the same function with kernels of another state, such as a `SessionState.branch`."""
 
 
 @dataclass(frozen=True)

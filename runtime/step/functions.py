@@ -46,6 +46,7 @@ class LibraryFunction:
         "_path",
         "input_types",
         "is_asynchronous",
+        "is_stateful",
         "output_types",
     )
 
@@ -58,6 +59,7 @@ class LibraryFunction:
         self._executor: Program | Dataflow | None = None
         self._lock = threading.RLock()
         self.is_asynchronous = functions.may_wait(body)
+        self.is_stateful: bool = body.is_stateful
         self.input_types: Sequence[int] = body.input_types
         self.output_types: Sequence[int] = body.output_types
 
@@ -76,6 +78,11 @@ class LibraryFunction:
                 if found is None:
                     found = self._executor = self._compile()
         return found
+
+    def instance(self, state: SessionState) -> LibraryFunction:
+        """Return the same function with kernels of another state, such as a `SessionState.branch`."""
+        functions = Functions.of(self._functions.library, state)
+        return functions.add(LibraryFunction(functions, self._key, self._body, self._path, ()))
 
     def run(self, step: StepContext, args: Sequence[Any]) -> list[Any]:
         """Run to the end in the calling thread and return the outputs."""
@@ -169,10 +176,13 @@ class Functions:
             found = self._compiled.get((key, path))
         if found is None:
             body = self._gradient(name, attrs) if is_gradient else self.library.body(name, attrs)
-            made = LibraryFunction(self, key, body, path, chain)
-            with self._lock:
-                found = self._compiled.setdefault((key, path), made)
+            found = self.add(LibraryFunction(self, key, body, path, chain))
         return found
+
+    def add(self, made: LibraryFunction) -> LibraryFunction:
+        """Keep a function of this session, and return the one that was there before if there was."""
+        with self._lock:
+            return self._compiled.setdefault((made._key, made._path), made)
 
     def _gradient(self, name: str, attrs: Any) -> FunctionBody:
         from runtime.step.differentiate import gradient_body  # with the builder, which few graphs need

@@ -85,6 +85,8 @@ class Iteration:
         self._current: _Pull | None = None
         self._background: set[Task] = set()
         self._calls: set[StepContext] = set()
+        self._branch: SessionState | None = None
+        self._instances: dict[CompiledFunction, CompiledFunction] = {}
         self._usual_s: float | None = None
         self._serving = False
         self._retired = False
@@ -153,6 +155,7 @@ class Iteration:
         Error
             The function's, or the cause why this iteration ends.
         """
+        function = self._instances.get(function) or self._instance(function)
         step = StepContext(next(_CALL_IDS), self.state, None, self.hand_over, self.state.step_memory_limit)
         self._calls.add(step)
         try:
@@ -166,6 +169,14 @@ class Iteration:
         finally:
             self._calls.discard(step)
             step.close()
+
+    def _instance(self, function: CompiledFunction) -> CompiledFunction:
+        """Return a function with state of this reading's own, so that another begins with the same random numbers."""
+        with self._lock:
+            if self._branch is None:
+                self._branch = self.state.branch()
+            made = function.instance(self._branch) if function.is_stateful else function
+            return self._instances.setdefault(function, made)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine beside the pulls; it sees to its errors itself."""

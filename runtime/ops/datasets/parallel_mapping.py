@@ -1,8 +1,8 @@
 """Datasets that call a function for several elements at a time.
 
 The calls are made by workers, tasks that take an element, call the function and put the result into the place that the
-element has in the order. One worker is enough while calls are short, because it reads ahead; more are added when calls
-take long, or may wait.
+element has in the order. While calls are short there are none: whoever asks for an element makes the call, because a
+worker's result would come later than its own.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class ParallelMapDataset(MapDataset):
 class _ParallelMapIterator(DatasetIterator):
     """See the module. `_places` and the counts are guarded by `_lock`; `_taking` is held by who takes an element."""
 
-    __slots__ = ("_arrival", "_call_s", "_closed", "_dataset", "_ended", "_lock", "_places", "_source", "_taking",
-                 "_workers")
+    __slots__ = ("_arrival", "_call_s", "_closed", "_dataset", "_ended", "_is_first", "_lock", "_places", "_source",
+                 "_taking", "_workers")
 
     def __init__(self, dataset: ParallelMapDataset, iteration: Iteration, prefix: str) -> None:
         super().__init__(dataset, iteration, prefix)
@@ -86,15 +86,20 @@ class _ParallelMapIterator(DatasetIterator):
         self._workers = 0
         self._ended = False
         self._closed = False
+        self._is_first = True  # that call compiles the function, and tells nothing
         self._call_s = _LONG_CALL_S if dataset.function.is_asynchronous else 0.0
 
     async def next(self) -> Element | None:
         while True:
             with self._lock:
-                place = self._pick()
-                if place is None and self._ended and not self._places and not self._workers:
+                is_idle = not self._workers and not self._places
+                if is_idle and self._ended:
                     return None
-                arrival = self._arrival = Promise() if place is None else None
+                alone = is_idle and self._call_s < _LONG_CALL_S
+                place = self._pick()
+                arrival = self._arrival = Promise() if place is None and not alone else None
+            if alone:
+                return await self._call_here()
             self._staff()
             if place is None:
                 assert arrival is not None
@@ -106,6 +111,29 @@ class _ParallelMapIterator(DatasetIterator):
                 ends_sequence(error, self._dataset.preserves_cardinality)
                 self._stop()
                 return None
+
+    async def _call_here(self) -> Element | None:
+        """Do what a worker would, and return the result."""
+        element = await self._source.next()
+        if element is None:
+            self._ended = True
+            return None
+        started = time.perf_counter()
+        try:
+            return tuple(await self._dataset.function(self, element))
+        except OutOfRange as error:
+            ends_sequence(error, self._dataset.preserves_cardinality)
+            self._stop()
+            return None
+        finally:
+            self._note(time.perf_counter() - started)
+
+    def _note(self, seconds: float) -> None:
+        """Let the time of a call count."""
+        if self._is_first:
+            self._is_first = False
+        else:
+            self._call_s += (seconds - self._call_s) * _WEIGHT
 
     def _pick(self) -> Promise | None:
         """Take the next place out of the line, if there is one."""
@@ -128,7 +156,7 @@ class _ParallelMapIterator(DatasetIterator):
         calls = self._dataset.calls
         with self._lock:
             room = calls - len(self._places)
-            wanted = min(calls, room) if self._call_s >= _LONG_CALL_S else min(1, room)
+            wanted = min(calls, room) if self._call_s >= _LONG_CALL_S else 0
             if self._ended or (self._workers == 0 and 0 < room < calls // 2):
                 wanted = 0  # let some results be taken first
             new = max(0, wanted - self._workers)
@@ -151,7 +179,7 @@ class _ParallelMapIterator(DatasetIterator):
                 started = time.perf_counter()
                 if element is not None:
                     await self._fill(place, element)
-                    self._call_s += (time.perf_counter() - started - self._call_s) * _WEIGHT
+                    self._note(time.perf_counter() - started)
                     self._staff()
                 place = None
         finally:

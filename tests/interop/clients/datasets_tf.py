@@ -421,7 +421,9 @@ def variables_and_state(target: str) -> Any:
         looked_up = tf.data.make_initializable_iterator(Data.from_tensor_slices(["b", "c", "a"]).map(table.lookup))
         queue = tf.FIFOQueue(5, tf.int64, shapes=[()])
         taken = tf.data.make_initializable_iterator(Data.range(3).map(lambda x: x + queue.dequeue()))
-        following = [iterator.get_next(), looked_up.get_next(), taken.get_next()]
+        random = Data.range(3).map(lambda x: tf.random.uniform([], seed=5))
+        drawn = tf.data.make_initializable_iterator(random.repeat(2))
+        following = [iterator.get_next(), looked_up.get_next(), taken.get_next(), drawn.get_next()]
         put = queue.enqueue_many([np.array([10, 20, 30], np.int64)])
         with session(target, graph) as client:
             client.run([tf.global_variables_initializer(), tf.tables_initializer()])
@@ -430,6 +432,9 @@ def variables_and_state(target: str) -> Any:
             seen["table"] = [plain(client.run(following[1])) for _ in range(3)]
             client.run(put)
             seen["queue"] = [plain(client.run(following[2])) for _ in range(3)]
+            for _ in range(2):
+                client.run(drawn.initializer)
+                seen.setdefault("drawn", []).append([plain(client.run(following[3])) for _ in range(6)])
     return seen
 
 
