@@ -18,6 +18,7 @@ from runtime._ext.errors import InvalidArgument, NotFound
 from runtime._ext.philox import Philox
 from runtime.ops.random import Stream, stream_of
 from runtime.ops.registry import kernel
+from runtime.ops.transfer import as_numpy
 
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
@@ -294,7 +295,7 @@ def _register(op: str, make: Callable[[Node, KernelEnv], Sampler]) -> None:
         sampler = state.sampler
 
         def run(step: StepContext, true_classes: Any) -> tuple[Any, Any, Any]:
-            classes = _as_numpy(xp, true_classes)
+            classes = as_numpy(xp, true_classes)
             _check_classes(classes, num_true, sampler.range)
             if unique and count > sampler.range:
                 raise InvalidArgument("Sampler's range is too small.")
@@ -316,11 +317,6 @@ def _check_classes(classes: Any, num_true: int, limit: int) -> None:
     bad = (classes < 0) | (classes >= limit)
     if bad.any():
         raise InvalidArgument(f"`true_candidate` out of range [0, {limit}), received {int(classes[bad][0])}")
-
-
-def _as_numpy(xp: Any, array: Any) -> Any:
-    to_host = getattr(xp, "asnumpy", None)
-    return array if to_host is None else to_host(array)
 
 
 def _limit(node: Node) -> int:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from runtime._ext.errors import InvalidArgument
 from runtime._ext.example_codec import ExampleFault
 from runtime.dtypes import DataType, base
@@ -22,6 +20,7 @@ from runtime.ops.example_features import (
 )
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape
+from runtime.ops.transfer import on_device
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
@@ -98,10 +97,6 @@ class _KeptPlan:
         return last[1]
 
 
-def _on_device(xp: Any, outputs: list[Any]) -> list[Any]:
-    return outputs if xp is np else [value if value.dtype.kind == "O" else xp.asarray(value) for value in outputs]
-
-
 def _shapes(node: Node, batch: tuple[int | None, ...], sparse_rank: int, num_ragged: int) -> list[Shape]:
     count = len(node.attr("sparse_types"))
     dense_shapes = [None if shape is None else (*batch, *shape) for shape in node.attr("dense_shapes")]
@@ -132,7 +127,7 @@ def _parse_example_v2(node: Node, env: KernelEnv) -> Run:
         plan = plans.get(sparse_keys.tolist(), dense_keys.tolist(), ragged_keys.tolist())
         single = serialized.ndim == 0
         outputs = plan.run(serialized.reshape(-1).tolist(), names.reshape(-1).tolist(), defaults, single)
-        return _on_device(xp, outputs)
+        return on_device(xp, outputs)
 
     return run
 
@@ -166,7 +161,7 @@ def _parse_example(node: Node, env: KernelEnv) -> Run:
             keys.append([array.item() for array in arrays])
         plan = plans.get(*keys, [])
         outputs = plan.run(serialized.tolist(), names.reshape(-1).tolist(), rest[num_sparse + num_dense:])
-        return _on_device(xp, outputs)
+        return on_device(xp, outputs)
 
     return run
 
@@ -179,6 +174,6 @@ def _parse_single_example(node: Node, env: KernelEnv) -> Run:
     def run(serialized: Any, *defaults: Any) -> list[Any]:
         if serialized.ndim:
             raise InvalidArgument(f"Expected serialized to be a scalar, got shape: {format_shape(serialized.shape)}")
-        return _on_device(xp, plan.run([serialized.item()], [], defaults, single=True))
+        return on_device(xp, plan.run([serialized.item()], [], defaults, single=True))
 
     return run

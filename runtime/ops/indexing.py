@@ -177,8 +177,6 @@ def _gather_nd(node: Node, env: KernelEnv) -> Callable[..., Any]:
     return run
 
 
-
-
 def _one_hot_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
     indices = shapes[0]
     if indices is None:

@@ -21,6 +21,7 @@ from runtime.ops.objects import object_scalar
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape, scalar
 from runtime.ops.tensor_messages import tensor_message
+from runtime.ops.transfer import as_numpy
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
@@ -34,11 +35,6 @@ _NEARLY_ZERO = 1e-6
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 _COMPRESSION = -1
 _DEFAULT_BAD_COLOUR = (255, 0, 0, 255)
-
-
-def _as_numpy(xp: Any, array: Any) -> Any:
-    to_host = getattr(xp, "asnumpy", None)
-    return array if to_host is None else to_host(array)
 
 
 def _summary(values: list[bytes]) -> Any:
@@ -59,7 +55,7 @@ def _tensor_summary_v2(node: Node, env: KernelEnv) -> Run:
             raise InvalidArgument("serialized_summary_metadata must be scalar")
         text = tag.item()
         return _summary([(bytes_field(1, text) if text else b"")
-                         + bytes_field(8, tensor_message(_as_numpy(xp, tensor), kind))
+                         + bytes_field(8, tensor_message(as_numpy(xp, tensor), kind))
                          + bytes_field(9, metadata.item())])
 
     return run
@@ -69,7 +65,7 @@ def _tensor_summary_v2(node: Node, env: KernelEnv) -> Run:
 def _tensor_summary(node: Node, env: KernelEnv) -> Run:
     xp, kind, name = env.xp, base(node.input_types[0]), node.name.encode()
     return lambda tensor: _summary([bytes_field(7, name)
-                                    + bytes_field(8, tensor_message(_as_numpy(xp, tensor), kind))])
+                                    + bytes_field(8, tensor_message(as_numpy(xp, tensor), kind))])
 
 
 # Images
@@ -101,7 +97,7 @@ def _image_summary(node: Node, env: KernelEnv) -> Run:
                                   f"{bad_colour.size}")
         values = []
         for number in range(min(most, batch)):
-            image = _as_numpy(xp, tensor[number])
+            image = as_numpy(xp, tensor[number])
             pixels = image if image.dtype == np.uint8 else _as_pixels(image, bad_colour[:channels])
             name = tag.item() + b"/image" + (b"/%d" % number if most > 1 else b"")
             content = (_positive(1, height) + _positive(2, width) + varint_field(3, channels)
@@ -171,7 +167,7 @@ def _audio_summary(node: Node, env: KernelEnv) -> Run:
         rate = float(sample_rate)
         if not rate > 0:
             raise InvalidArgument("sample_rate must be > 0")
-        sounds = _as_numpy(xp, tensor).reshape(*tensor.shape[:2], tensor.shape[2] if tensor.ndim == 3 else 1)
+        sounds = as_numpy(xp, tensor).reshape(*tensor.shape[:2], tensor.shape[2] if tensor.ndim == 3 else 1)
         batch, frames, channels = sounds.shape
         values = []
         for number in range(min(most, batch)):

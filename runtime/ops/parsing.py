@@ -19,6 +19,7 @@ from runtime.ops.objects import filled, map_objects, object_scalar
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape, like_input, scalar, unknown
 from runtime.ops.tensor_messages import tensor_message
+from runtime.ops.transfer import as_numpy
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
@@ -28,18 +29,13 @@ if TYPE_CHECKING:
 Run = Callable[..., Any]
 
 
-def _as_numpy(xp: Any, array: Any) -> Any:
-    to_host = getattr(xp, "asnumpy", None)
-    return array if to_host is None else to_host(array)
-
-
 # Serialised tensors
 
 
 @kernel("SerializeTensor", shape=scalar)
 def _serialize_tensor(node: Node, env: KernelEnv) -> Run:
     xp, kind = env.xp, base(node.input_types[0])
-    return lambda tensor: object_scalar(tensor_message(_as_numpy(xp, tensor), kind))
+    return lambda tensor: object_scalar(tensor_message(as_numpy(xp, tensor), kind))
 
 
 @kernel("ParseTensor", shape=unknown, host=(0,))

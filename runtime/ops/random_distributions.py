@@ -16,6 +16,7 @@ from runtime.dtypes import DataType, to_numpy
 from runtime.ops.random import draw, seeds, shape_from, stream_of
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import broadcast, format_shape, unknown
+from runtime.ops.transfer import as_numpy
 from runtime.ops.variables import existing
 
 if TYPE_CHECKING:
@@ -27,11 +28,6 @@ Run = Callable[..., Any]
 
 _BLOCKS_PER_VALUE = 256
 _ALGORITHM_PHILOX = 1
-
-
-def _as_numpy(xp: Any, array: Any) -> Any:
-    to_host = getattr(xp, "asnumpy", None)
-    return array if to_host is None else to_host(array)
 
 
 def _parameterised_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
@@ -53,7 +49,7 @@ def _random_gamma(node: Node, env: KernelEnv) -> Run:
         samples = math.prod(dims)
         if samples * alpha.size == 0:
             return xp.zeros((*dims, *alpha.shape), alpha.dtype)
-        shapes = np.ascontiguousarray(_as_numpy(xp, alpha).reshape(-1), np.float64)
+        shapes = np.ascontiguousarray(as_numpy(xp, alpha).reshape(-1), np.float64)
         drawn = random_distributions.gamma(stream.reserve_values(samples * alpha.size), shapes, samples)
         return xp.asarray(drawn.reshape((*dims, *alpha.shape))).astype(alpha.dtype, copy=False)
 
@@ -70,7 +66,7 @@ def _random_poisson(node: Node, env: KernelEnv) -> Run:
         samples = math.prod(dims)
         if samples * rate.size == 0:
             return xp.zeros((*dims, *rate.shape), dtype)
-        rates = np.ascontiguousarray(_as_numpy(xp, rate).reshape(-1), np.float64)
+        rates = np.ascontiguousarray(as_numpy(xp, rate).reshape(-1), np.float64)
         drawn = random_distributions.poisson(stream.reserve_values(samples * rate.size), rates, samples, highest)
         return xp.asarray(_whole(drawn, dtype).reshape((*dims, *rate.shape)))
 
@@ -92,7 +88,7 @@ def _random_gamma_grad(node: Node, env: KernelEnv) -> Run:
 
     def run(alpha: Any, sample: Any) -> Any:
         try:
-            shapes, samples = np.broadcast_arrays(_as_numpy(xp, alpha), _as_numpy(xp, sample))
+            shapes, samples = np.broadcast_arrays(as_numpy(xp, alpha), as_numpy(xp, sample))
         except ValueError:
             raise InvalidArgument(f"Incompatible shapes: {format_shape(alpha.shape)} vs. "
                                   f"{format_shape(sample.shape)}") from None
@@ -118,7 +114,7 @@ def _multinomial(node: Node, env: KernelEnv) -> Run:
         count = _check_multinomial(logits, num_samples)
         # In whole blocks of four, two numbers a sample, as TensorFlow reserves them.
         generator = stream.reserve_values(logits.shape[0] * (-(-count // 4) * 4) * 2)
-        return xp.asarray(_classes(_as_numpy(xp, logits), count, generator).astype(dtype, copy=False))
+        return xp.asarray(_classes(as_numpy(xp, logits), count, generator).astype(dtype, copy=False))
 
     return run
 
@@ -130,7 +126,7 @@ def _stateless_multinomial(node: Node, env: KernelEnv) -> Run:
     def run(logits: Any, num_samples: Any, seed: Any) -> Any:
         generator = Philox(*scrambled(*seeds(seed)))
         count = _check_multinomial(logits, num_samples)
-        return xp.asarray(_classes(_as_numpy(xp, logits), count, generator).astype(dtype, copy=False))
+        return xp.asarray(_classes(as_numpy(xp, logits), count, generator).astype(dtype, copy=False))
 
     return run
 
@@ -195,7 +191,7 @@ def _advance(xp: Any, variable: Variable, algorithm: int, blocks: int) -> Philox
             raise InvalidArgument(f"Unsupported algorithm id: {algorithm}")
         if state.size < 3:
             raise InvalidArgument(f"For the Philox algorithm, the size of state must be at least 3; got {state.size}")
-        low, high, key = (int(word) % 2**64 for word in _as_numpy(xp, state)[:3])
+        low, high, key = (int(word) % 2**64 for word in as_numpy(xp, state)[:3])
         del state  # a second name would make it look shared
         after = (high << 64 | low) + blocks
         words = np.array([after % 2**64, (after >> 64) % 2**64], np.uint64).view(np.int64)

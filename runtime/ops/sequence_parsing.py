@@ -26,6 +26,7 @@ from runtime.ops.example_features import (
 )
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape, unknown
+from runtime.ops.transfer import on_device
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
@@ -175,10 +176,6 @@ def _dense_list(feature: DenseFeature, frames: Any, counts: Any, values: Any, na
     return result, steps
 
 
-def _on_device(xp: Any, outputs: list[Any]) -> list[Any]:
-    return outputs if xp is np else [value if value.dtype.kind == "O" else xp.asarray(value) for value in outputs]
-
-
 def _check_batch(serialized: Any, names: Any) -> None:
     if serialized.ndim > 1:
         raise InvalidArgument(f"Expected serialized to be a scalar or vector, got shape: "
@@ -204,7 +201,7 @@ def _parse_sequence_v2(node: Node, env: KernelEnv) -> Run:
         if may_lack.size != len(plan.list_features):
             raise InvalidArgument("Expected feature_list_dense_missing_assumed_empty to have one element for each of "
                                   f"the {len(plan.list_features)} dense feature lists, got {may_lack.size}")
-        return _on_device(xp, plan.run(serialized.reshape(-1).tolist(), names.reshape(-1).tolist(), defaults,
+        return on_device(xp, plan.run(serialized.reshape(-1).tolist(), names.reshape(-1).tolist(), defaults,
                                        may_lack.reshape(-1).tolist(), single=serialized.ndim == 0))
 
     return run
@@ -221,7 +218,7 @@ def _parse_sequence(node: Node, env: KernelEnv) -> Run:
 
     def run(serialized: Any, names: Any, *defaults: Any) -> list[Any]:
         _check_batch(serialized, names)
-        return _on_device(xp, plan.run(serialized.reshape(-1).tolist(), names.reshape(-1).tolist(), defaults, may_lack,
+        return on_device(xp, plan.run(serialized.reshape(-1).tolist(), names.reshape(-1).tolist(), defaults, may_lack,
                                        single=serialized.ndim == 0))
 
     return run
@@ -253,6 +250,6 @@ def _parse_single_sequence(node: Node, env: KernelEnv) -> Run:
         defaults, name = rest[position:-1], rest[-1]
         outputs = kept[1].run([serialized.item()], name.reshape(-1).tolist()[:1], defaults,
                               [key in missing for key in keys[3]], single=True)
-        return _on_device(xp, outputs[:len(node.output_types)])  # without the numbers of steps
+        return on_device(xp, outputs[:len(node.output_types)])  # without the numbers of steps
 
     return run

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Run = Callable[..., Any]
 
 
-
 def _distinct(numbers: Any) -> Any:
     """Return the distinct numbers in order; numpy's own function counts in a table here, which takes far longer."""
     ordered = np.sort(numbers)

@@ -18,6 +18,7 @@ from runtime._ext.errors import DataLoss, InvalidArgument
 from runtime.checkpoint.fields import bytes_field, double_field, packed_doubles, read_fields
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape, scalar
+from runtime.ops.transfer import as_numpy
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
@@ -66,11 +67,6 @@ def _is_set(value: float) -> bool:
     return struct.pack("<d", value) != bytes(8)
 
 
-def _as_numpy(xp: Any, array: Any) -> Any:
-    to_host = getattr(xp, "asnumpy", None)
-    return array if to_host is None else to_host(array)
-
-
 def _scalar_string(text: bytes) -> npt.NDArray[Any]:
     result = np.empty((), object)
     result[()] = text
@@ -90,7 +86,7 @@ def scalar_summary(node: Node, env: KernelEnv) -> Run:
             single = f" (tag '{tags.reshape(-1)[0].decode('utf-8', 'replace')}')" if tags.size == 1 else ""
             raise InvalidArgument(f"tags and values are not the same shape: {format_shape(tags.shape)} != "
                                   f"{format_shape(values.shape)}{single}")
-        numbers = _as_numpy(xp, values).astype(np.float32).reshape(-1).tolist()
+        numbers = as_numpy(xp, values).astype(np.float32).reshape(-1).tolist()
         parts = [_value(tag, b"\x15" + struct.pack("<f", number))  # field 2, written even when it is 0
                  for tag, number in zip(tags.reshape(-1).tolist(), numbers, strict=True)]
         return _scalar_string(b"".join(parts))
@@ -105,7 +101,7 @@ def histogram_summary(node: Node, env: KernelEnv) -> Run:
     def run(tag: Any, values: Any) -> Any:
         if tag.ndim:
             raise InvalidArgument("tags must be scalar")
-        numbers = _as_numpy(xp, values)
+        numbers = as_numpy(xp, values)
         if numbers.dtype.kind not in "iu":
             wide = numbers.astype(np.float64)
             bad = ~np.isfinite(wide)

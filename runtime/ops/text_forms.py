@@ -17,6 +17,7 @@ from runtime._ext.string_hashes import murmur_buckets, siphash_buckets
 from runtime.ops.objects import filled, map_objects
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape, like_input
+from runtime.ops.transfer import as_numpy
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
 Run = Callable[..., Any]
 
 _BASE64 = re.compile(rb"[A-Za-z0-9_-]*={0,2}")
-
-
-def _as_numpy(xp: Any, array: Any) -> Any:
-    to_host = getattr(xp, "asnumpy", None)
-    return array if to_host is None else to_host(array)
 
 
 # Hashes
@@ -71,7 +67,7 @@ def _fingerprint(node: Node, env: KernelEnv) -> Run:
         rows = data.shape[0]
         if not rows:
             return xp.zeros((0, 8), xp.uint8)
-        host = _as_numpy(xp, data)
+        host = as_numpy(xp, data)
         if host.dtype.kind != "O":
             texts = _row_bytes(host)
         elif host.size == rows:

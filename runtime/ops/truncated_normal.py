@@ -16,6 +16,7 @@ from runtime.dtypes import to_numpy
 from runtime.ops.random import shape_from, static_shape, stream_of
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape
+from runtime.ops.transfer import as_numpy
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
@@ -26,11 +27,6 @@ Run = Callable[..., Any]
 _BATCH = 100
 _TRIES = 1000
 _NARROWEST = np.float16(1.3)
-
-
-def _as_numpy(xp: Any, array: Any) -> Any:
-    to_host = getattr(xp, "asnumpy", None)
-    return array if to_host is None else to_host(array)
 
 
 @kernel("ParameterizedTruncatedNormal", shape=static_shape, host=(0,))
@@ -46,7 +42,7 @@ def _truncated_normal(node: Node, env: KernelEnv) -> Run:
             if value.ndim > 1:
                 raise InvalidArgument(f"Input {name} should be a scalar or vector, got shape: "
                                       f"{format_shape(value.shape)}")
-            given.append(_as_numpy(xp, value).reshape(-1))
+            given.append(as_numpy(xp, value).reshape(-1))
         size = batches * batch
         if all(value.size == 1 for value in given):
             batches, batch = -(-size // _BATCH), _BATCH
