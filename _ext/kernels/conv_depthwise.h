@@ -38,6 +38,7 @@ typedef struct {
     /* the plan */
     ptrdiff_t row_boxes, column_boxes, channel_boxes, slices;
     ptrdiff_t cells_bytes, scratch_bytes, padded_channels;
+    char *packed;                       /* the filter, its channels filled up with zeros: by taps, then channels */
     char *partial;                      /* of every slice */
     int failed;                         /* atomic: a thread had no memory */
 } trt_depthwise;
@@ -45,6 +46,48 @@ typedef struct {
 typedef struct {
     ptrdiff_t batch, row, rows, column, columns, channel, channels;
 } trt_depth_box;
+
+/* The cells that a box sees of the image: of the first window, the first tap lies `first` from the first of them. */
+typedef struct {
+    const char *cells;
+    ptrdiff_t size[2], first[2], steps[2];
+    ptrdiff_t next_line, next_row, next_window, next_tap; /* in bytes: of windows, of taps */
+} trt_depth_view;
+
+typedef struct {
+    ptrdiff_t begin, end;
+} trt_range;
+
+/* Return the numbers i below `count` for which 0 <= first + i * step < size. */
+static inline trt_range trt_depth_inside(ptrdiff_t first, ptrdiff_t step, ptrdiff_t size, ptrdiff_t count)
+{
+    trt_range range;
+    range.begin = first < 0 ? (step - 1 - first) / step : 0;
+    range.end = first < size ? (size - 1 - first) / step + 1 : 0;
+    range.begin = range.begin > count ? count : range.begin;
+    range.end = range.end > count ? count : range.end;
+    if (range.end < range.begin)
+        range.end = range.begin;
+    return range;
+}
+
+/* The taps of a window that lie inside, the windows whose tap does, and those all of whose taps do. */
+static inline trt_range trt_depth_taps_inside(const trt_conv_axis *axis, ptrdiff_t first, ptrdiff_t size)
+{
+    return trt_depth_inside(first, axis->step, size, axis->taps);
+}
+
+static inline trt_range trt_depth_windows_inside(const trt_conv_axis *axis, ptrdiff_t first, ptrdiff_t size,
+                                                 ptrdiff_t count)
+{
+    return trt_depth_inside(first, axis->stride, size, count);
+}
+
+static inline trt_range trt_depth_whole_windows(const trt_conv_axis *axis, ptrdiff_t first, ptrdiff_t size,
+                                                ptrdiff_t count)
+{
+    return trt_depth_inside(first, axis->stride, size - (axis->taps - 1) * axis->step, count);
+}
 
 #define TRT_LOOPS "kernels/conv_depthwise_loops.h"
 #include "kernels/conv_vectors.h"
@@ -95,7 +138,7 @@ static inline int trt_depth_plan(trt_depthwise *work, int of_filter)
     while (rows > 1 && (trt_depth_cells(work, rows, columns) > TRT_DEPTH_CELLS_BYTES ||
                         rows * columns * taps * TRT_DEPTH_CHANNELS > TRT_DEPTH_BOX_WORK))
         rows = (rows + 1) / 2;
-    double packed = (of_filter ? (double)rows * columns : taps) * TRT_DEPTH_CHANNELS * element;
+    double packed = of_filter ? (double)rows * columns * TRT_DEPTH_CHANNELS * element : 0;
     if (trt_depth_cells(work, rows, columns) + packed > TRT_DEPTH_MAX_BYTES)
         return 0;
     work->row_boxes = (work->axes[0].count + rows - 1) / rows;
@@ -126,6 +169,24 @@ static inline trt_depth_box trt_depth_box_of(const trt_depthwise *work, ptrdiff_
     box.channel = block * TRT_DEPTH_CHANNELS;
     box.channels = work->channels - box.channel < TRT_DEPTH_CHANNELS ? work->channels - box.channel : TRT_DEPTH_CHANNELS;
     return box;
+}
+
+/* Fill `packed`, which has room for it. */
+static inline void trt_depth_pack(trt_depthwise *work)
+{
+    ptrdiff_t element = work->is_double ? 8 : 4;
+    char *to = work->packed;
+    memset(to, 0, (size_t)(work->axes[0].taps * work->axes[1].taps * work->padded_channels * element));
+    for (ptrdiff_t y = 0; y < work->axes[0].taps; y++)
+        for (ptrdiff_t x = 0; x < work->axes[1].taps; x++, to += work->padded_channels * element) {
+            const char *tap = work->filter +
+                (work->axes[0].first_tap + y * work->axes[0].tap_step) * work->filter_steps[0] +
+                (work->axes[1].first_tap + x * work->axes[1].tap_step) * work->filter_steps[1];
+            for (ptrdiff_t c = 0, k = 0; k < work->channels; c++)
+                for (ptrdiff_t m = 0; m < work->filter_multiplier; m++, k++)
+                    memcpy(to + k * element, tap + c * work->filter_steps[2] + m * work->filter_steps[3],
+                           (size_t)element);
+        }
 }
 
 static inline void trt_depth_task(void *context, ptrdiff_t index)

@@ -36,12 +36,14 @@ cdef extern from "kernels/conv_depthwise.h" nogil:
         void *out
         Py_ssize_t out_steps[3]
         Py_ssize_t row_boxes, column_boxes, channel_boxes, slices, padded_channels
+        char *packed
         char *partial
         int failed
     int trt_conv_scratch_init()
     char *trt_conv_memory(Py_ssize_t bytes)
     double trt_depth_multiplications(const trt_depthwise *work)
     int trt_depth_plan(trt_depthwise *work, int of_filter)
+    void trt_depth_pack(trt_depthwise *work)
     void trt_depth_task(void *work, Py_ssize_t index) noexcept
     void trt_depth_filter_task(void *work, Py_ssize_t index) noexcept
     void trt_depth_add_slices(const trt_depthwise *work)
@@ -121,12 +123,18 @@ cdef int _windows(trt_depthwise *work) noexcept nogil:
     cdef Py_ssize_t i, tasks
     if not trt_depth_plan(work, 0):
         return 1
+    work.packed = trt_conv_memory(work.axes[0].taps * work.axes[1].taps * work.padded_channels *
+                                  (8 if work.is_double else 4))
+    if work.packed == NULL:
+        return -1
+    trt_depth_pack(work)
     tasks = work.batch * work.row_boxes * work.column_boxes * work.channel_boxes
     if trt_depth_multiplications(work) >= SHARED_FROM:
         parallel_for(trt_depth_task, work, tasks)
     else:
         for i in range(tasks):
             trt_depth_task(work, i)
+    free(work.packed)
     return -1 if work.failed else 0
 
 
