@@ -135,6 +135,9 @@ class CompiledFunction(Protocol):
     ) -> None:
         """Run, and call `done` once with the outputs or the error, perhaps from another thread."""
 
+    def is_bounded(self) -> bool:
+        """Tell whether arguments of equal sizes make a call take equally long."""
+
     def instance(self, state: SessionState) -> CompiledFunction:
         """Return the same function with kernels of another state, such as a `SessionState.branch`."""
 

@@ -79,6 +79,12 @@ class LibraryFunction:
                     found = self._executor = self._compile()
         return found
 
+    def is_bounded(self) -> bool:
+        """Tell whether arguments of equal sizes make a call take equally long; see `runtime.step.bounds`."""
+        from runtime.step.bounds import is_bounded  # which itself needs what is here
+
+        return is_bounded(list(self._body.graph.nodes.values()), (), self._functions.library)
+
     def instance(self, state: SessionState) -> LibraryFunction:
         """Return the same function with kernels of another state, such as a `SessionState.branch`."""
         functions = Functions.of(self._functions.library, state)

@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 
 from runtime import wire
+from runtime._ext.executor import StepContext
 from runtime.dtypes import DataType
 from runtime.errors import Cancelled, DeadlineExceeded, Error, OutOfRange, PermissionDenied, ResourceExhausted
 from runtime.master.master import Master
 from runtime.master.session import MasterSession
 from runtime.master.task import Task
+from runtime.ops.datasets.iterators import ITERATOR
+from runtime.ops.queues import QUEUE
 from runtime.step.files import FileAccess
+from runtime.step.runner import StepRunner
 from tests.leaks import open_descriptors
 from tests.step.maker import GraphMaker, function, set_attr
 
@@ -117,9 +121,10 @@ class Pipelines(GraphMaker):
 
 @pytest.fixture
 def master(tmp_path: Path) -> Iterator[Master]:
-    made = Master(Task("local", files=FileAccess([tmp_path])))
-    yield made
-    made.close()
+    with StepRunner(4) as runner:
+        made = Master(Task("local", files=FileAccess([tmp_path])), runner=runner)
+        yield made
+        made.close()
 
 
 @pytest.fixture
@@ -159,6 +164,13 @@ def eventually(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.005)
+
+
+def takers(session: MasterSession) -> int:
+    """Return how many calls of `Pipelines.waiting` wait for a value."""
+    resources = session.state.resources
+    places = [place for place in resources.listing() if place[1:] == (QUEUE, "queue")]
+    return len(resources.lookup(*places[0])._dequeues) if places else 0  # made with the first call
 
 
 class Asking:
@@ -250,8 +262,7 @@ def test_elements_that_wait_hold_no_thread(opened: Open) -> None:
     graph.iterate(graph.map("mapped", graph.numbers(100), graph.waiting()))
     sessions = [opened(graph) for _ in range(30)]
     asking = [Asking(session) for session in sessions]  # these threads are the test's
-    eventually(lambda: all(session.state is not None for session in sessions))
-    time.sleep(0.05)
+    eventually(lambda: takers(sessions[0]) == 30)
     workers = [thread for thread in threading.enumerate() if thread.name.startswith("step-")]
     assert len(workers) < 20
     for number in range(30):
@@ -274,7 +285,7 @@ def test_a_step_behind_a_cancelled_one_gets_the_next_element(opened: Open) -> No
     graph.iterate(graph.map("mapped", graph.numbers(100), graph.waiting()))
     session = opened(graph)
     first = Asking(session, timeout_ms=300)
-    time.sleep(0.1)
+    eventually(lambda: takers(session) == 1)
     second = Asking(session)
     assert isinstance(first.end(), DeadlineExceeded)
     assert second.waits
@@ -289,8 +300,7 @@ def test_waiting_calls_run_side_by_side_up_to_the_limit(opened: Open, calls: int
     graph.call("QueueSizeV2", "size", "queue")
     session = opened(graph)
     asking = Asking(session)
-    eventually(lambda: asking.waits)
-    time.sleep(0.1)
+    eventually(lambda: takers(session) == calls)
     for _ in range(calls + 4):
         session.run({"value:0": np.int64(0)}, [], ["put"])
     assert asking.end() == 0
@@ -439,10 +449,40 @@ def test_an_iterator_that_starts_again_still_serves_who_waits(opened: Open) -> N
     graph.iterate(graph.map("mapped", graph.numbers(100), graph.waiting()))
     session = opened(graph)
     asking = Asking(session)
-    time.sleep(0.1)
+    eventually(lambda: takers(session) == 1)
     session.run({}, [], ["start"])
     assert asking.waits
     session.run({"value:0": np.int64(10)}, [], ["put"])
     assert asking.end() == 10
     session.run({"value:0": np.int64(20)}, [], ["put"])
     assert following(session) == 20
+
+
+@pytest.mark.parametrize("loops", [False, True])
+def test_only_functions_that_do_not_loop_run_where_an_element_is_asked_for(opened: Open, loops: bool) -> None:
+    graph = Pipelines()
+    body = graph.function("body", {"x": INT64}, {"y": ("loop:output:0" if loops else "x", INT64)})
+    if loops:
+        body.call("While", "loop", "x", T=[INT64], cond=function("negative"), body=function("same"))
+        negative = graph.function("negative", {"x": INT64}, {"y": ("less:z:0", BOOL)})
+        negative.const("limit", np.int64(0))
+        negative.op("Less", "less", "x", "limit:output:0", T=INT64)
+        graph.function("same", {"x": INT64}, {"y": ("x", INT64)})
+    graph.iterate(graph.map("mapped", graph.numbers(1000), "body"))
+    session = opened(graph)
+    resources = session.state.resources
+    iterator = resources.lookup(*next(place for place in resources.listing() if place[1] == ITERATOR))
+    handed_over = 0
+
+    def hand_over(work: Callable[[], object]) -> None:
+        nonlocal handed_over
+        handed_over += 1
+        work()
+
+    seen: list[int] = []
+    for number in range(200):
+        step = StepContext(number, session.state, None, hand_over)
+        iterator.next(step, lambda element, error: seen.append(int(element[0])))
+        step.close()
+    assert seen == list(range(200))
+    assert handed_over == 200 if loops else handed_over < 150

@@ -88,6 +88,7 @@ class Iteration:
         self._branch: SessionState | None = None
         self._instances: dict[CompiledFunction, CompiledFunction] = {}
         self._usual_s: float | None = None
+        self._is_bounded = True  # no function that was called may take longer in the next call than in the last
         self._serving = False
         self._retired = False
         self._closed = False
@@ -172,7 +173,9 @@ class Iteration:
 
     def _instance(self, function: CompiledFunction) -> CompiledFunction:
         """Return a function with state of this reading's own, so that another begins with the same random numbers."""
+        bounded = function.is_bounded()
         with self._lock:
+            self._is_bounded = self._is_bounded and bounded
             if self._branch is None:
                 self._branch = self.state.branch()
             made = function.instance(self._branch) if function.is_stateful else function
@@ -224,7 +227,7 @@ class Iteration:
         task = pull.task = Task(pull.read(self._root), self.hand_over, ended)
         if self._error is not None:  # looked at after `_end` can see the task
             task.cancel(self._error)
-        if self._usual_s is not None and self._usual_s <= _SHORT_S:
+        if self._is_bounded and self._usual_s is not None and self._usual_s <= _SHORT_S:
             task.start()
         else:
             task.start_elsewhere()
