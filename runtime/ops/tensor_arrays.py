@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtime._ext.errors import InvalidArgument, Unimplemented
-from runtime._ext.variable import ResourceHandle, Variable
+from runtime._ext.variable import ResourceHandle
 from runtime.dtypes import DataType, to_numpy
 from runtime.ops.handles import RefHandle, handle_array
 from runtime.ops.partial_shapes import known, matches
@@ -48,7 +48,11 @@ def _keep(step: StepContext, device: str, container: str, made: Stack | TensorAr
 
 
 def _stack_of(handle: Any) -> Stack:
-    found = getattr(handle if isinstance(handle, Variable) else handle.item(), "resource", None)
+    # A loop's backward pass comes here for everything that it needs of the forward pass.
+    try:
+        found = handle.item().resource
+    except AttributeError:
+        found = getattr(handle, "resource", None)  # the older form, a reference
     if not isinstance(found, Stack):
         raise InvalidArgument(f"the handle {handle!r} does not name a stack; connect the output of a StackV2")
     return found

@@ -35,14 +35,13 @@ class Stack:
         Most elements at a time; negative for no limit.
     """
 
-    __slots__ = ("_closed", "_elements", "_lock", "element_type", "limit", "name")
+    __slots__ = ("_elements", "_lock", "element_type", "limit", "name")
 
     def __init__(self, name: str, element_type: DataType, limit: int) -> None:
         self.name = name
         self.element_type = element_type
         self.limit = limit
-        self._elements: list[Any] = []
-        self._closed = False
+        self._elements: list[Any] | None = []  # None once closed
         self._lock = threading.Lock()
 
     def push(self, element: Any) -> None:
@@ -53,11 +52,16 @@ class Stack:
         InvalidArgument
             If the stack is full or closed.
         """
+        elements = self._elements
+        if elements is None:
+            raise self._is_closed()
+        if self.limit < 0:
+            elements.append(element)  # one operation, which needs no lock
+            return
         with self._lock:
-            self._check_open()
-            if 0 <= self.limit <= len(self._elements):
+            if self.limit <= len(elements):
                 raise InvalidArgument(f"Stack[{self.name}] overflowed its max_size ({self.limit})")
-            self._elements.append(element)
+            elements.append(element)
 
     def pop(self) -> Any:
         """Remove and return the youngest element.
@@ -67,24 +71,23 @@ class Stack:
         InvalidArgument
             If the stack is empty or closed.
         """
-        with self._lock:
-            self._check_open()
-            if not self._elements:
-                raise InvalidArgument(f"Stack[{self.name}] is empty when calling Pop().")
-            return self._elements.pop()
+        elements = self._elements
+        if elements is None:
+            raise self._is_closed()
+        try:
+            return elements.pop()
+        except IndexError:
+            raise InvalidArgument(f"Stack[{self.name}] is empty when calling Pop().") from None
 
     def close(self) -> None:
         """Drop all elements; from now on every use fails."""
-        with self._lock:
-            self._closed = True
-            self._elements.clear()
+        self._elements = None
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise InvalidArgument(f"Stack[{self.name}] has already been closed.")
+    def _is_closed(self) -> InvalidArgument:
+        return InvalidArgument(f"Stack[{self.name}] has already been closed.")
 
     def __repr__(self) -> str:
-        return f"<Stack {self.name} of {self.element_type.label} size {len(self._elements)}>"
+        return f"<Stack {self.name} of {self.element_type.label} size {len(self._elements or ())}>"
 
 
 class _Place:
