@@ -72,7 +72,7 @@ def _stacks() -> Iterator[Case]:
                  node("StackClose", "close", ["stack", "^pop_a"]),
                  node("StackPush", "late", ["stack", "a", "^close"], **types)]
         fed_values = feeds(a=a, b=b)
-        op = "StackPop" if kind is np.float32 else "StackPush"
+        op = {np.float32: "StackPop", np.int64: "StackPush", np.bool_: "Stack"}[kind]
         yield graph_case(op, kind.__name__, nodes, Run(fed_values, ["pop_b:0", "pop_a:0", "push_a:0"], ["close"]))
     yield graph_case("StackClose", "empty", nodes, Run(fed_values, ["pop_none:0"]), text=False)
     yield graph_case("StackClose", "closed", nodes, Run(fed_values, ["late:0"]), text=False)
