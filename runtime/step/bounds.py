@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from runtime._ext.errors import Error
-from runtime.ops import registry
+from runtime.ops import opdef, registry
 from runtime.step.functions import callees
 
 if TYPE_CHECKING:
@@ -63,11 +64,13 @@ def is_bounded(nodes: Sequence[Node], fed: Collection[Node], library: FunctionLi
     while pending:
         name, scanned, known_fed = pending.pop()
         called = calls[name] = set()
-        for node in scanned:
-            if node.op in _LOOPS:
-                return False
-            has_branch = has_branch or node.op in _BRANCHES
-            if not _calls_functions(node):
+        ops = {node.op for node in scanned}
+        if not ops.isdisjoint(_LOOPS):
+            return False
+        has_branch = has_branch or not ops.isdisjoint(_BRANCHES)
+        calling = {op for op in ops if _may_call(op)}
+        for node in scanned if calling else ():
+            if node.op not in calling:
                 continue
             for callee, attrs in callees(node):
                 called.add(callee)
@@ -76,29 +79,31 @@ def is_bounded(nodes: Sequence[Node], fed: Collection[Node], library: FunctionLi
                     body = list(library.body(callee, attrs).graph.nodes.values())
                     total += len(body)
                     pending.append((callee, body, ()))
-        if _makes_what_values_say(scanned, known_fed):
+        hosts = {op: _host_inputs(op) for op in ops - _WITHIN_INPUTS}
+        if any(hosts.values()) and _makes_what_values_say(scanned, known_fed, hosts):
             return False
     return not (has_branch and total > _MOST_BRANCH_NODES) and not _has_cycle(calls)
 
 
-def _calls_functions(node: Node) -> bool:
-    return node.op_def is None or any(attr.kind in ("func", "list(func)") for attr in node.op_def.attrs.values())
+@lru_cache(maxsize=4096)
+def _may_call(op: str) -> bool:
+    """Tell whether nodes of an op call functions: it is one itself, or has them as attrs."""
+    known = opdef.lookup(op)
+    return known is None or any(attr.kind in ("func", "list(func)") for attr in known.attrs.values())
 
 
-def _makes_what_values_say(nodes: Sequence[Node], fed: Collection[Node]) -> bool:
+def _makes_what_values_say(
+    nodes: Sequence[Node], fed: Collection[Node], hosts: Mapping[str, tuple[int, ...]]
+) -> bool:
     known: set[Node] = set()  # their values follow from constants and sizes
-    hosts: dict[str, tuple[int, ...]] = {}
     for node in nodes:
         op = node.op
         if op == "Const" or op in _SIZES:
             if node not in fed:
                 known.add(node)
             continue
-        host = hosts.get(op)
-        if host is None:
-            host = hosts[op] = () if op in _WITHIN_INPUTS else _host_inputs(op)
         inputs = node.inputs
-        for index in host:
+        for index in hosts.get(op, ()):
             if -len(inputs) <= index < len(inputs) and inputs[index][0] not in known:
                 return True
         if inputs and node not in fed and all(source in known for source, _ in inputs):
@@ -124,6 +129,7 @@ def _has_cycle(calls: Mapping[str, Collection[str]]) -> bool:
     return done < len(calls)
 
 
+@lru_cache(maxsize=4096)
 def _host_inputs(op: str) -> tuple[int, ...]:
     try:
         return tuple(registry.find(op).host)

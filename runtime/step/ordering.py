@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from functools import lru_cache
 
 from runtime.dtypes import REF_OFFSET, DataType
 from runtime.graph.node import Node
@@ -53,6 +54,11 @@ def writers_last(nodes: Sequence[Node]) -> Sequence[Node]:
 
 def _writes(node: Node) -> bool:
     """Tell whether a node takes a variable and hands on nothing but that variable."""
-    if not any(kind == DataType.RESOURCE or kind > REF_OFFSET for kind in node.input_types):
-        return False
-    return all(kind > REF_OFFSET for kind in node.output_types)
+    return _writes_of(node.input_types, node.output_types)
+
+
+@lru_cache(maxsize=4096)
+def _writes_of(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> bool:
+    return any(kind == DataType.RESOURCE or kind > REF_OFFSET for kind in inputs) and all(
+        kind > REF_OFFSET for kind in outputs
+    )
