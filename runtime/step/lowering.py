@@ -358,6 +358,6 @@ class StraightLowering(Lowering):
         fused = fuse(bounds, inputs, outputs, wanted, self.path) if self._on_host else None
         if fused is None:
             return program(bounds, inputs, outputs)
-        made = program(*fused)
-        made.traced = partial(program, bounds, inputs, outputs)
-        return made
+        shorter = program(*fused)
+        shorter.traced = partial(program, bounds, inputs, outputs)
+        return shorter
