@@ -27,10 +27,13 @@ def test_every_kernel_has_a_definition() -> None:
 
 
 def test_missing_and_tier_narrow_the_list(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = listed(capsys, "--missing", "--tier", "3")
-    assert rows
-    assert {row["tier"] for row in rows} == {3}
-    assert not any(row["kernel"] for row in rows)
+    everything = listed(capsys)
+    for tier in (1, 4):
+        expected = [row for row in everything if row["tier"] == tier]
+        assert expected
+        assert listed(capsys, "--tier", str(tier)) == expected
+        assert listed(capsys, "--missing", "--tier", str(tier)) == [row for row in expected if not row["kernel"]]
+    assert listed(capsys, "--missing") == [row for row in everything if not row["kernel"]]
 
 
 def test_a_row_says_what_the_op_takes(capsys: pytest.CaptureFixture[str]) -> None:
