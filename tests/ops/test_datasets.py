@@ -486,3 +486,55 @@ def test_only_functions_that_do_not_loop_run_where_an_element_is_asked_for(opene
         step.close()
     assert seen == list(range(200))
     assert handed_over == 200 if loops else handed_over < 150
+
+
+@pytest.mark.parametrize("ordered", ["true", "false"])
+def test_long_calls_by_several_workers_lose_nothing(opened: Open, ordered: str) -> None:
+    graph = Pipelines()
+    # Counts down from a number that changes with the element, for a millisecond or so, and adds the element again.
+    body = graph.function("long", {"x": INT64}, {"y": ("back:z:0", INT64)})
+    body.const("spread", np.int64(7919))
+    body.const("most", np.int64(601))
+    body.op("Mul", "product", "x", "spread:output:0", T=INT64)
+    body.op("FloorMod", "turns", "product:z:0", "most:output:0", T=INT64)
+    body.call("While", "loop", "turns:z:0", T=[INT64], cond=function("positive"), body=function("less_one"))
+    body.op("AddV2", "back", "x", "loop:output:0", T=INT64)
+    positive = graph.function("positive", {"x": INT64}, {"y": ("greater:z:0", BOOL)})
+    positive.const("zero", np.int64(0))
+    positive.op("Greater", "greater", "x", "zero:output:0", T=INT64)
+    less_one = graph.function("less_one", {"x": INT64}, {"y": ("minus:z:0", INT64)})
+    less_one.const("one", np.int64(1))
+    less_one.op("Sub", "minus", "x", "one:output:0", T=INT64)
+    mapped = graph.dataset("ParallelMapDatasetV2", "mapped", graph.numbers(300), np.int64(4), f=function("long"),
+                           Targuments=[], deterministic=ordered)
+    graph.iterate(graph.sized("PrefetchDataset", "ahead", mapped, 3))
+    session = opened(graph)
+    for _ in range(2):
+        session.run({}, [], ["start"])
+        found = rest(session)
+        assert (found if ordered == "true" else sorted(found)) == list(range(300))
+
+
+@pytest.mark.parametrize("ordered", ["true", "false"])
+def test_interleaved_datasets_read_ahead_lose_nothing(opened: Open, ordered: str) -> None:
+    graph = Pipelines()
+    inner = graph.function("inner", {"x": INT64}, {"y": ("range:handle:0", DataType.VARIANT)})
+    inner.const("one", np.int64(1))
+    inner.const("many", np.int64(100))
+    inner.op("Mul", "start", "x", "many:output:0", T=INT64)
+    inner.op("AddV2", "stop", "start:z:0", "x", T=INT64)
+    node = inner._nodes.add(name="range", op="RangeDataset", input=["start:z:0", "stop:z:0", "one:output:0"])
+    set_attr(node.attr, "output_types", [INT64])
+    node.attr["output_shapes"].list.shape.add()
+    graph.iterate(graph.dataset(
+        "ParallelInterleaveDatasetV4", "interleaved", graph.numbers(40), np.int64(5), np.int64(2), np.int64(3),
+        np.int64(0), np.int64(5), f=function("inner"), Targuments=[], deterministic=ordered))
+    session = opened(graph)
+    found = rest(session)
+    assert sorted(found) == [number * 100 + place for number in range(40) for place in range(number)]
+    for number in range(40):  # those of one dataset stay in order
+        mine = [element for element in found if element // 100 == number]
+        assert mine == sorted(mine)
+    if ordered == "true":
+        session.run({}, [], ["start"])
+        assert rest(session) == found
