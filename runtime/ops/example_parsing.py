@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from runtime.ops.registry import Shape
     from runtime.step.environment import KernelEnv
 
+__all__ = ["ExamplePlan"]
+
 Run = Callable[..., Any]
 
 
-class _Plan:
+class ExamplePlan:
     """What a node asks for: features by key, in the order of its outputs."""
 
     def __init__(self, node: Node, sparse_keys: Sequence[bytes], dense_keys: Sequence[bytes],
@@ -88,12 +90,12 @@ class _KeptPlan:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._last: tuple[Any, _Plan] | None = None
+        self._last: tuple[Any, ExamplePlan] | None = None
 
-    def get(self, *keys: Sequence[bytes]) -> _Plan:
+    def get(self, *keys: Sequence[bytes]) -> ExamplePlan:
         last = self._last
         if last is None or last[0] != keys:
-            self._last = last = (keys, _Plan(self._node, *keys))
+            self._last = last = (keys, ExamplePlan(self._node, *keys))
         return last[1]
 
 
@@ -169,7 +171,7 @@ def _parse_example(node: Node, env: KernelEnv) -> Run:
 @kernel("ParseSingleExample", shape=lambda node, shapes: _shapes(node, (), 1, 0), host=(0,))
 def _parse_single_example(node: Node, env: KernelEnv) -> Run:
     xp = env.xp
-    plan = _Plan(node, node.attr("sparse_keys"), node.attr("dense_keys"), [])
+    plan = ExamplePlan(node, node.attr("sparse_keys"), node.attr("dense_keys"), [])
 
     def run(serialized: Any, *defaults: Any) -> list[Any]:
         if serialized.ndim:

@@ -127,6 +127,7 @@ FAMILIES = (
     "runtime.ops.datasets.record_files",
     "runtime.ops.datasets.mapping",
     "runtime.ops.datasets.parallel_mapping",
+    "runtime.ops.datasets.parsing",
     "runtime.ops.datasets.flattening",
     "runtime.ops.datasets.batching",
     "runtime.ops.datasets.grouping",

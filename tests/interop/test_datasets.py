@@ -49,7 +49,7 @@ def test_answers_are_not_all_errors(both: Seen) -> None:
     assert ours["failing map"][1:] == [1.0, 0.5, "end"]
 
 
-@pytest.mark.parametrize("name", ["iterators", "variables_and_state", "whole_datasets", "cache_files"])
+@pytest.mark.parametrize("name", ["iterators", "variables_and_state", "whole_datasets", "cache_files", "examples"])
 def test_iterators_and_their_surroundings_behave_the_same(both: Seen, name: str) -> None:
     ours, theirs = map(comparable, both(name))
     if isinstance(theirs, dict):

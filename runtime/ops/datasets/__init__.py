@@ -11,6 +11,7 @@ Where a dataset type is:
 - `sources`: tensors, slices, ranges, random numbers;
 - `record_files`: lines, TFRecords, records of one length;
 - `mapping`: what calls a function for every element, one after the other; `parallel_mapping`: several at a time;
+- `parsing`: the features of Examples;
 - `flattening`: what makes datasets of elements and reads those, flat, interleaved or ahead;
 - `batching`, `grouping`: elements to batches, windows and groups;
 - `selection`: take, skip, repeat, concatenate, zip, shards, and what only hands on;

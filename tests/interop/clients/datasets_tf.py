@@ -33,6 +33,12 @@ def pipelines(table: Callable[[], dict[str, Callable[[], Any]]]) -> None:
     check(run)
 
 
+def failure_of(error: tf.errors.OpError) -> dict[str, Any]:
+    """Return code and message as the server gave them; see `checks.failure`."""
+    cause = error.__context__ if isinstance(error.__context__, tf.errors.OpError) else error
+    return {"code": cause.error_code, "message": cause.message}
+
+
 def read(target: str, make: Callable[[], Any], most: int = 40, after: int = 1) -> list[Any]:
     """Return the elements of a dataset, and the errors on the way, until it has ended."""
     seen: list[Any] = []
@@ -52,8 +58,7 @@ def read(target: str, make: Callable[[], Any], most: int = 40, after: int = 1) -
                     after -= 1
                     seen.append("end")
                 except tf.errors.OpError as error:
-                    cause = error.__context__ if isinstance(error.__context__, tf.errors.OpError) else error
-                    seen.append({"code": cause.error_code, "message": cause.message})
+                    seen.append(failure_of(error))
     return seen
 
 
@@ -322,6 +327,39 @@ def files() -> dict[str, Callable[[], Any]]:
         "list of files": lambda: Data.list_files(os.path.join(FILES, "*.txt"), shuffle=False).map(
             lambda path: tf.strings.split([path], "/").values[-1]),
     }
+
+
+@check
+def examples(target: str) -> Any:
+    """Features of Examples in batches, read by the functions that make whole pipelines of files."""
+    path = os.path.join(FILES, "examples.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        for number in range(5):
+            feature = {
+                "number": tf.train.Feature(int64_list=tf.train.Int64List(value=[number])),
+                "words": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"w"] * number)),
+                "pair": tf.train.Feature(float_list=tf.train.FloatList(value=[number, 0.5] if number != 3 else [])),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=feature))
+            writer.write(example.SerializeToString())
+    features = {"number": tf.FixedLenFeature([], tf.int64), "words": tf.VarLenFeature(tf.string),
+                "pair": tf.FixedLenFeature([2], tf.float32, [7.0, 8.0])}
+    seen = []
+    for wanted in (features, {**features, "missing": tf.FixedLenFeature([], tf.int64)}):
+        with tf.Graph().as_default() as graph:
+            made = tf.data.experimental.make_batched_features_dataset(
+                path, 2, wanted, num_epochs=1, shuffle=False, reader_num_threads=1)
+            following = tf.data.make_one_shot_iterator(made).get_next()
+            with session(target, graph) as client:
+                for _ in range(4):
+                    try:
+                        found = client.run(following)
+                    except tf.errors.OpError as error:
+                        seen.append(failure_of(error))
+                    else:
+                        seen.append({name: plain(list(value) if isinstance(value, tuple) else value)
+                                     for name, value in found.items()})
+    return seen
 
 
 @check
