@@ -65,12 +65,12 @@ TRT_MATH(double) TRT_LEVEL(trt_copysign_f64)(double x, double sign)
 }
 
 /* x = n ln 2 + r with |r| <= ln 2 / 2: n is found by adding a number whose last place is one. exp(r) - 1 comes from the
- * series. `n` is kept with an offset of 2048, so that its halves are found by a logical shift. */
+ * series. `n` is kept with an offset of 2048, so that its halves are found by a logical shift; for NaN it is anything. */
 
 #define TRT_REDUCED_F32(x) \
     const float shifted = TRT_FMA_F32(x, 0x1.715476p+0f, 0x1.8p23f); \
     const float whole = shifted - 0x1.8p23f; \
-    const int32_t n = TRT_LEVEL(trt_bits_f32)(shifted) - 0x4b400000 + 2048; \
+    const uint32_t n = (uint32_t)TRT_LEVEL(trt_bits_f32)(shifted) - 0x4b400000u + 2048; \
     const float r = TRT_FMA_F32(whole, -0x1.7f7d1cp-20f, TRT_FMA_F32(whole, -0x1.62e4p-1f, x)); \
     float sum = TRT_FMA_F32(r, 0x1.a01a02p-13f, 0x1.6c16c2p-10f); \
     sum = TRT_FMA_F32(r, sum, 0x1.111112p-7f); \
@@ -82,7 +82,7 @@ TRT_MATH(double) TRT_LEVEL(trt_copysign_f64)(double x, double sign)
 #define TRT_REDUCED_F64(x) \
     const double shifted = TRT_FMA_F64(x, 0x1.71547652b82fep+0, 0x1.8p52); \
     const double whole = shifted - 0x1.8p52; \
-    const int64_t n = TRT_LEVEL(trt_bits_f64)(shifted) - 0x4338000000000000 + 2048; \
+    const uint64_t n = (uint64_t)TRT_LEVEL(trt_bits_f64)(shifted) - 0x4338000000000000u + 2048; \
     const double r = TRT_FMA_F64(whole, -0x1.a39ef35793c76p-33, TRT_FMA_F64(whole, -0x1.62e42feep-1, x)); \
     double sum = TRT_FMA_F64(r, 0x1.6124613a86d09p-33, 0x1.1eed8eff8d898p-29); \
     sum = TRT_FMA_F64(r, sum, 0x1.ae64567f544e4p-26); \
@@ -102,10 +102,10 @@ TRT_MATH(float) TRT_LEVEL(trt_exp_of_f32)(float a)
     float x = a > 89 ? 89 : a;
     x = x < -104 ? -104 : x;
     TRT_REDUCED_F32(x)
-    const int32_t half = (int32_t)((uint32_t)n >> 1);
+    const uint32_t half = n >> 1;
     /* in two steps: 2^n alone may be too large or too small to be a number */
-    const float first = TRT_LEVEL(trt_of_bits_f32)((int32_t)((uint32_t)(half - 1024 + 127) << 23));
-    const float second = TRT_LEVEL(trt_of_bits_f32)((int32_t)((uint32_t)(n - half - 1024 + 127) << 23));
+    const float first = TRT_LEVEL(trt_of_bits_f32)((int32_t)((half - 1024 + 127) << 23));
+    const float second = TRT_LEVEL(trt_of_bits_f32)((int32_t)((n - half - 1024 + 127) << 23));
     return (1 + series) * first * second;
 }
 
@@ -114,9 +114,9 @@ TRT_MATH(double) TRT_LEVEL(trt_exp_of_f64)(double a)
     double x = a > 710 ? 710 : a;
     x = x < -746 ? -746 : x;
     TRT_REDUCED_F64(x)
-    const int64_t half = (int64_t)((uint64_t)n >> 1);
-    const double first = TRT_LEVEL(trt_of_bits_f64)((int64_t)((uint64_t)(half - 1024 + 1023) << 52));
-    const double second = TRT_LEVEL(trt_of_bits_f64)((int64_t)((uint64_t)(n - half - 1024 + 1023) << 52));
+    const uint64_t half = n >> 1;
+    const double first = TRT_LEVEL(trt_of_bits_f64)((int64_t)((half - 1024 + 1023) << 52));
+    const double second = TRT_LEVEL(trt_of_bits_f64)((int64_t)((n - half - 1024 + 1023) << 52));
     return (1 + series) * first * second;
 }
 
@@ -126,7 +126,7 @@ TRT_MATH(float) TRT_LEVEL(trt_expm1_of_f32)(float a)
     float x = a > 89 ? 89 : a;
     x = x < -30 ? -30 : x;
     TRT_REDUCED_F32(x)
-    const float scale = TRT_LEVEL(trt_of_bits_f32)((int32_t)((uint32_t)(n - 2049 + 127) << 23));
+    const float scale = TRT_LEVEL(trt_of_bits_f32)((int32_t)((n - 2049 + 127) << 23));
     const float y = 2 * TRT_FMA_F32(scale, series, scale - 0.5f);
     return a == 0 ? a : y;
 }
@@ -136,7 +136,7 @@ TRT_MATH(double) TRT_LEVEL(trt_expm1_of_f64)(double a)
     double x = a > 710 ? 710 : a;
     x = x < -50 ? -50 : x;
     TRT_REDUCED_F64(x)
-    const double scale = TRT_LEVEL(trt_of_bits_f64)((int64_t)((uint64_t)(n - 2049 + 1023) << 52));
+    const double scale = TRT_LEVEL(trt_of_bits_f64)((int64_t)((n - 2049 + 1023) << 52));
     const double y = 2 * TRT_FMA_F64(scale, series, scale - 0.5);
     return a == 0 ? a : y;
 }
