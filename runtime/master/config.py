@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime import wire
-from runtime._ext.errors import InvalidArgument, Unimplemented
+from runtime._ext.errors import InvalidArgument
 from runtime.graph.device_spec import DeviceSpec, parse
 
 __all__ = ["SessionConfig", "propagated_task"]
@@ -92,16 +92,12 @@ def propagated_task(cluster_def: Any, target: str, own_job: str, own_task: int) 
     ------
     InvalidArgument
         If not exactly one task has the target's address, or it has this server's own name.
-    Unimplemented
-        If there are other tasks.
     """
     if not cluster_def.job:
         return None
     address = target.partition("://")[2] or target
     found: list[tuple[str, int]] = []
-    count = 0
     for job in cluster_def.job:
-        count += len(job.tasks)
         found += [(job.name, index) for index, where in sorted(job.tasks.items()) if where == address]
     if len(found) > 1:
         raise InvalidArgument(
@@ -118,11 +114,6 @@ def propagated_task(cluster_def: Any, target: str, own_job: str, own_task: int) 
             "The ClusterSpec names the job and task index to be the same names that were provided when "
             "the server booted. This is currently not allowed. Job: "
             f"{job_name}, task index: {index}"
-        )
-    if count > 1:
-        raise Unimplemented(
-            f"cluster_def names {count} tasks; this server has no cluster plane yet and runs sessions on "
-            "its own task alone. Leave the other tasks out of ConfigProto.cluster_def"
         )
     return job_name, index
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
 from runtime._ext import running_step
 from runtime._ext.errors import Aborted, FailedPrecondition, InvalidArgument, Unimplemented
+from runtime.cluster import Cluster
 from runtime.devices.device import Device
-from runtime.graph.device_spec import DeviceSpec, parse
+from runtime.graph.device_spec import DeviceSpec
 from runtime.machine import memory_bytes
 from runtime.master.config import SessionConfig, propagated_task
 from runtime.master.ending import CLOSE_WAIT_S, CLOSED_BY_CLIENT, SERVER_STOPPED
@@ -21,6 +24,7 @@ from runtime.observe.recorder import StepRecorder
 from runtime.step.runner import StepRunner
 
 if TYPE_CHECKING:
+    from runtime.master.cluster_session import RemoteDevice
     from runtime.master.session import MasterSession
 
 __all__ = ["Master"]
@@ -41,9 +45,8 @@ class Master:
         Closed with the master only when the master made it.
     step_limit : int
         How many compiled steps a session keeps.
-    other_tasks : tuple of str
-        Names of the other tasks of this server's cluster. Sessions cannot use them yet, so one is refused unless its
-        device filters leave them out.
+    cluster : Cluster, optional
+        This server's; sessions use its tasks unless their device filters leave them out.
     step_memory_limit : int, optional
         What the arrays of one step may hold at once, in bytes; 0 for no limit, three quarters of the memory when left
         out. With a limit, the arrays of all steps of the process together may hold nine tenths of the memory.
@@ -65,7 +68,7 @@ class Master:
         *,
         runner: StepRunner | None = None,
         step_limit: int = DEFAULT_STEP_LIMIT,
-        other_tasks: tuple[str, ...] = (),
+        cluster: Cluster | None = None,
         step_memory_limit: int | None = None,
     ) -> None:
         self.task = Task() if task is None else task
@@ -78,11 +81,36 @@ class Master:
         self.step_memory_limit = memory_bytes() // 4 * 3 if step_memory_limit is None else step_memory_limit
         if self.step_memory_limit:
             running_step.set_limit(memory_bytes() // 10 * 9)
-        self._other_tasks = tuple(parse(name) or DeviceSpec() for name in other_tasks)
+        self._cluster = cluster
         self._closed = False
         self._lock = threading.Lock()
 
-    def create_session(self, graph_def: Any, config: Any = None, target: str = "") -> tuple[str, int]:
+    def other_tasks(self, config: Any, target: str = "") -> tuple[dict[str, str], Cluster | None]:
+        """Return the tasks that a session would use besides its own, with their addresses, and its own cluster if any.
+
+        Raises
+        ------
+        InvalidArgument
+            For options that cannot be had.
+        """
+        options = SessionConfig.from_proto(config)
+        own = self.task
+        renamed = propagated_task(config.cluster_def, target, own.job_name, own.index)
+        if renamed is None:
+            cluster, others, mine = None, self._cluster, (own.job_name, own.index)
+        else:
+            cluster = others = Cluster.from_proto(config.cluster_def)
+            mine = renamed
+        found = {}
+        for job, tasks in (others.jobs if others is not None else {}).items():
+            for index, address in tasks.items():
+                spec = DeviceSpec(job, 0, index)
+                if (job, index) != mine and options.admits(spec):
+                    found[spec.task_name] = address
+        return found, cluster
+
+    def create_session(self, graph_def: Any, config: Any = None, target: str = "",
+                       devices: Sequence[RemoteDevice] | None = None) -> tuple[str, int]:
         """Make a session.
 
         Parameters
@@ -92,6 +120,8 @@ class Master:
         config : wire.ConfigProto, optional
         target : str
             What the client connected to, as it wrote it.
+        devices : sequence of RemoteDevice, optional
+            Of the other tasks that it is to use.
 
         Returns
         -------
@@ -104,7 +134,7 @@ class Master:
         InvalidArgument, NotFound
             For options that cannot be had, a graph that is not valid, or a device that is not there.
         Unimplemented
-            If the session would use other tasks.
+            If the session would use other tasks, and no devices of them are given.
         FailedPrecondition
             If the master is closed.
         """
@@ -115,14 +145,20 @@ class Master:
         options = SessionConfig.from_proto(config)
         own = self.task
         renamed = propagated_task(config.cluster_def, target, own.job_name, own.index)
-        others = [] if renamed else [task.task_name for task in self._other_tasks if options.admits(task)]
-        if others:
-            raise Unimplemented(
-                f"this session would run on {', '.join(others)} too, and this server has no cluster plane yet: it runs "
-                f'sessions on its own task alone. Set ConfigProto.device_filters to ["{own.name}"]'
-            )
+        if devices is None:
+            others, _ = self.other_tasks(config, target)
+            if others:
+                raise Unimplemented(
+                    f"this session would run on {', '.join(others)} too: a session in the master's own process has "
+                    f'that task alone. Connect to the server, or set ConfigProto.device_filters to ["{own.name}"]'
+                )
         task = own if renamed is None else own.renamed(*renamed)
-        session = MasterSession(
+        kind: Callable[..., MasterSession] = MasterSession
+        if devices:
+            from runtime.master.cluster_session import ClusterSession
+
+            kind = partial(ClusterSession, devices=devices)
+        session = kind(
             graph_def,
             options,
             task,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from runtime.cluster import Cluster
 from runtime.edge.auth import is_local
-from runtime.graph.device_spec import DeviceSpec
 from runtime.master.master import Master
 from runtime.master.service import MasterService
 from runtime.master.task import Task
@@ -19,6 +18,7 @@ from runtime.worker.service import WorkerService
 if TYPE_CHECKING:
     from runtime.config import Settings
     from runtime.edge.plane import Handler
+    from runtime.master.session_tasks import SessionTasks
     from runtime.worker.channels import Connections
     from runtime.worker.worker import Worker
 
@@ -39,11 +39,12 @@ class GraphPlane:
     """
 
     def __init__(self, master: Master, cluster: Cluster | None, peer_timeout_s: float) -> None:
-        self.master = MasterService(master)
+        self.master = MasterService(master, self.session_tasks)
         self._cluster = cluster
         self._peer_timeout_s = peer_timeout_s
         self._log = RpcLog()
         self._connections: Connections | None = None
+        self._session_tasks: SessionTasks | None = None
         self.worker = WorkerService(master.task, self._make_worker, self._log)
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
@@ -65,6 +66,16 @@ class GraphPlane:
         if self._connections is not None:
             await self._connections.close()
         await self.master.stop(grace)
+
+    def session_tasks(self) -> SessionTasks:
+        """Return what opens sessions on other tasks, made now if nobody asked for it before."""
+        if self._session_tasks is None:
+            from runtime.master.session_tasks import SessionTasks
+
+            worker = self.worker.worker
+            assert self._connections is not None
+            self._session_tasks = SessionTasks(self.master.master, worker, self._connections)
+        return self._session_tasks
 
     def _make_worker(self) -> Worker:
         from runtime.worker.channels import ClusterPeers, Connections
@@ -91,22 +102,12 @@ def file_access(settings: Settings) -> FileAccess:
 
 def create_plane(settings: Settings) -> GraphPlane:
     """Return the graph plane of a server; see `runtime.edge.plane`."""
-    others: tuple[str, ...] = ()
-    cluster = None
-    if settings.cluster is not None:
-        cluster = Cluster.parse(settings.cluster)
-        own = (settings.job_name, settings.task_index)
-        others = tuple(
-            DeviceSpec(job, 0, index).task_name
-            for job, tasks in cluster.jobs.items()
-            for index in tasks
-            if (job, index) != own
-        )
+    cluster = None if settings.cluster is None else Cluster.parse(settings.cluster)
     task = Task(settings.job_name, settings.task_index, files=file_access(settings))
     master = Master(
         task,
         step_limit=settings.cached_steps,
-        other_tasks=others,
+        cluster=cluster,
         step_memory_limit=settings.step_memory_limit,
     )
     return GraphPlane(master, cluster, settings.peer_timeout_s)

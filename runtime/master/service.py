@@ -38,6 +38,7 @@ from runtime.step.pool import GrowingPool
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
     from runtime.master.session import MasterSession
+    from runtime.master.session_tasks import SessionTasks
     from runtime.master.steps import PreparedStep
 
 __all__ = ["MasterService"]
@@ -72,8 +73,10 @@ class MasterService:
     Concurrency: everything runs on one event loop; what takes long goes to threads of its own or of the runner.
     """
 
-    def __init__(self, master: Master) -> None:
+    def __init__(self, master: Master, session_tasks: Callable[[], SessionTasks] | None = None) -> None:
         self.master = master
+        self._make_tasks = session_tasks
+        self._made_tasks: SessionTasks | None = None
         self._sessions = master.sessions
         self._check_id = master.request_ids.check
         self._runs_here = master.runner.runs_here
@@ -116,13 +119,28 @@ class MasterService:
 
     # Sessions
 
+    def _tasks(self) -> SessionTasks:
+        """Return what opens sessions on other tasks."""
+        if self._made_tasks is None:
+            assert self._make_tasks is not None, "a master with a cluster needs the way to its tasks"
+            self._made_tasks = self._make_tasks()
+        return self._made_tasks
+
     async def create_session(self, request: bytes, context: Any) -> bytes:
         """CreateSession."""
         message = await self._parse(wire.CreateSessionRequest, request)
+        others, cluster = self.master.other_tasks(message.config, message.target)
+        devices = await self._tasks().find(others) if others else []
         handle, version = await self._in_thread(
             len(request) > _LARGE_REQUEST_BYTES,
-            lambda: self.master.create_session(message.graph_def, message.config, message.target),
+            lambda: self.master.create_session(message.graph_def, message.config, message.target, devices),
         )
+        if others:
+            try:
+                await self._tasks().open(handle, others, message.config, cluster)
+            except BaseException:
+                await _until_closed(self._sessions[handle], self.master.close_session(handle))
+                raise
         return wire.CreateSessionResponse(session_handle=handle, graph_version=version).SerializeToString()
 
     async def extend_session(self, request: bytes, context: Any) -> bytes:
@@ -143,13 +161,21 @@ class MasterService:
         closing = self.master.close_session(handle)
         if session is not None:
             await _until_closed(session, closing)
+        if self._made_tasks is not None:
+            await self._made_tasks.close(handle)
         return b""
 
     async def reset(self, request: bytes, context: Any) -> bytes:
         """Reset: empties containers and closes every session."""
         message = await self._parse(wire.ResetRequest, request)
-        for session, closing in self.master.reset(tuple(message.container)):
+        sessions = self.master.reset(tuple(message.container))
+        others, _ = self.master.other_tasks(wire.ConfigProto(device_filters=message.device_filters))
+        if others:
+            await self._tasks().clean_all(message.container, others)
+        for session, closing in sessions:
             await _until_closed(session, closing)
+            if self._made_tasks is not None:
+                await self._made_tasks.close(session.handle)
         return b""
 
     async def list_devices(self, request: bytes, context: Any) -> bytes:
@@ -158,6 +184,13 @@ class MasterService:
         response = wire.ListDevicesResponse()
         for device in self.master.list_devices(message.session_handle):
             response.local_device.append(device_attributes(device))
+        if not message.session_handle:
+            others, _ = self.master.other_tasks(wire.ConfigProto())
+            if others:
+                response.remote_device.extend(found.attributes for found in await self._tasks().find(others))
+        else:
+            response.local_device.extend(found.attributes for found in
+                                         getattr(self._sessions.get(message.session_handle), "remote_devices", ()))
         return response.SerializeToString()
 
     # Steps

@@ -34,6 +34,7 @@ from runtime.graph.prune import Selection, feed_endpoint, select
 from runtime.graph.validate import check_node, type_label
 from runtime.master.callables import CallableTable
 from runtime.master.config import SessionConfig
+from runtime.master.distributed import StepFailure
 from runtime.master.ending import CLOSE_WAIT_S, CLOSED_BY_CLIENT, timed_out
 from runtime.master.metadata import step_metadata
 from runtime.master.partial_run import PartialRuns
@@ -116,9 +117,7 @@ class MasterSession:
         self.version = 0
         self.closed = False
         self.step_memory_limit = step_memory_limit
-        self._placer = Placer(
-            [(device.name, _runs_everything) for device in task.devices], task.name, soft=config.soft_placement
-        )
+        self._placer = Placer(self.placeable_devices(), task.name, soft=config.soft_placement)
         self.graph = Graph.from_proto(graph_def, accept=self._accept)
         resources = ResourceManager(task.job_name) if config.isolate else None
         self.state = SessionState(task.devices[0], task.files, resources, step_memory_limit)
@@ -140,6 +139,10 @@ class MasterSession:
         self._closing: Future[None] | None = None
 
     # The graph
+
+    def placeable_devices(self) -> list[tuple[str, Callable[[str], bool]]]:
+        """Return the devices that nodes may be placed on, with what tells whether they run an op type."""
+        return [(device.name, _runs_everything) for device in self.task.devices]
 
     def _accept(self, nodes: Mapping[str, Node]) -> None:
         self._placer.place(nodes, self.graph.nodes if hasattr(self, "graph") else {})
@@ -260,6 +263,8 @@ class MasterSession:
         cause = self._causes.get(step.step_id)
         if cause is not None:
             return cause
+        if isinstance(error, StepFailure):
+            return error.error
         if isinstance(error, DeadFetch) and error.index < len(fetch_names):
             device = self.task.devices[0]
             key = f"{device.name};{device.incarnation:016x};{device.name};{fetch_names[error.index]};0:0"

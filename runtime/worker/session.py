@@ -91,6 +91,8 @@ class WorkerSession:
     runner : StepRunner
     step_memory_limit : int
         What the arrays of one step may hold at once, in bytes; 0 for no limit.
+    state : SessionState, optional
+        That of the master's session in this process, which goes on being the master's.
 
     Notes
     -----
@@ -98,15 +100,18 @@ class WorkerSession:
     """
 
     def __init__(self, handle: str, task: Task, isolated: bool, peers: Peers | None, runner: StepRunner,
-                 step_memory_limit: int = 0) -> None:
+                 step_memory_limit: int = 0, state: SessionState | None = None) -> None:
         self.handle = handle
         self.task = task
         self.peers = peers
         self.closed = False
         self._runner = runner
         self._step_memory_limit = step_memory_limit
-        resources = ResourceManager(task.job_name) if isolated else None
-        self.state = SessionState(task.devices[0], task.files, resources, step_memory_limit)
+        self._owns_state = state is None
+        if state is None:
+            resources = ResourceManager(task.job_name) if isolated else None
+            state = SessionState(task.devices[0], task.files, resources, step_memory_limit)
+        self.state = state
         self._graphs: dict[str, RegisteredGraph] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -227,7 +232,8 @@ class WorkerSession:
             self._graphs.clear()
         for run in runs:
             run.step.cancel(Cancelled(f"worker session {self.handle} was deleted"))
-        self.state.close()
+        if self._owns_state:
+            self.state.close()
 
     def _check_open(self) -> None:
         if self.closed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import Aborted, Cancelled, Internal, InvalidArgument
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from runtime._ext.rendezvous import Rendezvous, Waiter
     from runtime._ext.worker_codec import RunGraphCall
     from runtime.master.task import Task
+    from runtime.step.environment import SessionState
     from runtime.step.runner import StepRunner
     from runtime.worker.exchange import Peers
 
@@ -104,6 +105,22 @@ class Worker:
                                                   self._step_memory_limit)
         logger.info("worker session created", extra={"session": handle, "isolated": isolated})
 
+    def adopt_session(self, handle: str, task: Task, state: SessionState, cluster: Cluster | None) -> WorkerSession:
+        """Open a session of the master in this process, with that one's state.
+
+        Parameters
+        ----------
+        task : Task
+            By the name that it has in the session.
+        cluster : Cluster or None
+            The session's own; None for the server's.
+        """
+        with self._lock:
+            peers = self._peers() if cluster is None else self._connect(cluster, task.name)
+            made = self.sessions[handle] = WorkerSession(handle, task, False, peers, self._runner,
+                                                         self._step_memory_limit, state)
+        return made
+
     def session(self, handle: str, was_created: bool) -> WorkerSession:
         """Return a session by its handle, or the one that masters share who create none.
 
@@ -180,6 +197,25 @@ class Worker:
         else:
             run.when_ended(lambda error: _take(rendezvous, call.recv_keys, error, answered))
         return run
+
+    def start(self, session: WorkerSession, graph_handle: str, step_id: int, send: Mapping[str, Sent], trace: bool
+              ) -> GraphRun:
+        """Start a step for the master in this process.
+
+        Raises
+        ------
+        Aborted
+            If the graph is not known or the step is over.
+        """
+        rendezvous = self._rendezvous.of(step_id)
+        for key, sent in send.items():
+            rendezvous.send(key, sent)
+        return session.start(graph_handle, step_id, rendezvous, trace=trace, keep=False)
+
+    def when_ended(self, run: GraphRun, step_id: int, receive: Sequence[str], answered: Answered) -> None:
+        """Call `answered` with the tensors of some keys, or the step's error, when the step has ended."""
+        rendezvous = self._rendezvous.of(step_id)
+        run.when_ended(lambda error: _take(rendezvous, receive, error, answered))
 
     def clean(self, step_id: int) -> None:
         """Forget what is left of a step. One that is not known is fine."""
