@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from runtime._ext.errors import Unimplemented
 from runtime.graph.prune import Selection
 from runtime.graph.validate import check_node
 from runtime.master.distributed import DistributedStep, Member, check_supported
@@ -71,6 +72,10 @@ class ClusterSession(MasterSession):
         own = self.task.name
         if all(task_of(node.device) == own for node in selection.nodes):
             return super().compile(selection, partial=partial)
+        if partial:
+            tasks = sorted({task_of(node.device) for node in selection.nodes})
+            raise Unimplemented(f"this partial run uses {', '.join(tasks)}: partial runs over several tasks are not "
+                                "offered by this master. Run the step as a whole, or on one task")
         for node in selection.nodes:
             check_node(node)
         check_supported(selection)

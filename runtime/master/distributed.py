@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from runtime._ext.errors import Cancelled, Error, Internal, InvalidArgument, Unimplemented
+from runtime._ext.errors import Cancelled, Error, Internal, InvalidArgument
 from runtime.worker.derived import is_derived
 
 if TYPE_CHECKING:
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from runtime.graph.prune import Selection
     from runtime.master.partition import Parts
 
-__all__ = ["DistributedStep", "Member", "StepFailure"]
+__all__ = ["DistributedStep", "Member", "PartsRun", "StepFailure", "check_supported"]
 
 logger = logging.getLogger(__name__)
 
 Done = Callable[["list[Any] | None", "BaseException | None"], None]
 _RULE = "=" * 21
+# How long the other parts go on when all that is known is an error that followed from another one.
+_CAUSE_WAIT_S = 1.0
 
 
 class Member(Protocol):
@@ -43,6 +45,21 @@ class Member(Protocol):
 
     def clean(self, step_id: int) -> None:
         """Forget what is left of a step; nobody waits for it."""
+
+
+class PartsRun:
+    """What ran of a distributed step, for its metadata.
+
+    Attributes
+    ----------
+    stats : list of wire.StepStats
+        Of the parts that were traced.
+    graphs : list of wire.GraphDef
+    """
+
+    def __init__(self, stats: list[Any], graphs: list[Any]) -> None:
+        self.stats = stats
+        self.graphs = graphs
 
 
 class StepFailure(Exception):
@@ -77,6 +94,7 @@ class DistributedStep:
     """
 
     blocking = True
+    bounded = True  # its start is: the parts have threads of their own
 
     def __init__(self, selection: Selection, parts: Parts, members: dict[str, Member], own_task: str) -> None:
         self.feed_types: tuple[DataType, ...] = tuple(entry[3] for entry in selection.feeds)
@@ -92,17 +110,6 @@ class DistributedStep:
     def run(self, step: StepContext, feeds: Sequence[Any]) -> list[Any]:
         """Refuse: a step over several tasks waits for them; use `start`."""
         raise Internal("a step over several tasks was run as one that does not wait")
-
-    def begin_partial(self, step: StepContext) -> Any:
-        """Refuse.
-
-        Raises
-        ------
-        Unimplemented
-            Always: partial runs stay on one task.
-        """
-        raise Unimplemented(f"this partial run uses the tasks {', '.join(sorted(self._members))}: partial runs over "
-                            "several tasks are not offered by this master. Run the step as a whole")
 
     def start(self, step: StepContext, feeds: Sequence[Any], done: Done) -> None:
         """Run; ``done(outputs, error)`` is called exactly once, when every part has ended."""
@@ -173,6 +180,7 @@ class _Run:
         self._errors: list[tuple[str, Error]] = []
         self._ends: list[Callable[[], None]] = []
         self._is_ending = False
+        self._timers: list[threading.Timer] = []
         self.stats: list[Any] = []
 
     def start(self) -> None:
@@ -208,15 +216,24 @@ class _Run:
                 self._outputs = tensors or []
             if stats is not None:
                 self.stats.append(stats)
-            must_end = error is not None and not self._is_ending
-        if must_end:
+            fails = error is not None and not self._is_ending and not is_last
+            must_wait = fails and isinstance(error, Error) and is_derived(error)
+        if must_wait:
+            # The cause is on its way from the task that failed; ending that task's part now would lose it.
+            timer = threading.Timer(_CAUSE_WAIT_S, self._end)
+            timer.daemon = True
+            self._timers.append(timer)
+            timer.start()
+        elif fails:
             self._end()
         if not is_last:
             return
+        for timer in self._timers:
+            timer.cancel()
         self._step.forget(self._token)
         for member in self._members.values():
             member.clean(self._step.step_id)
-        self._step.exchange = self.stats
+        self._step.exchange = PartsRun(self.stats, list(self._parts.graphs.values()))
         if self._errors:
             self._done(None, self._verdict())
         else:
@@ -228,6 +245,8 @@ class _Run:
             return self._step.error
         causes = [(task, error) for task, error in self._errors
                   if not is_derived(error) and not isinstance(error, Cancelled)]
+        # What another task failed with arrives here twice, once by way of the tensors that were awaited from it.
+        causes.sort(key=lambda cause: cause[0] == self._own)
         distinct = []
         seen = set()
         for task, error in causes or self._errors[:1]:

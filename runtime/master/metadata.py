@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from runtime import wire
 from runtime.graph.node import Node
 from runtime.graph.prune import Selection
+from runtime.master.distributed import PartsRun
 from runtime.master.steps import StepOptions
 from runtime.observe.profile import PEAK_BYTES
 from runtime.ops.opdef import AttrDef
@@ -30,6 +31,12 @@ def step_metadata(session: MasterSession, selection: Selection, options: StepOpt
         return None
     metadata = wire.RunMetadata()
     device = session.task.devices[0]
+    if isinstance(step.exchange, PartsRun):
+        for stats in step.exchange.stats:
+            metadata.step_stats.dev_stats.extend(stats.dev_stats)
+        if options.partition_graphs:
+            metadata.partition_graphs.extend(step.exchange.graphs)
+        return metadata
     if options.trace and step.trace is not None:
         metadata.step_stats.CopyFrom(step_stats(step.trace, device.name))
         peak = step.peak_bytes

@@ -15,7 +15,7 @@ from typing import Any
 from runtime import wire
 from runtime._ext.errors import InvalidArgument
 from runtime.devices.device import Device
-from runtime.dtypes import DataType, base
+from runtime.dtypes import REF_OFFSET, DataType, base
 from runtime.graph.device_spec import parse
 from runtime.graph.graph import Graph, is_back_edge
 from runtime.graph.node import Node
@@ -212,8 +212,14 @@ class _Cutter:
         inputs = []
         for position, (source, slot) in enumerate(node.inputs):
             kind = base(node.input_types[position])
-            inputs.append(self._value(self._source(source, slot), 0 if (source, slot) in self._fed else slot, kind,
-                                      task, device))
+            found = self._source(source, slot)
+            if (source, slot) in self._fed:
+                inputs.append(self._value(found, 0, kind, task, device))
+            elif source.output_types[slot] > REF_OFFSET and task_of(found.device) != task:
+                # A variable's value is of the moment when it is read: behind what the reader waits for.
+                inputs.append(self._pair(found, slot, kind, task, device, node.control_inputs))
+            else:
+                inputs.append(self._value(found, slot, kind, task, device))
         controls = dict.fromkeys(self._end(source, task, device) for source in node.control_inputs)
         proto.input.extend([*inputs, *controls])
 
@@ -261,12 +267,17 @@ class _Cutter:
             found = self._values[key] = self._pair(source, slot, kind, task, device)
         return found
 
-    def _pair(self, source: _Source, slot: int, kind: DataType, task: str, device: str) -> str:
-        """Add the two ends of an edge to another task and return the name of the one there."""
+    def _pair(self, source: _Source, slot: int, kind: DataType, task: str, device: str, behind: Iterable[Node] = ()
+              ) -> str:
+        """Add the two ends of an edge to another task and return the name of the one there.
+
+        The value is sent behind the nodes in `behind`.
+        """
         number = next(self._numbers)
         edge = f"edge_{number}_{source.name}"
         value = source.name if slot == 0 else f"{source.name}:{slot}"
-        sent = self._add(f"{source.name}_S{number}", "_Send", source.device, [value], T=int(kind))
+        waits = dict.fromkeys(self._end(node, task_of(source.device), source.device) for node in behind)
+        sent = self._add(f"{source.name}_S{number}", "_Send", source.device, [value, *waits], T=int(kind))
         name = f"{source.name}_S{next(self._numbers)}"
         pulse = [] if source.frame == _ROOT else [f"^{self._pulse(source.frame, task, device)}"]
         got = self._add(name, "_Recv", device, pulse, tensor_type=int(kind))

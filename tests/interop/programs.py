@@ -44,7 +44,9 @@ class Answers:
         return line["value"]
 
 
-def run_program(program: str, targets: Mapping[str, str], **environment: str) -> Answers:
+def run_program(
+    program: str, targets: Mapping[str, str], timeout_s: float = PROGRAM_TIMEOUT_S, **environment: str
+) -> Answers:
     """Run a client program against all servers.
 
     Parameters
@@ -53,11 +55,13 @@ def run_program(program: str, targets: Mapping[str, str], **environment: str) ->
         Name of a module in ``clients``.
     targets : mapping
         Name of each server to its ``grpc://HOST:PORT``.
+    timeout_s : float
+        Seconds that the program may take.
     **environment : str
         Variables set for the process.
     """
     arguments = [f"{name}={target}" for name, target in targets.items()]
-    done = peers.run_peer(CLIENTS / f"{program}.py", *arguments, timeout_s=PROGRAM_TIMEOUT_S, **environment)
+    done = peers.run_peer(CLIENTS / f"{program}.py", *arguments, timeout_s=timeout_s, **environment)
     return Answers(program, done.stdout)
 
 

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from runtime import wire
+from runtime.cluster import Cluster
 from runtime.errors import Aborted, Cancelled, FailedPrecondition, InvalidArgument, Unimplemented
 from runtime.master.master import Master
 from runtime.master.task import Task
@@ -189,10 +190,10 @@ def test_20_the_own_task_stays_whatever_the_filters(master: Caller) -> None:
         master.session(device_filters=["hello"])
 
 
-def test_20_a_session_over_other_tasks_says_what_it_needs() -> None:
-    with serving(Master(Task("w", 0), other_tasks=("/job:w/replica:0/task:1",))) as master:
-        with pytest.raises(Unimplemented, match="no cluster plane yet.*device_filters"):
-            master.session(const("c", 1.0))
+def test_20_a_session_in_the_masters_process_has_its_task_alone() -> None:
+    with serving(Master(Task("w", 0), cluster=Cluster.parse({"w": ["h:1", "h:2"]}))) as master:
+        with pytest.raises(Unimplemented, match="would run on /job:w/replica:0/task:1 too: .*device_filters"):
+            master.service.master.create_session(graph_def(const("c", 1.0)))
         handle = master.session(const("c", 1.0), device_filters=["/job:w/task:0"])
         assert master.run(handle, ["c:0"]) == [1.0]
 
@@ -266,7 +267,6 @@ def test_23_such_a_session_is_isolated_unless_it_says_otherwise(master: Caller) 
             "Found multiple matching tasks that correspond to to the master. Master target: "
             "'grpc://localhost:1234'. ClusterDef: ",
         ),
-        ({"w": {0: "localhost:1234", 1: "h:1"}}, Unimplemented, "cluster_def names 2 tasks; "),
     ],
 )
 def test_23_a_cluster_that_cannot_be_is_refused(

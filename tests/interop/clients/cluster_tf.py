@@ -1,4 +1,4 @@
-"""Graphs over two tasks, the master TensorFlow's: what a client sees must not tell whose worker the other one is."""
+"""Graphs over two tasks: what a client sees must not tell whose the tasks are."""
 
 from __future__ import annotations
 

@@ -1,0 +1,201 @@
+"""What a client sees of a cluster of ours when a task dies, freezes, is not there yet, or comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import runtime
+from runtime.errors import Aborted, DeadlineExceeded, Error, Unavailable
+from tests import processes
+
+WORKER = "/job:worker/replica:0/task:0"
+
+
+class Cluster:
+    """A master and a worker, in processes of their own; the worker may be started again."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack, *options: str) -> None:
+        self._folder = folder
+        self._stack = stack
+        self._options = options
+        self.addresses = {job: [f"127.0.0.1:{processes.free_port()}"] for job in ("master", "worker")}
+        self.master = self.start("master")
+
+    def start(self, job: str) -> processes.ServerProcess:
+        """Start a task."""
+        folder = self._folder / f"{job}-{time.monotonic_ns()}"
+        folder.mkdir()
+        return self._stack.enter_context(processes.start_server(
+            folder, "--cluster", json.dumps(self.addresses), "--job", job, *self._options,
+            listen=self.addresses[job][0]))
+
+
+@pytest.fixture
+def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Return a function that starts a master; its options go to both tasks."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *options: Cluster(tmp_path, stack, *options)
+
+
+def graph() -> tuple[runtime.Graph, Any, Any, Any]:
+    """Return a graph with a sum over both tasks, and a queue on the worker that nobody fills."""
+    made = runtime.Graph()
+    x = made.placeholder("float32", [None], name="x")
+    with made.device(WORKER):
+        there = made.identity(x * 2.0)
+        queue = made.op("FIFOQueueV2", component_types=["float32"], shapes=[[]])
+        waiting = made.op("QueueDequeueV2", queue, component_types=["float32"])
+    return made, x, there + 1.0, waiting
+
+
+def step(session: runtime.Session, fetch: Any, x: Any) -> list[float]:
+    """Run a step over both tasks."""
+    return session.run(fetch, {x: np.ones(2, np.float32)}).tolist()  # type: ignore[no-any-return]
+
+
+def in_background(function: Callable[[], Any]) -> Callable[[float], BaseException]:
+    """Start a call that is to fail; return what waits for its error."""
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+
+    def error(timeout_s: float) -> BaseException:
+        thread.join(timeout_s)
+        assert not thread.is_alive(), f"the call did not end within {timeout_s} s"
+        assert errors, "the call did not fail"
+        return errors[0]
+
+    return error
+
+
+def test_a_killed_worker_ends_the_step_and_after_its_return_a_new_session_works(
+    make_cluster: Callable[..., Cluster]
+) -> None:
+    cluster = make_cluster()
+    worker = cluster.start("worker")
+    made, x, total, waiting = graph()
+    with runtime.Session(cluster.master.target, made) as session:
+        assert step(session, total, x) == [3.0, 3.0]
+        error = in_background(lambda: session.run(waiting))
+        time.sleep(0.5)
+        worker.process.kill()
+        killed = time.monotonic()
+        found = error(10)
+        assert time.monotonic() - killed < 5
+        assert isinstance(found, Unavailable)
+        assert found.message.startswith(f"From {WORKER}:\n")
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            step(session, total, x)
+        assert time.monotonic() - began < 5
+        worker.process.wait(10)
+        cluster.start("worker")
+        deadline = time.monotonic() + 15
+        while True:  # the channel finds the new process within a second
+            with pytest.raises(Error) as caught:
+                step(session, total, x)
+            if not isinstance(caught.value, Unavailable) or time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+        assert isinstance(caught.value, Aborted)
+        assert "restarted" in caught.value.message
+    with runtime.Session(cluster.master.target, made) as session:
+        assert step(session, total, x) == [3.0, 3.0]
+
+
+def test_a_frozen_worker_is_reported(make_cluster: Callable[..., Cluster]) -> None:
+    cluster = make_cluster("--peer-timeout-s", "3")
+    worker = cluster.start("worker")
+    made, x, total, _ = graph()
+    with runtime.Session(cluster.master.target, made) as session:
+        assert step(session, total, x) == [3.0, 3.0]
+        os.kill(worker.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            found = in_background(lambda: step(session, total, x))(20)
+            assert time.monotonic() - began < 12
+            assert isinstance(found, Unavailable)
+            assert f"{WORKER} at {worker.address} has not answered for 3 s" in found.message
+        finally:
+            os.kill(worker.pid, signal.SIGCONT)
+        assert step(session, total, x) == [3.0, 3.0]
+
+
+def test_a_session_waits_for_a_missing_worker_and_says_so(make_cluster: Callable[..., Cluster]) -> None:
+    cluster = make_cluster()
+    made, x, total, _ = graph()
+    with pytest.raises(DeadlineExceeded), runtime.Session(
+        cluster.master.target, made, runtime.wire.ConfigProto(operation_timeout_in_ms=1000)
+    ) as session:
+        step(session, total, x)
+    found: list[Any] = []
+
+    def work() -> None:
+        with runtime.Session(cluster.master.target, made) as session:
+            found.append(step(session, total, x))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    time.sleep(1.0)
+    assert thread.is_alive()
+    cluster.start("worker")
+    thread.join(20)
+    assert found == [[3.0, 3.0]]
+
+
+def test_device_filters_leave_a_missing_worker_out(make_cluster: Callable[..., Cluster]) -> None:
+    cluster = make_cluster()
+    made = runtime.Graph()
+    total = made.constant(1.0) + 2.0
+    config = runtime.wire.ConfigProto(device_filters=["/job:master"])
+    with runtime.Session(cluster.master.target, made, config) as session:
+        assert session.run(total) == 3.0
+        assert [device.name for device in session.list_devices()] == ["/job:master/replica:0/task:0/device:CPU:0"]
+
+
+def test_a_cancelled_step_ends_on_all_tasks(make_cluster: Callable[..., Cluster]) -> None:
+    cluster = make_cluster()
+    cluster.start("worker")
+    made, x, total, waiting = graph()
+    with runtime.Session(cluster.master.target, made) as session:
+        options = runtime.wire.RunOptions(timeout_in_ms=500)
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            session.run(waiting, options=options)
+        assert time.monotonic() - began < 5
+        assert step(session, total, x) == [3.0, 3.0]
+
+
+def test_a_session_may_bring_a_cluster_of_its_own(make_cluster: Callable[..., Cluster]) -> None:
+    cluster = make_cluster()
+    cluster.start("worker")
+    config = runtime.wire.ConfigProto()
+    job = config.cluster_def.job.add(name="own")
+    job.tasks[0] = cluster.addresses["master"][0]
+    job.tasks[7] = cluster.addresses["worker"][0]
+    made = runtime.Graph()
+    with made.device("/job:own/task:7"):
+        there = made.constant([1.0, 2.0]) * 2.0
+    total = there + 1.0
+    with runtime.Session(cluster.master.target, made, config) as session:
+        assert session.run(total).tolist() == [3.0, 5.0]
+        assert [device.name for device in session.list_devices()] == [
+            f"/job:own/replica:0/task:{index}/device:CPU:0" for index in (0, 7)]
