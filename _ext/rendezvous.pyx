@@ -27,7 +27,7 @@ cdef class Waiter:
     cdef readonly double since
     cdef object done
 
-    def __init__(self):
+    def __init__(self, *args, **kwargs):
         raise TypeError("waiters are made by Rendezvous.receive")
 
 
@@ -45,7 +45,7 @@ cdef class Rendezvous:
     cdef dict _waiters         # key -> deque of Waiter
     cdef readonly object error
 
-    def __init__(self):
+    def __cinit__(self):
         self._lock = threading.Lock()
         self._values = {}
         self._waiters = {}
