@@ -28,7 +28,7 @@ def run(cases: list[str], seconds: float, transport: str) -> list[dict[str, Any]
     """Return one row per case: the servers' times and the ratio of their 10th percentiles and medians."""
     rows: list[dict[str, Any]] = []
     with BenchServers("--transport", transport) as servers:
-        spec = {"targets": servers.targets, "cases": cases, "seconds": seconds}
+        spec = {"targets": servers.targets, "pids": servers.pids, "cases": cases, "seconds": seconds}
         for row in client_rows("steps_tf.py", spec, SETUP_S + len(cases) * (SETUP_S + 4 * seconds)):
             rows.append(add_ratios(row))
             print(f"  {row['case']:<18} {row['ratio_p10']:.2f}  ({spread(row)})", file=sys.stderr, flush=True)
@@ -46,9 +46,9 @@ def main() -> None:
     rows = run(options.cases.split(","), options.seconds, options.transport)
     print_table(
         "steps, TensorFlow client; times in us",
-        ["case", "ours p10", "TensorFlow p10", "ratio p10", "spread", "ratio median"],
+        ["case", "ours p10", "TensorFlow p10", "ratio p10", "spread", "ratio median", "server CPU"],
         [[row["case"], row["servers"]["ours"]["p10_us"], row["servers"]["tensorflow"]["p10_us"], row["ratio_p10"],
-          spread(row), row["ratio_median"]]
+          spread(row), row["ratio_median"], row.get("ratio_cpu", "-")]
          for row in rows],
     )
     if options.json:

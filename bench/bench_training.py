@@ -30,7 +30,7 @@ def run(cases: list[str], seconds: float) -> list[dict[str, Any]]:
     """Return one row per case, with the slow-down beside busy processes where the quiet case was measured, too."""
     rows: list[dict[str, Any]] = []
     with BenchServers() as servers:
-        spec = {"targets": servers.targets, "cases": cases, "seconds": seconds}
+        spec = {"targets": servers.targets, "pids": servers.pids, "cases": cases, "seconds": seconds}
         for row in client_rows("training_tf.py", spec, SETUP_S + len(cases) * (SETUP_S + 4 * seconds)):
             rows.append(add_ratios(row))
             quiet = next((other for other in rows if row["case"] == f"{other['case']}-busy"), None)
@@ -51,10 +51,10 @@ def main() -> None:
     rows = run(options.cases.split(","), options.seconds)
     print_table(
         "training steps, TensorFlow client; times in ms",
-        ["case", "ours p10", "TensorFlow p10", "ratio p10", "spread", "ratio median", "first ours", "first TensorFlow",
-         "slow-down"],
+        ["case", "ours p10", "TensorFlow p10", "ratio p10", "spread", "ratio median", "server CPU", "first ours",
+         "first TensorFlow", "slow-down"],
         [[row["case"], *(row["servers"][who]["p10_us"] / 1e3 for who in ("ours", "tensorflow")), row["ratio_p10"],
-          spread(row), row["ratio_median"], *(row["servers"][who]["first_ms"] for who in ("ours", "tensorflow")),
+          spread(row), row["ratio_median"], row.get("ratio_cpu", "-"), *(row["servers"][who]["first_ms"] for who in ("ours", "tensorflow")),
           row.get("slow_down_p10", "-")]
          for row in rows],
     )

@@ -89,6 +89,11 @@ class BenchServers:
         self.targets: dict[str, str] = {}
         self.processes: dict[str, subprocess.Popen[str]] = {}
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """Numbers of their processes, by the same names."""
+        return {name: process.pid for name, process in self.processes.items()}
+
     def __enter__(self) -> Self:
         try:
             self.processes["ours"], self.targets["ours"] = start_ours(*self._flags)

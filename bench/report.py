@@ -58,12 +58,14 @@ def add_ratios(row: dict[str, Any]) -> dict[str, Any]:
     """Add ours/TensorFlow's to a row that holds both ``servers``, and return it.
 
     ``ratio_p10`` and ``ratio_median`` are of the whole run, ``ratio_low`` and ``ratio_high`` the least and the greatest
-    ratio of 10th percentiles over its fifths.
+    ratio of 10th percentiles over its fifths, ``ratio_cpu`` of the servers' processor time where it was measured.
     """
     ours, peer = row["servers"]["ours"], row["servers"]["tensorflow"]
     parts = [mine / other for mine, other in zip(ours["p10_parts_us"], peer["p10_parts_us"])]
     row.update(ratio_p10=ours["p10_us"] / peer["p10_us"], ratio_median=ours["median_us"] / peer["median_us"],
                ratio_low=min(parts), ratio_high=max(parts))
+    if peer.get("cpu_us"):
+        row["ratio_cpu"] = ours["cpu_us"] / peer["cpu_us"]
     return row
 
 

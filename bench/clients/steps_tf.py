@@ -1,8 +1,9 @@
 """Time steps of one unmodified TensorFlow client against several servers, interleaved.
 
 Runs in the interpreter that has TensorFlow: ``python steps_tf.py SPEC.json``, where the specification is
-``{"targets": {name: "grpc://..."}, "cases": [names], "seconds": per case and server}``. Prints one JSON object per
-line and case: for every server what `interleaved.summary` says, and for most the time of the first call.
+``{"targets": {name: "grpc://..."}, "pids": {name: number}, "cases": [names], "seconds": per case and server}``.
+Prints one JSON object per line and case: for every server what `interleaved.summary` says, and for most the time of the
+first call and the server's processor time per call.
 """
 
 import json
@@ -110,7 +111,7 @@ CASES = {
 }
 
 
-def repeated_case(case, targets, seconds):
+def repeated_case(case, targets, pids, seconds):
     """One step, again and again."""
     graph = tf1.Graph()
     with graph.as_default():
@@ -122,10 +123,10 @@ def repeated_case(case, targets, seconds):
         calls[name] = make(sessions[name])
         calls[name]()
         first[name] = time.perf_counter() - start
-    times = measure(calls, seconds)
+    times, cpu_us = measure(calls, seconds, pids)
     for session in sessions.values():
         session.close()
-    return {name: {**summary(times[name]), "first_ms": first[name] * 1e3} for name in targets}
+    return {name: {**summary(times[name]), "first_ms": first[name] * 1e3, "cpu_us": cpu_us[name]} for name in targets}
 
 
 def threads_case(targets, seconds, count=8):
@@ -184,7 +185,7 @@ def main():
         if case in OTHER_CASES:
             servers = OTHER_CASES[case](spec["targets"], spec["seconds"])
         else:
-            servers = repeated_case(case, spec["targets"], spec["seconds"])
+            servers = repeated_case(case, spec["targets"], spec["pids"], spec["seconds"])
         print(json.dumps({"case": case, "servers": servers}), flush=True)
 
 

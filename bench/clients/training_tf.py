@@ -1,8 +1,9 @@
 """Time whole training steps of one unmodified TensorFlow client against several servers, interleaved.
 
 Runs in the interpreter that has TensorFlow: ``python training_tf.py SPEC``, where the specification is the JSON of
-``{"targets": {name: "grpc://..."}, "cases": [names], "seconds": per case and server}``. Prints a JSON object per case:
-for every server what `interleaved.summary` says, and the time and the loss of the first step.
+``{"targets": {name: "grpc://..."}, "pids": {name: number}, "cases": [names], "seconds": per case and server}``.
+Prints a JSON object per case: for every server what `interleaved.summary` says, the time and the loss of the first
+step, and the server's processor time per step.
 A script of TensorFlow 1 as it was: reference variables, and loops in frames unless a case says otherwise.
 """
 
@@ -136,7 +137,7 @@ CASES = {
 }
 
 
-def run_case(case, targets, seconds):
+def run_case(case, targets, pids, seconds):
     build, graph_style, spinners = CASES[case]
     # Sessions on one server share variables by name, so every case has names of its own.
     with tf.Graph().as_default() as graph, graph_style(), tf.variable_scope(case):
@@ -154,9 +155,9 @@ def run_case(case, targets, seconds):
     if max(losses) - min(losses) > LOSS_TOLERANCE:
         raise SystemExit(f"{case}: the servers disagree about the first loss: {losses}")
     with spinning(spinners):
-        times = measure(calls, seconds)
+        times, cpu_us = measure(calls, seconds, pids)
     for name, session in sessions.items():
-        servers[name].update(summary(times[name]))
+        servers[name].update(summary(times[name]), cpu_us=cpu_us[name])
         session.close()
     return {"case": case, "servers": servers}
 
@@ -166,7 +167,7 @@ def main():
     tf.disable_v2_behavior()
     spec = json.loads(sys.argv[1])
     for case in spec["cases"]:
-        print(json.dumps(run_case(case, spec["targets"], spec["seconds"])), flush=True)
+        print(json.dumps(run_case(case, spec["targets"], spec["pids"], spec["seconds"])), flush=True)
 
 
 if __name__ == "__main__":
