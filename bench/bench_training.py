@@ -54,7 +54,8 @@ def main() -> None:
         ["case", "ours p10", "TensorFlow p10", "ratio p10", "spread", "ratio median", "server CPU", "first ours",
          "first TensorFlow", "slow-down"],
         [[row["case"], *(row["servers"][who]["p10_us"] / 1e3 for who in ("ours", "tensorflow")), row["ratio_p10"],
-          spread(row), row["ratio_median"], row.get("ratio_cpu", "-"), *(row["servers"][who]["first_ms"] for who in ("ours", "tensorflow")),
+          spread(row), row["ratio_median"], row.get("ratio_cpu", "-"),
+          *(row["servers"][who]["first_ms"] for who in ("ours", "tensorflow")),
           row.get("slow_down_p10", "-")]
          for row in rows],
     )
