@@ -34,6 +34,7 @@ cdef class DataflowRun:
     cdef int _waiting_kernels
     cdef int _missing_feeds
     cdef bint _driving
+    cdef bint _asked          # partial: a call or a cancellation came while it was driven
     cdef bint _finished
     cdef bint _keep_going     # partial: does not finish before finish() was called
     cdef object _cancel_token

@@ -186,6 +186,7 @@ cdef class DataflowRun:
         self._drive()
 
     def _go_on(self):
+        self._asked = True
         if not self._driving:
             self._driving = True
             _hand_over(self)
@@ -230,6 +231,7 @@ cdef class DataflowRun:
 
     cdef int _drive_on(self) except -1:
         while True:
+            self._asked = False
             try:
                 Py_EnterRecursiveCall(" in a step")
                 try:
@@ -245,7 +247,8 @@ cdef class DataflowRun:
             if self._head == self._tail and not self._waiting_kernels and not self._finished and (
                     self._error is not None or (not self._keep_going and not self._missing_feeds)):
                 self._finish()
-            if not self._inbox:
+            # what came while callbacks were called, without anything in the inbox, finds nobody else to see to it
+            if not self._inbox and not self._asked:
                 self._driving = False
                 return 0
 
@@ -697,14 +700,13 @@ cdef class DataflowRun:
         """Answer the calls of a partial run whose fetches are there, and all of them once the run has ended."""
         if not self._waiters:
             return 0
-        cdef list waiting = []
         cdef list ready = []
-        for indices, done in self._waiters:
+        waiters, self._waiters = self._waiters, []
+        for indices, done in waiters:
             if self._finished or (self._error is None and indices is not None and self._has(indices)):
                 ready.append((indices, done))
             else:
-                waiting.append((indices, done))
-        self._waiters = waiting
+                self._waiters.append((indices, done))
         for indices, done in ready:
             outputs, error = None, self._error
             if error is None and indices is not None:

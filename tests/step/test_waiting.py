@@ -316,6 +316,27 @@ def test_cancelling_a_partial_run_ends_its_calls(partial):
         answer.get()
 
 
+@pytest.mark.parametrize("indices", [[], [3]], ids=["nothing", "a constant"])
+def test_a_partial_run_answers_a_call_that_comes_while_another_is_answered(partial, indices):
+    run = partial.compile(["a:0", "b:0"], ["sum:0", "product:0", "after:0", "two:0"], partial=True).begin_partial(
+        partial.context()
+    )
+    second = Answer()
+    run.feed(0, _one(3))
+    run.fetch([0], lambda outputs, error: run.fetch(indices, second))
+    assert second.get() == [2] * len(indices)
+
+
+def test_a_cancellation_while_a_call_is_answered_ends_the_others(partial):
+    run = partial.compile(["a:0", "b:0"], ["sum:0", "product:0"], partial=True).begin_partial(partial.context())
+    waiting = Answer()
+    run.fetch([1], waiting)
+    run.feed(0, _one(3))
+    run.fetch([0], lambda outputs, error: run.cancel(Cancelled("closed")))
+    with pytest.raises(Cancelled, match="closed"):
+        waiting.get()
+
+
 def test_a_step_for_partial_runs_must_be_compiled_so(partial):
     with pytest.raises(ValueError, match="partial=True"):
         partial.compile(["a:0"], ["sum:0"]).begin_partial(partial.context())
