@@ -27,8 +27,8 @@ cdef extern from "kernels/gemm.h" nogil:
     void trt_run_row(void *plan, Py_ssize_t begin, Py_ssize_t end) noexcept
 
 cdef enum:
-    # Products of fewer multiplications take no longer than it takes to wake a helper.
-    SHARED_FROM = 1 << 21
+    # Products of fewer multiplications (some 100 us in one thread) gain less by a helper than they lose when it is late.
+    SHARED_FROM = 1 << 23
 
 
 cdef bint available() noexcept nogil:
