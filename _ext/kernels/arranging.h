@@ -2,7 +2,7 @@
 #ifndef TRT_KERNELS_ARRANGING_H
 #define TRT_KERNELS_ARRANGING_H
 
-#include "kernels/joining.h"
+#include "kernels/parts.h"
 
 static int trt_split_at(PyArrayObject *array, int axis, const npy_intp *sizes, PyObject **outputs, int count)
 {

@@ -2,20 +2,7 @@
 #ifndef TRT_KERNELS_JOINING_H
 #define TRT_KERNELS_JOINING_H
 
-#include "kernels/shaping.h"
-
-static inline int trt_joinable(PyObject *value, PyArrayObject *first)
-{
-    PyArrayObject *array = (PyArrayObject *)value;
-    return trt_is_array(value) && PyArray_TYPE(array) == PyArray_TYPE(first) && trt_holds_plain_bytes(array);
-}
-
-static inline PyObject *trt_new_of(PyArrayObject *array, int rank, const npy_intp *dims)
-{
-    PyArray_Descr *type = PyArray_DESCR(array);
-    Py_INCREF(type);
-    return PyArray_NewFromDescr(&PyArray_Type, type, rank, dims, NULL, NULL, 0, NULL);
-}
+#include "kernels/parts.h"
 
 /* Put `count` arrays of plain bytes side by side in `out`: of each in turn a block, which is what lies behind its first
  * `outer` axes. A block of the result is `step` bytes. */
@@ -112,35 +99,6 @@ static int trt_concat(PyObject **values, int count, PyObject *axis_value, PyObje
     TRT_END_WORK
     outputs[0] = result;
     return 0;
-}
-
-/* Bytes after which it is looked whether the step is cancelled: some 10 ms, in memory that was never touched. */
-#define TRT_PIECE_BYTES ((npy_intp)1 << 23)
-
-static void trt_repeat_some(char *out, const char *item, npy_intp size, npy_intp count)
-{
-    if (size == 4) {
-        const uint32_t value = *(const trt_mem_u32 *)item;
-        for (npy_intp i = 0; i < count; i++)
-            ((trt_mem_u32 *)out)[i] = value;
-    } else if (size == 8) {
-        const uint64_t value = *(const trt_mem_u64 *)item;
-        for (npy_intp i = 0; i < count; i++)
-            ((trt_mem_u64 *)out)[i] = value;
-    } else if (size == 1) {
-        memset(out, *item, count);
-    } else {
-        for (npy_intp i = 0; i < count; i++)
-            memcpy(out + i * size, item, size);
-    }
-}
-
-static void trt_repeat(char *out, const char *item, npy_intp size, npy_intp count)
-{
-    npy_intp piece = TRT_PIECE_BYTES / size;
-    const int *stop = count > piece ? trt_find_stop() : NULL;
-    for (npy_intp start = 0; start < count && !trt_stopped(stop); start += piece)
-        trt_repeat_some(out + start * size, item, size, count - start < piece ? count - start : piece);
 }
 
 static int trt_fill(PyObject **inputs, PyObject **outputs)

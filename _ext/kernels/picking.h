@@ -2,7 +2,7 @@
 #ifndef TRT_KERNELS_PICKING_H
 #define TRT_KERNELS_PICKING_H
 
-#include "kernels/joining.h"
+#include "kernels/parts.h"
 
 /* -- gather -- */
 

@@ -23,7 +23,7 @@ cdef extern from "kernels/array_access.h":
 trt_stop_flag = stop_flag
 trt_spares_here = spare_arrays()
 
-cdef extern from "kernels/joining.h":
+cdef extern from "kernels/shaping.h":
     ctypedef struct trt_squeeze_params:
         int count
         int axes[16]
@@ -34,11 +34,6 @@ cdef extern from "kernels/joining.h":
         cnp.int64_t ellipsis
         cnp.int64_t new_axis
         cnp.int64_t shrink
-
-    ctypedef struct trt_like_params:
-        int type
-        int size
-        char item[16]
 
     enum:
         TRT_SHAPING_RANK
@@ -56,6 +51,13 @@ cdef extern from "kernels/joining.h":
     int trt_slice(PyObject **inputs, PyObject **outputs) except -1
     int trt_strided_slice(PyObject **inputs, PyObject **outputs, const trt_slice_masks *masks) except -1
     int trt_unpack(PyObject **inputs, PyObject **outputs, int count, int axis) except -1
+
+cdef extern from "kernels/joining.h":
+    ctypedef struct trt_like_params:
+        int type
+        int size
+        char item[16]
+
     int trt_pack(PyObject **inputs, PyObject **outputs, int count, int axis) except -1
     int trt_concat(PyObject **values, int count, PyObject *axis, PyObject **outputs) except -1
     int trt_fill(PyObject **inputs, PyObject **outputs) except -1
