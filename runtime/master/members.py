@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
-from runtime._ext.errors import Cancelled, Error, Unavailable
+from runtime._ext.errors import Cancelled, Error
 from runtime._ext.worker_codec import encode_run_graph_request, scan_run_graph_response
 from runtime.errors import from_code
 from runtime.step.stats import step_stats
@@ -17,7 +16,7 @@ from runtime.worker.exchange import Sent
 
 if TYPE_CHECKING:
     from runtime.dtypes import DataType
-    from runtime.worker.channels import Connections
+    from runtime.worker.channels import Answered, Connections
     from runtime.worker.session import WorkerSession
     from runtime.worker.worker import Worker
 
@@ -111,39 +110,8 @@ class OtherTask:
         self._handle = handle
         self._config = config
 
-    def _start(self, method: str, request: bytes, what: str,
-               done: Callable[[bytes | None, BaseException | None], None]) -> Callable[[], None]:
-        """Make a call; return what gives it up, and then `done` gets CANCELLED."""
-        connections = self._connections
-        running: list[asyncio.Task[None]] = []
-        given_up = False
-
-        async def call() -> None:
-            try:
-                answer = await connections.call(self.address, self.name, method, request, what)
-            except Error as error:
-                done(None, error)
-            except asyncio.CancelledError:
-                done(None, Cancelled(f"{what} was given up"))
-            except Exception as error:
-                logger.exception("a call to another task failed")
-                done(None, Unavailable(f"{type(error).__name__} while {what} was awaited from {self.name}: {error}"))
-            else:
-                done(answer, None)
-
-        def start() -> None:
-            if given_up:
-                done(None, Cancelled(f"{what} was given up"))
-            else:
-                running.append(connections.loop.create_task(call()))
-
-        def give_up() -> None:
-            nonlocal given_up
-            given_up = True
-            connections.start_call(lambda: running and running[0].cancel())
-
-        connections.start_call(start)
-        return give_up
+    def _begin(self, method: str, request: bytes, what: str, done: Answered) -> Callable[[], None]:
+        return self._connections.begin(self.address, self.name, method, request, what, done)
 
     def register(self, graph_def: Any, done: Registered) -> None:
         """Have the task register its part."""
@@ -158,7 +126,7 @@ class OtherTask:
             else:
                 done(wire.RegisterGraphResponse.FromString(answer).graph_handle, None)
 
-        self._start("RegisterGraph", request.SerializeToString(), "the registration of a graph", answered)
+        self._begin("RegisterGraph", request.SerializeToString(), "the registration of a graph", answered)
 
     def run(self, graph_handle: str, step_id: int, send: Feeds, receive: Sequence[str], trace: bool, done: Ended
             ) -> Callable[[], None]:
@@ -182,12 +150,12 @@ class OtherTask:
             else:
                 done(answer.arrays, stats, None)
 
-        return self._start("RunGraph", request, f"step {step_id}", answered)
+        return self._begin("RunGraph", request, f"step {step_id}", answered)
 
     def clean(self, step_id: int) -> None:
         """Tell the task to forget what is left of a step."""
         request = wire.CleanupGraphRequest(step_id=step_id).SerializeToString()
-        self._start("CleanupGraph", request, f"the end of step {step_id}", _ignore)
+        self._begin("CleanupGraph", request, f"the end of step {step_id}", _ignore)
 
 
 def _nothing() -> None:

@@ -87,7 +87,7 @@ class GraphPlane:
             master.task,
             master.runner,
             self._cluster,
-            lambda cluster, task: ClusterPeers(connections, cluster, task),
+            lambda cluster: ClusterPeers(connections, cluster),
             master.step_memory_limit,
         )
 

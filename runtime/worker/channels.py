@@ -43,6 +43,7 @@ _OPTIONS = (
 )
 
 Received = Callable[[Any, int, bool, "BaseException | None"], None]
+Answered = Callable[["bytes | None", "BaseException | None"], None]
 
 
 class Connections:
@@ -51,7 +52,7 @@ class Connections:
     Parameters
     ----------
     loop : asyncio event loop
-        Channels belong to it; every method but `start_call` is called there.
+        Channels belong to it; every method but `begin` is called there.
     unresponsive_s : float
         A task that is being called and does not answer a question for its status within this time counts as lost.
     log : RpcLog
@@ -67,8 +68,54 @@ class Connections:
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._closed = False
 
-    def start_call(self, work: Callable[[], object]) -> None:
-        """Have something started on the loop, from any thread; nothing happens when the loop is closed."""
+    def begin(self, address: str, task: str, method: str, request: bytes, what: str, done: Answered
+              ) -> Callable[[], None]:
+        """Make a call, from any thread.
+
+        Parameters
+        ----------
+        address, task, method, request, what
+            As for `call`.
+        done : callable
+            ``done(answer, error)``, called exactly once on the loop, unless that is closed.
+
+        Returns
+        -------
+        callable
+            Gives the call up, from any thread; `done` then gets CANCELLED, if nothing else before.
+        """
+        running: list[asyncio.Task[None]] = []
+        given_up = False
+
+        async def run() -> None:
+            try:
+                answer = await self.call(address, task, method, request, what)
+            except Error as error:
+                done(None, error)
+            except asyncio.CancelledError:
+                done(None, Cancelled(f"{what} was given up"))
+            except Exception as error:
+                logger.exception("a call to another task failed")
+                done(None, Unavailable(f"{type(error).__name__} while {what} was awaited from {task}: {error}"))
+            else:
+                done(answer, None)
+
+        def start() -> None:
+            if given_up:
+                done(None, Cancelled(f"{what} was given up"))
+            else:
+                running.append(self.loop.create_task(run()))
+
+        def give_up() -> None:
+            nonlocal given_up
+            given_up = True
+            self._on_loop(lambda: running and running[0].cancel())
+
+        self._on_loop(start)
+        return give_up
+
+    def _on_loop(self, work: Callable[[], object]) -> None:
+        """Have something done on the loop; nothing happens when that is closed."""
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(work)
 
@@ -186,13 +233,10 @@ class ClusterPeers:
     ----------
     connections : Connections
     cluster : Cluster
-    task : str
-        Which of the tasks this one is.
     """
 
-    def __init__(self, connections: Connections, cluster: Cluster, task: str) -> None:
+    def __init__(self, connections: Connections, cluster: Cluster) -> None:
         self._connections = connections
-        self._task = task
         self.addresses = {
             DeviceSpec(job, 0, index).task_name: address
             for job, tasks in cluster.jobs.items()
@@ -206,41 +250,24 @@ class ClusterPeers:
             done(None, 0, False, InvalidArgument(f"the tensor {key} comes from {task}, which is no task of this "
                                                  f"cluster: {', '.join(sorted(self.addresses))}"))
             return _nothing
-        running: list[asyncio.Task[None]] = []
-        given_up = False
-        connections = self._connections
         request = wire.RecvTensorRequest(step_id=step_id, rendezvous_key=key,
-                                         request_id=(secrets.randbits(63) or 1)).SerializeToString()
-
-        def start() -> None:
-            if given_up:
-                done(None, 0, False, Cancelled(f"the request for {key} was given up"))
-                return
-            running.append(connections.loop.create_task(self._receive(address, task, step_id, key, request, done)))
-
-        def give_up() -> None:
-            nonlocal given_up
-            given_up = True
-            connections.start_call(lambda: running and running[0].cancel())
-
-        connections.start_call(start)
-        return give_up
-
-    async def _receive(self, address: str, task: str, step_id: int, key: str, request: bytes, done: Received) -> None:
+                                         request_id=secrets.randbits(63) or 1).SerializeToString()
+        log = self._connections.log
         started_us = time.time_ns() // 1000
-        try:
-            answer = await self._connections.call(address, task, "RecvTensor", request, f"the tensor {key}")
-            datatype, array, is_dead, *_ = scan_recv_tensor_response(answer)
-        except Error as error:
-            done(None, 0, False, error)
-        except asyncio.CancelledError:
-            done(None, 0, False, Cancelled(f"the request for {key} was given up"))
-        except Exception as error:
-            logger.exception("a tensor could not be received")
-            done(None, 0, False, Unavailable(f"{type(error).__name__} while {key} was awaited: {error}"))
-        else:
-            self._connections.log.received(step_id, key, array.nbytes, started_us, time.time_ns() // 1000)
-            done(array, datatype, is_dead, None)
+
+        def answered(answer: bytes | None, error: BaseException | None) -> None:
+            if answer is None:
+                done(None, 0, False, error)
+                return
+            try:
+                datatype, array, is_dead, *_ = scan_recv_tensor_response(answer)
+            except Error as problem:
+                done(None, 0, False, problem)
+            else:
+                log.received(step_id, key, array.nbytes, started_us, time.time_ns() // 1000)
+                done(array, datatype, is_dead, None)
+
+        return self._connections.begin(address, task, "RecvTensor", request, f"the tensor {key}", answered)
 
 
 def _nothing() -> None:

@@ -46,7 +46,7 @@ class Worker:
     cluster : Cluster or None
         The server's own; None when it is alone.
     connect : callable
-        ``connect(cluster, task_name) -> Peers``: the other tasks of a cluster as the named one of it reaches them.
+        ``connect(cluster) -> Peers``: the tasks of a cluster as a step reaches them.
     step_memory_limit : int
         What the arrays of one step may hold at once, in bytes; 0 for no limit.
 
@@ -61,7 +61,7 @@ class Worker:
     """
 
     def __init__(self, task: Task, runner: StepRunner, cluster: Cluster | None,
-                 connect: Callable[[Cluster, str], Peers], step_memory_limit: int = 0) -> None:
+                 connect: Callable[[Cluster], Peers], step_memory_limit: int = 0) -> None:
         self.task = task
         self.request_ids = RequestIds(_REMEMBERED_REQUESTS)
         self.sessions: dict[str, WorkerSession] = {}
@@ -100,7 +100,7 @@ class Worker:
         with self._lock:
             if handle in self.sessions:
                 return
-            peers = self._peers() if cluster is None else self._connect(cluster, task.name)
+            peers = self._peers() if cluster is None else self._connect(cluster)
             self.sessions[handle] = WorkerSession(handle, task, isolated, peers, self._runner,
                                                   self._step_memory_limit)
         logger.info("worker session created", extra={"session": handle, "isolated": isolated})
@@ -116,7 +116,7 @@ class Worker:
             The session's own; None for the server's.
         """
         with self._lock:
-            peers = self._peers() if cluster is None else self._connect(cluster, task.name)
+            peers = self._peers() if cluster is None else self._connect(cluster)
             made = self.sessions[handle] = WorkerSession(handle, task, False, peers, self._runner,
                                                          self._step_memory_limit, state)
         return made
@@ -152,7 +152,7 @@ class Worker:
 
     def _peers(self) -> Peers | None:
         if self._own_peers is None and self._cluster is not None:
-            self._own_peers = self._connect(self._cluster, self.task.name)
+            self._own_peers = self._connect(self._cluster)
         return self._own_peers
 
     # Steps

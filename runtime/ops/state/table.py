@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from runtime._ext.key_slots import assign_slots, find_slots
 from runtime.dtypes import DataType, to_numpy
 from runtime.ops.shapes import format_shape
 from runtime.ops.summarize import formatter
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["HashTable", "MutableTable", "Table"]
 
