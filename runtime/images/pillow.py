@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from runtime._ext.errors import InvalidArgument, Unimplemented
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 __all__ = ["decode_frames", "decode_jpeg", "encode_jpeg"]
 
@@ -24,7 +21,7 @@ _APP0_END = 20
 """Where the first segment of a JPEG file ends, which says that it is one and how dense the pixels lie."""
 
 
-def _library(what: str) -> ModuleType:
+def _library(what: str) -> Any:
     try:
         from PIL import Image
     except ImportError:
