@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from runtime._ext.errors import Error, Internal, InvalidArgument, Unimplemented
+from runtime._ext.errors import Error, Internal, InvalidArgument, Unavailable, Unimplemented
 from runtime._ext.rendezvous import parse_key
 from runtime._ext.variable import ResourceHandle
 from runtime.dtypes import DataType
 from runtime.graph.device_spec import parse
 from runtime.step.compile import resolve_handles
+from runtime.worker.derived import derived
 
 if TYPE_CHECKING:
     from runtime._ext.rendezvous import Rendezvous
@@ -117,6 +118,8 @@ class StepExchange:
         def answered(array: Any, datatype: int, is_dead: bool, error: BaseException | None) -> None:
             with self._lock:
                 self._calls.pop(mark, None)
+            if isinstance(error, Error) and not isinstance(error, Unavailable):
+                error = derived(error)  # what went wrong did so in the step's part there
             self._arrived(key, kind, array, datatype, is_dead, error, done)
 
         with self._lock:

@@ -118,6 +118,7 @@ import os, signal, sys, threading
 import runtime
 from tests.client.conftest import AS_WRITTEN, endless_loop
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
 session = runtime.Session(sys.argv[1] or None, endless_loop(), AS_WRITTEN)
 session.run("start:0")
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()

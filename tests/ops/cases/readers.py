@@ -276,7 +276,7 @@ def _queues() -> Iterator[Case]:
 
 def _files() -> Iterator[Case]:
     folder = str(case_folder())
-    (case_folder() / "folder").mkdir()
+    (case_folder() / "folder").mkdir(exist_ok=True)
     for name in ("match_a.txt", "match_b.txt", ".match", "match_[x]", "match_c"):
         case_file(name, b"content of " + name.encode())
     for name in ("match_a.txt", "match_nothing", "folder", "match_a.txt/x"):
