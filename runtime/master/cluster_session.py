@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from runtime._ext.errors import Unimplemented
 from runtime.graph.prune import Selection
 from runtime.graph.validate import check_node
 from runtime.master.distributed import DistributedStep, Member, check_supported
-from runtime.master.partition import cut, edge_numbers, task_of
+from runtime.master.partition import cut, task_of
 from runtime.master.session import MasterSession
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class ClusterSession(MasterSession):
     def __init__(self, *args: Any, devices: Sequence[RemoteDevice], **options: Any) -> None:
         self.remote_devices = tuple(devices)
         self.members: dict[str, Member] = {}
-        self._numbers = edge_numbers()
+        self._numbers = itertools.count()
         super().__init__(*args, **options)
 
     def placeable_devices(self) -> list[tuple[str, Callable[[str], bool]]]:

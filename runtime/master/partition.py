@@ -7,7 +7,6 @@ condition, so that what is received is received once in each turn.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -336,8 +335,3 @@ class _Cutter:
         switch = self._add(f"_cloop_switch_{number}", "Switch", device, [merge, chosen], T=kind)
         self._add(following, "NextIteration", device, [f"{switch.name}:1"], T=kind)
         return merge
-
-
-def edge_numbers() -> Iterable[int]:
-    """Return the numbers of one session's added nodes, each once."""
-    return itertools.count()

@@ -315,7 +315,7 @@ class MasterSession:
 
         try:
             self.runner.start(prepared.step, step, prepared.arrange_feeds(feeds), finished)
-        except Error as error:
+        except Exception as error:  # of whatever kind: a step that does not end would hold the session's end up
             finished(None, error)
 
     def timeout_s(self, options: StepOptions) -> float:

@@ -39,13 +39,11 @@ class GraphRun:
     ----------
     step : StepContext
     graph : RegisteredGraph
-    graph_handle : str
     """
 
-    def __init__(self, step: StepContext, graph: RegisteredGraph, graph_handle: str, rendezvous: Rendezvous) -> None:
+    def __init__(self, step: StepContext, graph: RegisteredGraph, rendezvous: Rendezvous) -> None:
         self.step = step
         self.graph = graph
-        self.graph_handle = graph_handle
         self._rendezvous = rendezvous
         self._lock = threading.Lock()
         self._ended = False
@@ -176,7 +174,7 @@ class WorkerSession:
                            self._step_memory_limit)
         exchange = StepExchange(step_id, rendezvous, self.task.name, self.state, self.peers)
         step.exchange = exchange
-        run = GraphRun(step, graph, graph_handle, rendezvous)
+        run = GraphRun(step, graph, rendezvous)
         with self._lock:
             self._check_open()
             self._runs[step_id, graph_handle] = run
@@ -199,7 +197,7 @@ class WorkerSession:
         step.on_cancel(cancelled)
         try:
             self._runner.start(graph.step, step, (), finished)
-        except Error as error:
+        except Exception as error:  # of whatever kind: a step that does not end would hold everybody up
             finished(None, error)
         return run
 

@@ -215,3 +215,19 @@ def test_a_partition_graph_has_feeds_fetches_functions_and_defaults() -> None:
     assert join.attr["Tidx"].type == 3
     assert [item.signature.name for item in made.library.function] == ["f"]
     assert Graph.from_proto(made, internal=True).nodes["join"].output_types == (1,)
+
+
+def test_a_step_that_cannot_even_begin_is_over(master: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = master.session(const("c", 1.0))
+    session = master.service.master.session(handle)
+
+    def broken(*args: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(session.runner, "start", broken)
+    found: list[object] = []
+    prepared = session.prepare((), ("c:0",), ())
+    session.start(prepared, session.begin(prepared), (), lambda outputs, error: found.append(error))
+    assert isinstance(found[0], Internal)
+    assert "ZeroDivisionError: a fault of ours" in str(found[0])
+    assert session.close().result(5) is None
