@@ -73,9 +73,9 @@ def _cluster(value: object) -> str | None:
         return None
     if not isinstance(value, (str, Mapping)):
         raise ValueError("expected the cluster's jobs as JSON, a file of JSON, or a table")
-    from runtime.cluster import Cluster
+    from runtime.cluster_spec import ClusterSpec
 
-    return Cluster.parse(value).to_json()
+    return ClusterSpec.parse(value).to_json()
 
 
 def _path(value: object) -> Path:
@@ -454,9 +454,9 @@ def load(
 
 def _join_cluster(settings: Settings, origins: dict[str, str]) -> Settings:
     """Check that the cluster has this task, and listen on its address there unless another one was asked for."""
-    from runtime.cluster import Cluster
+    from runtime.cluster_spec import ClusterSpec
 
-    address = Cluster.parse(settings.cluster or "").address(settings.job_name, settings.task_index)
+    address = ClusterSpec.parse(settings.cluster or "").address(settings.job_name, settings.task_index)
     if origins["listen"] != DEFAULT_ORIGIN:
         return settings
     origins["listen"] = f"cluster, /job:{settings.job_name}/task:{settings.task_index}"

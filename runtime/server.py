@@ -36,8 +36,8 @@ class Server:
     Parameters
     ----------
     cluster : mapping or str, optional
-        The jobs and tasks of the cluster, as :meth:`runtime.cluster.Cluster.parse` takes them. None for a server on
-        its own.
+        The jobs and tasks of the cluster, as :meth:`runtime.cluster_spec.ClusterSpec.parse` takes them. None for a
+        server on its own.
     job_name, task_index : str, int
         Which task of the cluster this is.
     listen : str

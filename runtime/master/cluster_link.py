@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime import wire
 from runtime._ext.errors import DeadlineExceeded, Error, Unavailable
-from runtime.cluster import Cluster
+from runtime.cluster_spec import ClusterSpec
 from runtime.graph.device_spec import parse
 from runtime.master.cluster_session import RemoteDevice
 
@@ -83,13 +83,13 @@ class ClusterLink:
         finally:
             self.missing.pop(task, None)
 
-    async def open(self, handle: str, tasks: Mapping[str, str], config: Any, cluster: Cluster | None, own_task: str
+    async def open(self, handle: str, tasks: Mapping[str, str], config: Any, cluster: ClusterSpec | None, own_task: str
                    ) -> None:
         """Create worker sessions on tasks: all, or none and the first error.
 
         Parameters
         ----------
-        cluster : Cluster or None
+        cluster : ClusterSpec or None
             The session's own, when it brought one.
         """
         requests = {}

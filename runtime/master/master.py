@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from runtime import wire
 from runtime._ext import running_step
 from runtime._ext.errors import Aborted, FailedPrecondition, InvalidArgument, Unimplemented
-from runtime.cluster import Cluster
+from runtime.cluster_spec import ClusterSpec
 from runtime.devices.device import Device
 from runtime.graph.device_spec import DeviceSpec
 from runtime.machine import memory_bytes
@@ -45,7 +45,7 @@ class Master:
         Closed with the master only when the master made it.
     step_limit : int
         How many compiled steps a session keeps.
-    cluster : Cluster, optional
+    cluster : ClusterSpec, optional
         This server's; sessions use its tasks unless their device filters leave them out.
     step_memory_limit : int, optional
         What the arrays of one step may hold at once, in bytes; 0 for no limit, three quarters of the memory when left
@@ -68,7 +68,7 @@ class Master:
         *,
         runner: StepRunner | None = None,
         step_limit: int = DEFAULT_STEP_LIMIT,
-        cluster: Cluster | None = None,
+        cluster: ClusterSpec | None = None,
         step_memory_limit: int | None = None,
     ) -> None:
         self.task = Task() if task is None else task
@@ -85,7 +85,7 @@ class Master:
         self._closed = False
         self._lock = threading.Lock()
 
-    def other_tasks(self, config: Any, target: str = "") -> tuple[dict[str, str], Cluster | None]:
+    def other_tasks(self, config: Any, target: str = "") -> tuple[dict[str, str], ClusterSpec | None]:
         """Return the tasks that a session would use besides its own, with their addresses, and its own cluster if any.
 
         Raises
@@ -99,7 +99,7 @@ class Master:
         if renamed is None:
             cluster, others, mine = None, self._cluster, (own.job_name, own.index)
         else:
-            cluster = others = Cluster.from_proto(config.cluster_def)
+            cluster = others = ClusterSpec.from_proto(config.cluster_def)
             mine = renamed
         found = {}
         for job, tasks in (others.jobs if others is not None else {}).items():

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from runtime.cluster import Cluster
+from runtime.cluster_spec import ClusterSpec
 from runtime.edge.auth import is_local
 from runtime.master.master import Master
 from runtime.master.service import MasterService
@@ -32,13 +32,13 @@ class GraphPlane:
     ----------
     master : Master
         Its task and its step threads are the worker's, too.
-    cluster : Cluster or None
+    cluster : ClusterSpec or None
         The server's own.
     peer_timeout_s : float
         See `runtime.worker.channels.Connections`.
     """
 
-    def __init__(self, master: Master, cluster: Cluster | None, peer_timeout_s: float) -> None:
+    def __init__(self, master: Master, cluster: ClusterSpec | None, peer_timeout_s: float) -> None:
         self.master = MasterService(master, self.session_tasks)
         self._cluster = cluster
         self._peer_timeout_s = peer_timeout_s
@@ -102,7 +102,7 @@ def file_access(settings: Settings) -> FileAccess:
 
 def create_plane(settings: Settings) -> GraphPlane:
     """Return the graph plane of a server; see `runtime.edge.plane`."""
-    cluster = None if settings.cluster is None else Cluster.parse(settings.cluster)
+    cluster = None if settings.cluster is None else ClusterSpec.parse(settings.cluster)
     task = Task(settings.job_name, settings.task_index, files=file_access(settings))
     master = Master(
         task,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
-from runtime.cluster import Cluster
+from runtime.cluster_spec import ClusterSpec
 from runtime.master.cluster_link import ClusterLink
 from runtime.master.members import OtherTask, OwnTask
 
@@ -45,7 +45,7 @@ class SessionTasks:
         """Return the devices of tasks; see `ClusterLink.find`."""
         return await self.link.find(tasks)
 
-    async def open(self, handle: str, tasks: Mapping[str, str], config: Any, cluster: Cluster | None) -> None:
+    async def open(self, handle: str, tasks: Mapping[str, str], config: Any, cluster: ClusterSpec | None) -> None:
         """Open a session that the master has made on its tasks.
 
         Raises

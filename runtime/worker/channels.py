@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from runtime import wire
 from runtime._ext.errors import Cancelled, Error, InvalidArgument, Unavailable
 from runtime._ext.worker_codec import scan_recv_tensor_response
-from runtime.cluster import Cluster
+from runtime.cluster_spec import ClusterSpec
 from runtime.errors import from_rpc_error
 from runtime.graph.device_spec import DeviceSpec
 
@@ -232,10 +232,10 @@ class ClusterPeers:
     Parameters
     ----------
     connections : Connections
-    cluster : Cluster
+    cluster : ClusterSpec
     """
 
-    def __init__(self, connections: Connections, cluster: Cluster) -> None:
+    def __init__(self, connections: Connections, cluster: ClusterSpec) -> None:
         self._connections = connections
         self.addresses = {
             DeviceSpec(job, 0, index).task_name: address

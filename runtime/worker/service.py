@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from runtime import wire
 from runtime._ext.errors import Cancelled, Error, Internal, Unimplemented
 from runtime._ext.worker_codec import encode_recv_tensor_response, encode_run_graph_response, scan_run_graph
-from runtime.cluster import Cluster
+from runtime.cluster_spec import ClusterSpec
 from runtime.devices.attributes import device_attributes
 from runtime.edge.plane import Answer, Handler
 from runtime.master.messages import parse
@@ -114,7 +114,7 @@ class WorkerService:
         """CreateWorkerSession: of this server's own cluster, or of the one in the request."""
         message = parse(wire.CreateWorkerSessionRequest, request)
         server = message.server_def
-        cluster = Cluster.from_proto(server.cluster) if server.cluster.job else None
+        cluster = ClusterSpec.from_proto(server.cluster) if server.cluster.job else None
         self.worker.create_session(message.session_handle, cluster, server.job_name, server.task_index,
                                    message.isolate_session_state)
         return b""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import Aborted, Cancelled, Internal, InvalidArgument
 from runtime._ext.rendezvous import RendezvousTable, parse_key
-from runtime.cluster import Cluster
+from runtime.cluster_spec import ClusterSpec
 from runtime.dtypes import DataType
 from runtime.graph.device_spec import DeviceSpec, parse
 from runtime.master.request_ids import RequestIds
@@ -43,7 +43,7 @@ class Worker:
     ----------
     task : Task
     runner : StepRunner
-    cluster : Cluster or None
+    cluster : ClusterSpec or None
         The server's own; None when it is alone.
     connect : callable
         ``connect(cluster) -> Peers``: the tasks of a cluster as a step reaches them.
@@ -60,8 +60,8 @@ class Worker:
     Every method may be called from any thread. Callbacks run in whichever thread has the answer.
     """
 
-    def __init__(self, task: Task, runner: StepRunner, cluster: Cluster | None,
-                 connect: Callable[[Cluster], Peers], step_memory_limit: int = 0) -> None:
+    def __init__(self, task: Task, runner: StepRunner, cluster: ClusterSpec | None,
+                 connect: Callable[[ClusterSpec], Peers], step_memory_limit: int = 0) -> None:
         self.task = task
         self.request_ids = RequestIds(_REMEMBERED_REQUESTS)
         self.sessions: dict[str, WorkerSession] = {}
@@ -75,14 +75,14 @@ class Worker:
 
     # Sessions
 
-    def create_session(self, handle: str, cluster: Cluster | None = None, job_name: str = "", task_index: int = 0,
+    def create_session(self, handle: str, cluster: ClusterSpec | None = None, job_name: str = "", task_index: int = 0,
                        isolated: bool = False) -> None:
         """Open a session; one that is open already stays as it is.
 
         Parameters
         ----------
         handle : str
-        cluster : Cluster, optional
+        cluster : ClusterSpec, optional
             In place of the server's own; this task is then ``job_name`` and ``task_index`` of it.
         isolated : bool
 
@@ -105,14 +105,14 @@ class Worker:
                                                   self._step_memory_limit)
         logger.info("worker session created", extra={"session": handle, "isolated": isolated})
 
-    def adopt_session(self, handle: str, task: Task, state: SessionState, cluster: Cluster | None) -> WorkerSession:
+    def adopt_session(self, handle: str, task: Task, state: SessionState, cluster: ClusterSpec | None) -> WorkerSession:
         """Open a session of the master in this process, with that one's state.
 
         Parameters
         ----------
         task : Task
             By the name that it has in the session.
-        cluster : Cluster or None
+        cluster : ClusterSpec or None
             The session's own; None for the server's.
         """
         with self._lock:

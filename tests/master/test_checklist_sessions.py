@@ -7,7 +7,7 @@ import re
 import pytest
 
 from runtime import wire
-from runtime.cluster import Cluster
+from runtime.cluster_spec import ClusterSpec
 from runtime.errors import Aborted, Cancelled, FailedPrecondition, InvalidArgument, Unimplemented
 from runtime.master.master import Master
 from runtime.master.task import Task
@@ -191,7 +191,7 @@ def test_20_the_own_task_stays_whatever_the_filters(master: Caller) -> None:
 
 
 def test_20_a_session_in_the_masters_process_has_its_task_alone() -> None:
-    with serving(Master(Task("w", 0), cluster=Cluster.parse({"w": ["h:1", "h:2"]}))) as master:
+    with serving(Master(Task("w", 0), cluster=ClusterSpec.parse({"w": ["h:1", "h:2"]}))) as master:
         with pytest.raises(Unimplemented, match="would run on /job:w/replica:0/task:1 too: .*device_filters"):
             master.service.master.create_session(graph_def(const("c", 1.0)))
         handle = master.session(const("c", 1.0), device_filters=["/job:w/task:0"])

@@ -17,19 +17,19 @@ _EXPECTED = (
 
 
 @dataclass(frozen=True)
-class Cluster:
+class ClusterSpec:
     """Jobs by name, each with the addresses of its tasks by index; indices may have gaps.
 
     Examples
     --------
-    >>> Cluster.parse('{"worker": ["localhost:2222", "localhost:2223"]}').address("worker", 1)
+    >>> ClusterSpec.parse('{"worker": ["localhost:2222", "localhost:2223"]}').address("worker", 1)
     'localhost:2223'
     """
 
     jobs: Mapping[str, Mapping[int, str]]
 
     @classmethod
-    def parse(cls, source: str | Mapping[str, Any]) -> Cluster:
+    def parse(cls, source: str | Mapping[str, Any]) -> ClusterSpec:
         """Return the cluster that a mapping, a JSON text or a file of JSON describes.
 
         Raises
@@ -43,7 +43,7 @@ class Cluster:
         return cls({str(job): _tasks(str(job), tasks) for job, tasks in table.items()})
 
     @classmethod
-    def from_proto(cls, cluster_def: Any) -> Cluster:
+    def from_proto(cls, cluster_def: Any) -> ClusterSpec:
         """Return the cluster of a ClusterDef message.
 
         Raises
