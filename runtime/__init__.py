@@ -12,12 +12,18 @@ if TYPE_CHECKING:
     from runtime import errors
     from runtime.client.session import Session
     from runtime.graph.builder import Graph
+    from runtime.local_cluster.cluster import Cluster
     from runtime.server import Server
 
 __version__ = "0.1.0"
-__all__ = ["Graph", "Server", "Session", "__version__", "errors"]
+__all__ = ["Cluster", "Graph", "Server", "Session", "__version__", "errors"]
 
-_HOMES = {"Graph": "runtime.graph.builder", "Server": "runtime.server", "Session": "runtime.client.session"}
+_HOMES = {
+    "Cluster": "runtime.local_cluster.cluster",
+    "Graph": "runtime.graph.builder",
+    "Server": "runtime.server",
+    "Session": "runtime.client.session",
+}
 
 
 def __getattr__(name: str) -> Any:

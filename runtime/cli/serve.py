@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from runtime.cli.settings_flags import add_setting_flags
 
     add_setting_flags(parser)
+    parser.add_argument("--stop-at-eof", action="store_true",
+                        help="stop when standard input ends, as with SIGTERM: the server then never outlives whoever "
+                        "holds the other end of that pipe")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,14 +64,14 @@ def _run(options: argparse.Namespace) -> int:
 
     loop = loops.new_loop(settings.loop)
     try:
-        loops.run(loop, _serve(settings, trim=malloc_tuned))
+        loops.run(loop, _serve(settings, trim=malloc_tuned, stop_at_eof=options.stop_at_eof))
     finally:
         # Not closed: gRPC may know the loop until the very end of the process, which is now.
         logging.shutdown()
     return 0
 
 
-async def _serve(settings: Settings, *, trim: bool) -> None:
+async def _serve(settings: Settings, *, trim: bool, stop_at_eof: bool) -> None:
     import signal
 
     from runtime.edge.listener import Listener
@@ -77,7 +80,9 @@ async def _serve(settings: Settings, *, trim: bool) -> None:
     stopped = asyncio.Event()
     signals = _Signals(stopped)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signals.arrived, number)
+        loop.add_signal_handler(number, signals.arrived, signal.Signals(number).name)
+    if stop_at_eof:
+        _watch_standard_input(loop, signals)
     listener = Listener(settings)
     await listener.start()
     announce(listener.target)
@@ -114,18 +119,34 @@ class _Signals:
         self._stopped = stopped
         self.again = asyncio.Event()
 
-    def arrived(self, number: int) -> None:
+    def arrived(self, name: str) -> None:
         import logging
-        import signal
 
         logger = logging.getLogger(__name__)
-        name = signal.Signals(number).name
         if self._stopped.is_set():
             logger.warning("stopping at once", extra={"signal": name})
             self.again.set()
         else:
             logger.info("draining", extra={"signal": name})
             self._stopped.set()
+
+
+def _watch_standard_input(loop: asyncio.AbstractEventLoop, signals: _Signals) -> None:
+    """Take the end of standard input for a signal; what comes before it is thrown away."""
+
+    def readable() -> None:
+        try:
+            ended = not os.read(descriptor, 4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            ended = True
+        if ended:
+            loop.remove_reader(descriptor)
+            signals.arrived("EOF")
+
+    descriptor = sys.stdin.fileno()
+    loop.add_reader(descriptor, readable)
 
 
 async def _trim_when_idle(listener: Listener) -> None:

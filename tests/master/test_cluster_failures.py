@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,35 +14,17 @@ import pytest
 
 import runtime
 from runtime.errors import Aborted, DeadlineExceeded, Error, Unavailable
-from tests import processes
 
 WORKER = "/job:worker/replica:0/task:0"
-
-
-class Cluster:
-    """A master and a worker, in processes of their own; the worker may be started again."""
-
-    def __init__(self, folder: Path, stack: contextlib.ExitStack, *options: str) -> None:
-        self._folder = folder
-        self._stack = stack
-        self._options = options
-        self.addresses = {job: [f"127.0.0.1:{processes.free_port()}"] for job in ("master", "worker")}
-        self.master = self.start("master")
-
-    def start(self, job: str) -> processes.ServerProcess:
-        """Start a task."""
-        folder = self._folder / f"{job}-{time.monotonic_ns()}"
-        folder.mkdir()
-        return self._stack.enter_context(processes.start_server(
-            folder, "--cluster", json.dumps(self.addresses), "--job", job, *self._options,
-            listen=self.addresses[job][0]))
+MakeCluster = Callable[..., runtime.Cluster]
 
 
 @pytest.fixture
-def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
-    """Return a function that starts a master; its options go to both tasks."""
+def make_cluster() -> Iterator[MakeCluster]:
+    """Return a function that starts a master, and keeps a place for a worker; its options go to both."""
     with contextlib.ExitStack() as stack:
-        yield lambda *options: Cluster(tmp_path, stack, *options)
+        yield lambda **options: stack.enter_context(runtime.Cluster(
+            jobs={"master": 1, "worker": 1}, absent=[("worker", 0)], grace_s=2, **options))
 
 
 def graph() -> tuple[runtime.Graph, Any, Any, Any]:
@@ -86,17 +65,15 @@ def in_background(function: Callable[[], Any]) -> Callable[[float], BaseExceptio
     return error
 
 
-def test_a_killed_worker_ends_the_step_and_after_its_return_a_new_session_works(
-    make_cluster: Callable[..., Cluster]
-) -> None:
+def test_a_killed_worker_ends_the_step_and_after_its_return_a_new_session_works(make_cluster: MakeCluster) -> None:
     cluster = make_cluster()
-    worker = cluster.start("worker")
+    cluster.start("worker")
     made, x, total, waiting = graph()
-    with runtime.Session(cluster.master.target, made) as session:
+    with runtime.Session(cluster.target, made) as session:
         assert step(session, total, x) == [3.0, 3.0]
         error = in_background(lambda: session.run(waiting))
         time.sleep(0.5)
-        worker.process.kill()
+        cluster.kill("worker")
         killed = time.monotonic()
         found = error(10)
         assert time.monotonic() - killed < 5
@@ -106,7 +83,6 @@ def test_a_killed_worker_ends_the_step_and_after_its_return_a_new_session_works(
         with pytest.raises(Unavailable):
             step(session, total, x)
         assert time.monotonic() - began < 5
-        worker.process.wait(10)
         cluster.start("worker")
         deadline = time.monotonic() + 15
         while True:  # the channel finds the new process within a second
@@ -117,17 +93,17 @@ def test_a_killed_worker_ends_the_step_and_after_its_return_a_new_session_works(
             time.sleep(0.2)
         assert isinstance(caught.value, Aborted)
         assert "restarted" in caught.value.message
-    with runtime.Session(cluster.master.target, made) as session:
+    with runtime.Session(cluster.target, made) as session:
         assert step(session, total, x) == [3.0, 3.0]
 
 
-def test_a_frozen_worker_is_reported(make_cluster: Callable[..., Cluster]) -> None:
-    cluster = make_cluster("--peer-timeout-s", "3")
+def test_a_frozen_worker_is_reported(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(peer_timeout_s=3)
     worker = cluster.start("worker")
     made, x, total, _ = graph()
-    with runtime.Session(cluster.master.target, made) as session:
+    with runtime.Session(cluster.target, made) as session:
         assert step(session, total, x) == [3.0, 3.0]
-        os.kill(worker.pid, signal.SIGSTOP)
+        cluster.signal("worker", 0, signal.SIGSTOP)
         try:
             began = time.monotonic()
             found = in_background(lambda: step(session, total, x))(20)
@@ -135,21 +111,21 @@ def test_a_frozen_worker_is_reported(make_cluster: Callable[..., Cluster]) -> No
             assert isinstance(found, Unavailable)
             assert f"{WORKER} at {worker.address} has not answered for 3 s" in found.message
         finally:
-            os.kill(worker.pid, signal.SIGCONT)
+            cluster.signal("worker", 0, signal.SIGCONT)
         assert step(session, total, x) == [3.0, 3.0]
 
 
-def test_a_session_waits_for_a_missing_worker_and_says_so(make_cluster: Callable[..., Cluster]) -> None:
+def test_a_session_waits_for_a_missing_worker_and_says_so(make_cluster: MakeCluster) -> None:
     cluster = make_cluster()
     made, x, total, _ = graph()
     with pytest.raises(DeadlineExceeded), runtime.Session(
-        cluster.master.target, made, runtime.wire.ConfigProto(operation_timeout_in_ms=1000)
+        cluster.target, made, runtime.wire.ConfigProto(operation_timeout_in_ms=1000)
     ) as session:
         step(session, total, x)
     found: list[Any] = []
 
     def work() -> None:
-        with runtime.Session(cluster.master.target, made) as session:
+        with runtime.Session(cluster.target, made) as session:
             found.append(step(session, total, x))
 
     thread = threading.Thread(target=work)
@@ -161,21 +137,21 @@ def test_a_session_waits_for_a_missing_worker_and_says_so(make_cluster: Callable
     assert found == [[3.0, 3.0]]
 
 
-def test_device_filters_leave_a_missing_worker_out(make_cluster: Callable[..., Cluster]) -> None:
+def test_device_filters_leave_a_missing_worker_out(make_cluster: MakeCluster) -> None:
     cluster = make_cluster()
     made = runtime.Graph()
     total = made.constant(1.0) + 2.0
     config = runtime.wire.ConfigProto(device_filters=["/job:master"])
-    with runtime.Session(cluster.master.target, made, config) as session:
+    with runtime.Session(cluster.target, made, config) as session:
         assert session.run(total) == 3.0
         assert [device.name for device in session.list_devices()] == ["/job:master/replica:0/task:0/device:CPU:0"]
 
 
-def test_a_cancelled_step_ends_on_all_tasks(make_cluster: Callable[..., Cluster]) -> None:
+def test_a_cancelled_step_ends_on_all_tasks(make_cluster: MakeCluster) -> None:
     cluster = make_cluster()
     cluster.start("worker")
     made, x, total, waiting = graph()
-    with runtime.Session(cluster.master.target, made) as session:
+    with runtime.Session(cluster.target, made) as session:
         options = runtime.wire.RunOptions(timeout_in_ms=500)
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded):
@@ -184,18 +160,18 @@ def test_a_cancelled_step_ends_on_all_tasks(make_cluster: Callable[..., Cluster]
         assert step(session, total, x) == [3.0, 3.0]
 
 
-def test_a_session_may_bring_a_cluster_of_its_own(make_cluster: Callable[..., Cluster]) -> None:
+def test_a_session_may_bring_a_cluster_of_its_own(make_cluster: MakeCluster) -> None:
     cluster = make_cluster()
     cluster.start("worker")
     config = runtime.wire.ConfigProto()
     job = config.cluster_def.job.add(name="own")
-    job.tasks[0] = cluster.addresses["master"][0]
-    job.tasks[7] = cluster.addresses["worker"][0]
+    job.tasks[0] = cluster.spec.address("master", 0)
+    job.tasks[7] = cluster.spec.address("worker", 0)
     made = runtime.Graph()
     with made.device("/job:own/task:7"):
         there = made.constant([1.0, 2.0]) * 2.0
     total = there + 1.0
-    with runtime.Session(cluster.master.target, made, config) as session:
+    with runtime.Session(cluster.target, made, config) as session:
         assert session.run(total).tolist() == [3.0, 5.0]
         assert [device.name for device in session.list_devices()] == [
             f"/job:own/replica:0/task:{index}/device:CPU:0" for index in (0, 7)]

@@ -1,0 +1,1 @@
+"""Clusters of server processes on this machine, for ``runtime.Cluster`` and ``tensor-runtime cluster``."""
