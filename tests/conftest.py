@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import leaks, peers, processes
+from tests import cluster_tasks, leaks, peers, processes
 
 
 @pytest.fixture
@@ -43,3 +43,10 @@ def peer_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The target of TensorFlow's own server, one task of the job ``local``."""
     with processes.start_tensorflow_server(tmp_path_factory.mktemp("tensorflow")) as process:
         yield process.target
+
+
+@pytest.fixture(scope="session")
+def tensorflow_forks() -> Iterator[cluster_tasks.Forks]:
+    """An interpreter that has imported TensorFlow, for servers and programs that start at once."""
+    with cluster_tasks.forks() as started:
+        yield started

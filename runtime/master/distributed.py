@@ -155,8 +155,12 @@ class DistributedStep:
                 if not errors:
                     self._handles = handles
                 waiting, self._registering = self._registering or [], None
+            # Not from any part of the step: there is none yet.
+            failure = errors[0] if errors else None
+            if isinstance(failure, Error):
+                failure = StepFailure(failure)
             for one in waiting:
-                one(errors[0] if errors else None)
+                one(failure)
 
         for task, member in self._members.items():
             member.register(self.parts.graphs[task], partial(arrived, task))
@@ -250,9 +254,10 @@ class _Run:
         distinct = []
         seen = set()
         for task, error in causes or self._errors[:1]:
-            if error.message not in seen:
-                seen.add(error.message)
-                distinct.append((task, error))
+            lost = getattr(error, "lost_task", None)  # whoever misses it, the error is that one's
+            if lost not in seen and error.message not in seen:
+                seen.add(lost or error.message)
+                distinct.append((lost or task, error))
         if len(distinct) == 1:
             task, error = distinct[0]
             return StepFailure(type(error)(f"From {task}:\n{error.message}"))

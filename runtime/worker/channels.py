@@ -1,7 +1,9 @@
 """Calls to the other tasks of a cluster over gRPC, from any thread, on the server's loop.
 
 A task that stops answering without closing its connections (frozen, cut off) would let its callers wait for ever. So
-while calls to a task are open, it is asked for its status from time to time; when it does not answer, they end.
+while calls to a task are open, it is asked for its status from time to time; when it does not answer, they end, and the
+next call tries a new connection: what waits on the old one for a packet to be acknowledged may do so for minutes after
+the network is well again.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from runtime._ext.worker_codec import scan_recv_tensor_response
 from runtime.cluster_spec import ClusterSpec
 from runtime.errors import from_rpc_error
 from runtime.graph.device_spec import DeviceSpec
+from runtime.worker.derived import DETAILS
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -38,6 +41,10 @@ _OPTIONS = (
     # A restarted task is found again within a second.
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.initial_reconnect_backoff_ms", 100),
+    # The time that one attempt to connect gets: where packets vanish, the next one may find the way.
+    ("grpc.min_reconnect_backoff_ms", 3000),
+    # A new channel must not go on with the connection of the old one.
+    ("grpc.use_local_subchannel_pool", 1),
     # A step must not run twice because a connection broke.
     ("grpc.enable_retries", 0),
 )
@@ -66,6 +73,7 @@ class Connections:
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._open: dict[str, dict[asyncio.Task[None], str]] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def begin(self, address: str, task: str, method: str, request: bytes, what: str, done: Answered
@@ -143,7 +151,8 @@ class Connections:
         Raises
         ------
         Error
-            What the task answers; `Unavailable` when it cannot be reached or has stopped answering.
+            What the task answers; `Unavailable` when it cannot be reached or has stopped answering, with the task's
+            name as ``lost_task``.
         """
         import grpc
 
@@ -161,13 +170,17 @@ class Connections:
             return answer
         except grpc.RpcError as error:
             found = from_rpc_error(error)
-            trailers = tuple(error.trailing_metadata() or ()) if hasattr(error, "trailing_metadata") else ()
+            trailers: tuple[Any, ...] = tuple(getattr(error, "trailing_metadata", tuple)() or ())
+            if isinstance(found, Unavailable) and not any(key == DETAILS for key, _ in trailers):
+                found = _lost(task, f"{found.message}\nAdditional GRPC error information from remote target {task} "
+                                    f"while calling {_SERVICE}{method}:\n:{what} was awaited from {address} for "
+                                    f"{time.monotonic() - began:.1f} s")
             if trailers:
                 found.trailers = trailers  # type: ignore[attr-defined]
             raise found from None
         except asyncio.CancelledError:
-            if self._lost(own):
-                raise Unavailable(f"{task} at {address} has not answered for {self._unresponsive_s:g} s; {what} was "
+            if self._given_up(own):
+                raise _lost(task, f"{task} at {address} has not answered for {self._unresponsive_s:g} s; {what} was "
                                   f"awaited from it for {time.monotonic() - began:.1f} s") from None
             raise
         finally:
@@ -178,7 +191,7 @@ class Connections:
                 if watch is not None:
                     watch.cancel()
 
-    def _lost(self, task: asyncio.Task[None]) -> bool:
+    def _given_up(self, task: asyncio.Task[None]) -> bool:
         """Tell whether a call was ended by the watch, and take that cancellation back."""
         return getattr(task, "lost_peer", False) and task.uncancel() == 0
 
@@ -186,12 +199,11 @@ class Connections:
         """Ask a task for its status while calls to it are open; end them when it does not answer."""
         import grpc
 
-        ask = _stub(self.channel(address), "GetStatus")
         pause = self._unresponsive_s / 3
         while True:
             await asyncio.sleep(pause)
             try:
-                await ask(b"", timeout=self._unresponsive_s - pause)
+                await _stub(self.channel(address), "GetStatus")(b"", timeout=self._unresponsive_s - pause)
             except grpc.RpcError as error:
                 if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
                     continue  # refused or answered with an error: the calls see that themselves
@@ -199,9 +211,18 @@ class Connections:
                 continue
             logger.warning("a task does not answer", extra={"task": task, "address": address,
                                                             "calls": len(self._open.get(address, ()))})
+            lost = self._channels.pop(address, None)
             for call in list(self._open.get(address, ())):
                 call.lost_peer = True  # type: ignore[attr-defined]
                 call.cancel()
+            if lost is not None:
+                self._leave(lost)
+
+    def _leave(self, channel: grpc.aio.Channel) -> None:
+        """Close a channel that nothing uses any more."""
+        closing = self.loop.create_task(channel.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def waiting(self) -> list[tuple[str, str]]:
         """Return (address, what is awaited) of every open call."""
@@ -218,6 +239,14 @@ class Connections:
         for channel in self._channels.values():
             await channel.close()
         self._channels.clear()
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=5.0)
+
+
+def _lost(task: str, text: str) -> Unavailable:
+    error = Unavailable(text)
+    error.lost_task = task  # type: ignore[attr-defined]
+    return error
 
 
 def _stub(channel: grpc.aio.Channel, method: str) -> Any:

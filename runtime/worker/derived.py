@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from runtime._ext.errors import Error
 
-__all__ = ["RESTARTED_URL", "derived", "is_derived", "marked", "restarted"]
+__all__ = ["DETAILS", "RESTARTED_URL", "derived", "is_derived", "marked", "restarted"]
 
-_TRAILER = "grpc-status-details-bin"
+DETAILS = "grpc-status-details-bin"
 _DERIVED_URL = "type.googleapis.com/tensorflow.DerivedStatus"
 RESTARTED_URL = "type.googleapis.com/tensorflow.distributed_runtime.WorkerPossiblyRestarted"
 _OLD_MARK = "[_Derived_]"
@@ -25,7 +25,7 @@ def _payload(url: str) -> bytes:
 def marked(error: Error, url: str) -> Error:
     """Return a copy of an error that carries a mark."""
     copy = type(error)(error.message)
-    copy.trailers = ((_TRAILER, _payload(url)),)  # type: ignore[attr-defined]
+    copy.trailers = ((DETAILS, _payload(url)),)  # type: ignore[attr-defined]
     return copy
 
 
@@ -43,5 +43,5 @@ def is_derived(error: BaseException) -> bool:
     """Tell whether an error is marked as derived, in the present form or in the text as old workers do."""
     if _OLD_MARK in getattr(error, "message", ""):
         return True
-    return any(key == _TRAILER and _DERIVED_URL.encode() in value for key, value in getattr(error, "trailers", ())
+    return any(key == DETAILS and _DERIVED_URL.encode() in value for key, value in getattr(error, "trailers", ())
                if isinstance(value, bytes))
