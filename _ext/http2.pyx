@@ -43,8 +43,8 @@ cdef class Connection(Link):
     service : object
         Has ``methods`` (dict of path bytes to `Method`), ``unknown_method`` (a text), ``account`` (`fits(n)`, `refusal(n, what)`, `used`, `limit`,
         `num_calls`), ``lookahead`` (bytes of
-        messages that wait for their handlers, not in the account yet), ``authorize`` (None, or a callable of the metadata that returns a reason to refuse), ``read_buffer``
-        (a bytearray shared by all connections of the loop), ``run(call, request)``, ``status_of(path, error)``,
+        messages that wait for their handlers, not in the account yet), ``authorize`` (None, or a callable of path and
+        metadata that returns the error which refuses the call), ``read_buffer`` (a bytearray shared by all connections of the loop), ``run(call, request)``, ``status_of(path, error)``,
         ``opened(connection)`` and ``closed(connection)``.
     loop : asyncio event loop
     """
@@ -377,10 +377,10 @@ cdef class Connection(Link):
             path.decode("latin-1"), False, False, None), fields)
         self.calls[stream] = call
         if self.service.authorize is not None:
-            reason = self.service.authorize(call.invocation_metadata())
-            if reason is not None:
+            error = self.service.authorize(call.method.path, call.invocation_metadata())
+            if error is not None:
                 call.remote_closed = ends
-                call.finish(16, reason)
+                call.fail(error)
                 return 0
         if found is None:
             call.remote_closed = ends

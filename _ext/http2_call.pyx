@@ -75,7 +75,7 @@ cdef class Call:
     """One call, and the context of its handler.
 
     The handler's side has the part of grpc.aio's servicer context that handlers here use: `invocation_metadata`,
-    `time_remaining`, `peer`, `cancelled`, `done`, `add_done_callback`, `set_trailing_metadata` and `abort`.
+    `time_remaining`, `peer`, `peer_certificate`, `cancelled`, `done`, `add_done_callback`, `set_trailing_metadata` and `abort`.
     """
 
     def __cinit__(self, Link connection, stream_id, Method method, list fields):
@@ -117,6 +117,12 @@ cdef class Call:
         transport = self.connection.transport
         address = transport.get_extra_info("peername") if transport is not None else None
         return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix:"
+
+    def peer_certificate(self):
+        """Return the DER form of the certificate that the client showed, or None."""
+        transport = self.connection.transport
+        tls = transport.get_extra_info("ssl_object") if transport is not None else None
+        return tls.getpeercert(True) if tls is not None else None
 
     def cancelled(self):
         """Tell whether the client gave the call up, or its deadline passed."""

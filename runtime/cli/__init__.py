@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("runtime.cli.serve", "serve until SIGTERM or SIGINT"),
     "config": ("runtime.cli.config", "show the settings and where each comes from"),
     "cert": ("runtime.cli.cert", "make a certificate authority and certificates signed by it"),
+    "token": ("runtime.cli.token", "make, list and revoke the bearer tokens that a server accepts"),
     "trace": ("runtime.cli.trace", "trace the next steps of a server, or read traces that were saved"),
     "ops": ("runtime.cli.ops", "list the op types that run here and those that do not yet"),
     "version": ("runtime.cli.version", "print the version"),

@@ -1,4 +1,4 @@
-"""Who may call: addresses that only this machine reaches, TLS, and bearer tokens.
+"""Who may connect: addresses that only this machine reaches, and TLS.
 
 Whoever can call the graph or command plane can run code as this process. So a listener that others can reach must
 prove who is calling, or its owner must say in so many words that this is not wanted.
@@ -6,7 +6,6 @@ prove who is calling, or its owner must say in so many words that this is not wa
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import socket
 import ssl
@@ -15,18 +14,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.errors import FailedPrecondition, InvalidArgument
+from runtime.errors import Error, FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
     import grpc
 
     from runtime.config import Settings
 
-# Takes a call's metadata; returns None, or the reason why the call is refused.
-Authorize = Callable[[Iterable[Any]], str | None]
-
-# Shorter tokens fall to guessing; 16 characters of base64 are 96 bits.
-MIN_TOKEN_CHARS = 16
+# Takes a call's path and metadata; returns None, or the error that refuses the call.
+Authorize = Callable[[str, Iterable[Any]], Error | None]
 
 
 def split_address(listen: str) -> tuple[str, int]:
@@ -86,66 +82,6 @@ def check_exposure(settings: Settings) -> None:
             "run code here. Give it TLS (--tls-cert and --tls-key, made by `tensor-runtime cert`) or a token "
             "(--token-file), listen on 127.0.0.1 or unix:PATH, or say --insecure to serve without protection"
         )
-
-
-class Tokens:
-    """The bearer tokens that a server accepts.
-
-    Parameters
-    ----------
-    tokens : iterable of str
-        At least one, each of at least 16 printable ASCII characters without spaces.
-
-    Raises
-    ------
-    InvalidArgument
-        If there is none, or one is too short or has other characters. The text never holds a token.
-    """
-
-    def __init__(self, tokens: Iterable[str], origin: str = "the program") -> None:
-        self._tokens: list[bytes] = []
-        for number, token in enumerate(tokens, 1):
-            if len(token) < MIN_TOKEN_CHARS or not token.isascii() or not token.isprintable() or " " in token:
-                raise InvalidArgument(
-                    f"token {number} of {origin} is not valid: expected at least {MIN_TOKEN_CHARS} printable ASCII "
-                    f"characters without spaces, not {len(token)} characters"
-                )
-            self._tokens.append(token.encode("ascii"))
-        if not self._tokens:
-            raise InvalidArgument(f"{origin} holds no token; expected one a line")
-
-    @classmethod
-    def read(cls, path: Path) -> Tokens:
-        """Return the tokens in a file: one a line; empty lines and lines that begin with ``#`` are skipped.
-
-        Raises
-        ------
-        InvalidArgument
-            If the file cannot be read or holds no valid token.
-        """
-        try:
-            text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidArgument(f"setting token_file: {path} cannot be read: {error}") from error
-        lines = (line.strip() for line in text.splitlines())
-        return cls((line for line in lines if line and not line.startswith("#")), f"token_file {path}")
-
-    def authorize(self, metadata: Iterable[Any]) -> str | None:
-        """Return None if a call's metadata carries an accepted token, else the reason for refusing it.
-
-        Every accepted token is compared, each in constant time, so the time taken tells nothing about them.
-        """
-        value = next((value for key, value in metadata if key == "authorization"), None)
-        if value is None:
-            return "this server asks for a token: send metadata 'authorization: Bearer TOKEN'"
-        raw = value.encode("utf-8", "replace") if isinstance(value, str) else bytes(value)
-        scheme, _, token = raw.partition(b" ")
-        if scheme.lower() != b"bearer":
-            return "metadata 'authorization' has not the form 'Bearer TOKEN'"
-        accepted = False
-        for known in self._tokens:
-            accepted |= hmac.compare_digest(known, token.strip())
-        return None if accepted else "the token is not one that this server accepts"
 
 
 def readable_by_others(path: Path) -> bool:

@@ -16,7 +16,7 @@ from grpc.aio import AbortError
 from runtime._ext.message_parts import MessageParts
 from runtime.edge.failures import as_domain_error
 from runtime.edge.limits import WATCHED_ANSWER_BYTES, Account
-from runtime.errors import Error, Unauthenticated, grpc_status, header_message
+from runtime.errors import Error, grpc_status, header_message
 
 if TYPE_CHECKING:
     from runtime.edge.auth import Authorize
@@ -34,7 +34,7 @@ class Router(grpc.GenericRpcHandler):
     Parameters
     ----------
     authorize : callable or None
-        Takes the call's metadata and returns None, or the reason why the call is refused.
+        Takes the call's path and metadata and returns None, or the error that refuses the call.
 
     Attributes
     ----------
@@ -61,9 +61,9 @@ class Router(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Rpc | None:
         """Return the handler for a call, or None, which gRPC answers with UNIMPLEMENTED."""
         if self._authorize is not None:
-            reason = self._authorize(handler_call_details.invocation_metadata)
-            if reason is not None:
-                return refusal(Unauthenticated(reason))
+            error = self._authorize(handler_call_details.method, handler_call_details.invocation_metadata)
+            if error is not None:
+                return refusal(error)
         return self.handlers.get(handler_call_details.method)
 
     # The name under which gRPC's own resolver of methods has it.

@@ -14,6 +14,7 @@ from runtime.edge import auth, plane, sockets
 from runtime.edge.health import Health
 from runtime.edge.limits import Account
 from runtime.edge.reflection import Reflection
+from runtime.edge.tokens import Tokens
 from runtime.edge.transport import Transport, make_transport
 from runtime.edge.unavailable_planes import absent_method
 from runtime.errors import Internal
@@ -69,7 +70,7 @@ class Listener:
             Whatever a plane raises when it starts; nothing is left running.
         """
         auth.check_exposure(self.settings)
-        tokens = auth.Tokens.read(self.settings.token_file) if self.settings.token_file is not None else None
+        tokens = Tokens.read(self.settings.token_file) if self.settings.token_file is not None else None
         self._warn(tokens is not None, self.settings.tls_cert is not None)
         transport = make_transport(self.settings, self.account, tokens.authorize if tokens is not None else None)
         try:

@@ -55,7 +55,7 @@ class NativeServer:
     account : Account
         Counts the bytes in flight.
     authorize : callable or None
-        Takes a call's metadata; returns the reason why it is refused, or None.
+        Takes a call's path and metadata; returns the error that refuses it, or None.
     as_error : callable
         ``as_error(path, exception)`` returns the domain error that a client is told.
     keepalive_s : float

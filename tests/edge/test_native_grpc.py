@@ -15,6 +15,7 @@ import grpc
 import pytest
 
 from runtime.edge import certificates
+from runtime.errors import Error, Unauthenticated
 from tests.edge.native_service import SERVICE, RunningService, running
 
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -221,8 +222,9 @@ def test_compressed_message_that_unfolds_beyond_the_cap_is_refused(no_leaks: Non
 
 
 def test_refused_token_is_unauthenticated(no_leaks: None) -> None:
-    def authorize(metadata: Any) -> str | None:
-        return None if dict(metadata).get("authorization") == "Bearer yes" else "no token"
+    def authorize(path: str, metadata: Any) -> Error | None:
+        assert path.startswith(SERVICE)
+        return None if dict(metadata).get("authorization") == "Bearer yes" else Unauthenticated("no token")
 
     with running(authorize=authorize) as service, grpc.insecure_channel(service.address) as channel:
         for metadata, expected in (((("authorization", "Bearer yes"),), None), ((), grpc.StatusCode.UNAUTHENTICATED)):

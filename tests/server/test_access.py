@@ -14,6 +14,7 @@ import pytest
 import runtime
 from runtime import errors
 from runtime.edge import auth, certificates
+from runtime.edge.tokens import Tokens
 from tests.server.conftest import Client, connect
 from tests.server.fake_planes import PROCESS, RUN_STEP, SEND_LOGS, STREAM_LOGS
 
@@ -159,8 +160,8 @@ def test_token_over_tls(serving: Start, pki: Path, token_file: Path) -> None:
     ],
 )
 def test_forms_of_the_header(value: str | bytes, reason: str | None) -> None:
-    answer = auth.Tokens([TOKEN]).authorize((("x", "y"), ("authorization", value)))
-    assert answer is None if reason is None else answer is not None and reason in answer
+    answer = Tokens([TOKEN]).authorize(RUN_STEP, (("x", "y"), ("authorization", value)))
+    assert answer is None if reason is None else answer is not None and reason in str(answer)
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "short\n", "has a space in its middle\n", "unsichtbar-üüüüüüüü\n"])
@@ -168,7 +169,7 @@ def test_unusable_token_file_is_refused_without_showing_it(tmp_path: Path, text:
     path = tmp_path / "tokens"
     path.write_text(text)
     with pytest.raises(errors.InvalidArgument, match=str(path)) as caught:
-        auth.Tokens.read(path)
+        Tokens.read(path)
     for line in text.split("\n"):
         assert not line.strip("# ") or line not in str(caught.value)
 
