@@ -42,6 +42,7 @@ PLANES: dict[str, str] = {
     "tensorflow.MasterService": "graph",
     "tensorflow.WorkerService": "graph",
     "runtime.v1.Observer": "graph",
+    "runtime.v1.Parcels": "stream",
     "ArmoniK.api.grpc.v1.Submitter": "task",
     "ArmoniK.api.grpc.v1.Worker": "task",
     "taskqueue.TaskQueue": "command",
