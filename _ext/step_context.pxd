@@ -19,12 +19,14 @@ cdef class StepContext:
     cdef readonly object step_id
     cdef readonly object state
     cdef readonly StepTrace trace
+    cdef readonly double started       # on the clock of time.monotonic
     cdef readonly object error         # why the step was cancelled; None while it was not
     cdef readonly bint cancelled       # polled by executors before every node
     cdef trt_step *shared              # what kernels see of the step without the GIL, and its memory
     cdef public object exchange        # where tensors from and to other tasks pass; None in a step without such
+    cdef public object selection       # what runs, for those who look at the step
     cdef public object hand_over       # hand_over(callable) runs it in another thread; None: run it where one stands
     cdef object _resources
-    cdef dict _callbacks               # token -> callable; None once cancelled or closed
+    cdef dict _callbacks               # token -> callable or (callable, waits_for, since); None once cancelled or closed
     cdef object _lock                  # guards the two fields above and the change of `cancelled`
     cdef unsigned long long _last_token

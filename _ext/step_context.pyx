@@ -1,7 +1,7 @@
 """The running step: its id, its resources, how it is cancelled, and what is recorded of it when it is traced.
 
 The master makes one `StepContext` per step and closes it; executors poll `cancelled`; kernels that may wait register
-with `on_cancel`.
+with `on_cancel`, and may say there what they wait for.
 """
 
 import logging
@@ -10,11 +10,20 @@ import threading
 from numpy import ndarray
 
 cimport cython
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from runtime._ext.running_step cimport new_step, release_step
 from runtime._ext.variable cimport Variable
 
 logger = logging.getLogger(__name__)
+
+
+cdef double monotonic() noexcept nogil:
+    """Return what `time.monotonic` does."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9
+
 
 # A loop of a billion turns must not fill the memory with its trace: at some 500 bytes an event this is 0.5 GB.
 MAX_TRACE_EVENTS = 1 << 20
@@ -84,6 +93,10 @@ cdef class StepContext:
     ----------
     exchange : object or None
         Where tensors pass that come from other tasks or go there; see `runtime.worker.exchange`.
+    selection : Selection or None
+        What it runs, where whoever made the step says so.
+    started : float
+        When it was made, on the clock of `time.monotonic`.
     cancelled : bool
     error : BaseException or None
         The error that the step was cancelled with.
@@ -104,6 +117,8 @@ cdef class StepContext:
         self.trace = trace
         self.hand_over = hand_over
         self.exchange = None
+        self.selection = None
+        self.started = monotonic()
         self.error = None
         self.cancelled = False
         self._resources = None
@@ -150,9 +165,9 @@ cdef class StepContext:
             self.cancelled = True
             self.shared.cancelled = 1
             callbacks, self._callbacks = self._callbacks, None
-        for callback in callbacks.values():
+        for entry in callbacks.values():
             try:
-                callback()
+                (entry[0] if type(entry) is tuple else entry)()
             except Exception:
                 # the others must be woken all the same
                 logger.exception("a cancel callback of step %s failed", self.step_id)
@@ -163,8 +178,14 @@ cdef class StepContext:
         if self.cancelled:
             raise self.error
 
-    def on_cancel(self, callback):
+    def on_cancel(self, callback, waits_for=None):
         """Have ``callback()`` called once when the step is cancelled; at once if it has been.
+
+        Parameters
+        ----------
+        callback : callable
+        waits_for : callable, optional
+            ``waits_for()`` returns what the step waits for, as a text; called only when somebody asks, from any thread.
 
         Returns
         -------
@@ -178,7 +199,8 @@ cdef class StepContext:
         with self._lock:
             if self._callbacks is not None:
                 self._last_token += 1
-                self._callbacks[self._last_token] = callback
+                self._callbacks[self._last_token] = (
+                    callback if waits_for is None else (callback, waits_for, monotonic()))
                 return self._last_token
         if self.cancelled:
             callback()
@@ -188,6 +210,12 @@ cdef class StepContext:
         """Drop a callback; tell whether it was still registered (False: it was, or is being, called)."""
         with self._lock:
             return self._callbacks is not None and self._callbacks.pop(token, None) is not None
+
+    def waits(self):
+        """Return what the step waits for and can name: ``(since, text)`` each, on the clock of `time.monotonic`."""
+        with self._lock:
+            entries = list(self._callbacks.values()) if self._callbacks is not None else []
+        return [(entry[2], entry[1]()) for entry in entries if type(entry) is tuple]
 
     def close(self):
         """End the step: its resources are dropped, and a later `cancel` does nothing."""

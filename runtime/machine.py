@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["memory_bytes"]
+__all__ = ["memory_bytes", "resident_bytes"]
 
 
 def memory_bytes() -> int:
@@ -20,3 +20,11 @@ def memory_bytes() -> int:
         except (OSError, ValueError):  # absent, or the word "max"
             continue
     return total
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds, in bytes; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("runtime.cli.config", "show the settings and where each comes from"),
     "cert": ("runtime.cli.cert", "make a certificate authority and certificates signed by it"),
     "token": ("runtime.cli.token", "make, list and revoke the bearer tokens that a server accepts"),
+    "status": ("runtime.cli.status", "show what a server and its cluster are doing, and what each waits for"),
     "trace": ("runtime.cli.trace", "trace the next steps of a server, or read traces that were saved"),
     "ops": ("runtime.cli.ops", "list the op types that run here and those that do not yet"),
     "version": ("runtime.cli.version", "print the version"),

@@ -13,6 +13,8 @@ TOP = 12
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    from runtime.cli.access_flags import add_access_flags
+
     parser.epilog = ("The file opens in ui.perfetto.dev and in chrome://tracing. Tracing slows the traced steps a "
                      "little, and no others.")
     parser.add_argument("source", nargs="+", metavar="SOURCE",
@@ -27,11 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                                                                         "log names it")
     server.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="S",
                         help=f"seconds to wait for the steps; what ended until then is kept [{TIMEOUT_S:g}]")
-    server.add_argument("--token", help="sent with the call")
-    server.add_argument("--ca", metavar="FILE", help="PEM file of authorities to trust")
-    server.add_argument("--cert", metavar="FILE", help="PEM file of this client's certificate")
-    server.add_argument("--key", metavar="FILE", help="PEM file of its key")
-    server.add_argument("--server-name", metavar="NAME", help="name in the server's certificate")
+    add_access_flags(server)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -74,11 +72,11 @@ def _from_server(target: str, options: argparse.Namespace) -> list[_Step]:
     """Return the steps that ended in time; say when these are not all."""
     import sys
 
-    from runtime.client.channels import Access
+    from runtime.cli.access_flags import access_of
     from runtime.client.tracing import trace_steps
     from runtime.errors import DeadlineExceeded
 
-    access = Access.of(target, options.token, None, options.ca, options.cert, options.key, options.server_name)
+    access = access_of(target, options)
     steps = []
     try:
         for traced in trace_steps(target, access, options.steps, options.session, options.timeout):

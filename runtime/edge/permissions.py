@@ -32,6 +32,8 @@ _OF_METHOD = {
     f"/taskqueue.TaskQueue/{method}": frozenset({"user", "worker"})
     for method in ("RegisterWorker", "PingAndTakeNewTasks", "UpdateTaskStatus", "SendTaskLogs")
 }
+# Tasks of a cluster ask each other.
+_OF_METHOD["/runtime.v1.Observer/GetStatus"] = frozenset({"user", "worker"})
 _OTHERWISE = frozenset({"user"})
 
 

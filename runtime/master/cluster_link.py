@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
@@ -13,6 +14,7 @@ from runtime._ext.errors import DeadlineExceeded, Error, Unavailable
 from runtime.cluster_spec import ClusterSpec
 from runtime.graph.device_spec import parse
 from runtime.master.cluster_session import RemoteDevice
+from runtime.observe.status import Opening, Wait
 
 if TYPE_CHECKING:
     from runtime.worker.channels import Connections
@@ -22,8 +24,45 @@ __all__ = ["ClusterLink"]
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
+# Tasks of one cluster start within a second of each other as a rule: only what takes longer is worth a line.
+_FIRST_SAY_S = 1.0
 _SAY_S = 10.0
+# How much before the end of the client's patience the reason is told.
+_EARLY_S = 0.25
+_EARLY_SHARE = 0.1
 _CLOSE_S = 10.0
+
+
+@dataclass(eq=False)
+class _Missing:
+    """A task that is awaited.
+
+    Attributes
+    ----------
+    address : str
+    answer : str
+        How the last question for its devices ended.
+    """
+
+    address: str
+    answer: str = "no answer yet"
+
+
+class _Search:
+    """A call that waits until all of its tasks are there."""
+
+    def __init__(self, what: str, target: str, tasks: Mapping[str, str]) -> None:
+        self.what = what
+        self.target = target
+        self.began = time.monotonic()
+        self.missing = {task: _Missing(address) for task, address in tasks.items()}
+
+    def status(self) -> Opening:
+        """Return whom the call waits for."""
+        now = time.monotonic()
+        waits = tuple(Wait(f"the devices of {task} at {one.address} ({one.answer})", now - self.began)
+                      for task, one in list(self.missing.items()))
+        return Opening(self.what, self.target, now - self.began, waits)
 
 
 class ClusterLink:
@@ -33,55 +72,87 @@ class ClusterLink:
     ----------
     connections : Connections
 
-    Attributes
-    ----------
-    missing : dict of str to float
-        Tasks that somebody waits for, with the time since when, on the clock of `time.monotonic`.
+    Notes
+    -----
+    A task that is not there yet is asked again every second, for as long as it takes: a cluster's tasks start in any
+    order. Who waits for whom is told in the log and by `openings`.
     """
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self.missing: dict[str, float] = {}
+        self._searches: set[_Search] = set()
 
-    async def find(self, tasks: Mapping[str, str]) -> list[RemoteDevice]:
+    def openings(self) -> tuple[Opening, ...]:
+        """Return the calls that wait for tasks right now, the oldest first."""
+        return tuple(sorted((search.status() for search in self._searches), key=lambda one: -one.seconds))
+
+    async def find(self, tasks: Mapping[str, str], what: str, target: str = "", timeout_s: float | None = None
+                   ) -> list[RemoteDevice]:
         """Return the devices of tasks, given with their addresses, as soon as all of them are there.
+
+        Parameters
+        ----------
+        tasks : mapping of str to str
+        what, target : str
+            For which call, and what its client connected to.
+        timeout_s : float, optional
+            Seconds that the call has.
 
         Raises
         ------
+        DeadlineExceeded
+            If tasks are missing when the time is nearly up; names them and how they were last missed. The client's own
+            deadline tells nothing of that, so this one comes a little earlier.
         Error
             What a task answers that is there and cannot say.
         """
-        answers = await asyncio.gather(*(self._status(task, address) for task, address in tasks.items()),
-                                       return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
+        search = _Search(what, target, tasks)
+        self._searches.add(search)
+        asking = {task: asyncio.ensure_future(self._status(search, task, address)) for task, address in tasks.items()}
+        try:
+            await self._wait(search, list(asking.values()), timeout_s)
+        finally:
+            self._searches.discard(search)
+            for one in asking.values():
+                one.cancel()
         found = []
-        for task, answer in zip(tasks, answers, strict=True):
-            for attributes in answer.device_attributes:  # type: ignore[union-attr]
+        for task, answered in asking.items():
+            for attributes in answered.result().device_attributes:
                 kind = parse(attributes.name)
                 if kind is not None and kind.device_type is not None:
                     found.append(RemoteDevice(f"{task}/device:{kind.device_type}:{kind.device_id or 0}", attributes))
         return found
 
-    async def _status(self, task: str, address: str) -> Any:
-        """Ask a task for its devices until it answers; say from time to time that it is missing."""
-        began = said = time.monotonic()
-        try:
-            while True:
-                try:
-                    answer = await self._connections.call(address, task, "GetStatus", b"", "its devices")
-                except Unavailable:
-                    self.missing.setdefault(task, began)
-                    if time.monotonic() - said >= _SAY_S:
-                        said = time.monotonic()
-                        logger.warning("CreateSession still waiting for response from worker", extra={
-                            "task": task, "address": address, "seconds": round(said - began, 1)})
-                    await asyncio.sleep(_RETRY_S)
-                else:
-                    return wire.GetStatusResponse.FromString(answer)
-        finally:
-            self.missing.pop(task, None)
+    async def _wait(self, search: _Search, asking: list[asyncio.Future[Any]], timeout_s: float | None) -> None:
+        """Wait for all answers; say once soon, and then from time to time, which are missing."""
+        ends = None if timeout_s is None else search.began + timeout_s - min(_EARLY_S, _EARLY_SHARE * timeout_s)
+        says = search.began + _FIRST_SAY_S
+        while True:
+            now = time.monotonic()
+            _, missing = await asyncio.wait(asking, timeout=max(0.0, (says if ends is None else min(says, ends)) - now))
+            if not missing:
+                return
+            now = time.monotonic()
+            if ends is not None and now >= ends:
+                awaited = "; ".join(wait.what for wait in search.status().waits)
+                raise DeadlineExceeded(f"{search.what} waited {now - search.began:.1f} s for {awaited}")
+            if now >= says:
+                says = now + _SAY_S
+                logger.warning("%s still waiting for response from worker", search.what, extra={
+                    "tasks": ", ".join(search.missing), "seconds": round(now - search.began, 1),
+                    **({"target": search.target} if search.target else {})})
+
+    async def _status(self, search: _Search, task: str, address: str) -> Any:
+        """Ask a task for its devices until it answers."""
+        while True:
+            try:
+                answer = await self._connections.call(address, task, "GetStatus", b"", "its devices")
+            except Unavailable as error:
+                search.missing[task].answer = error.message.partition("\n")[0]
+                await asyncio.sleep(_RETRY_S)
+            else:
+                search.missing.pop(task, None)
+                return wire.GetStatusResponse.FromString(answer)
 
     async def open(self, handle: str, tasks: Mapping[str, str], config: Any, cluster: ClusterSpec | None, own_task: str
                    ) -> None:

@@ -63,6 +63,11 @@ class ClusterSession(MasterSession):
         return [*super().placeable_devices(), *((device.name, _runs_everything) for device in self.remote_devices)]
 
     @property
+    def other_tasks(self) -> tuple[str, ...]:
+        """Return the names of the tasks that the session uses besides this one."""
+        return tuple(task for task in list(self.members) if task != self.task.name)
+
+    @property
     def incarnations(self) -> Mapping[str, int]:
         """Return the incarnation of every device."""
         return {**{device.name: device.incarnation for device in self.task.devices},

@@ -105,6 +105,7 @@ class DistributedStep:
         self._own = own_task
         self._handles: dict[str, str] | None = None
         self._registering: list[Callable[[BaseException | None], None]] | None = None
+        self._unregistered: set[str] = set()
         self._lock = threading.Lock()
 
     def run(self, step: StepContext, feeds: Sequence[Any]) -> list[Any]:
@@ -114,7 +115,10 @@ class DistributedStep:
     def start(self, step: StepContext, feeds: Sequence[Any], done: Done) -> None:
         """Run; ``done(outputs, error)`` is called exactly once, when every part has ended."""
 
+        token = step.on_cancel(_nothing, self._awaited)
+
         def registered(error: BaseException | None) -> None:
+            step.forget(token)
             if error is not None:
                 done(None, error)
             elif step.cancelled:
@@ -124,6 +128,11 @@ class DistributedStep:
                 _Run(self._members, self._handles, self._own, self.parts, step, feeds, self.feed_types, done).start()
 
         self._when_registered(registered)
+
+    def _awaited(self) -> str:
+        """Return what is missing before a step can begin, for those who look at it."""
+        with self._lock:
+            return f"the registration of its graphs on {', '.join(sorted(self._unregistered)) or 'no task any more'}"
 
     def _when_registered(self, ready: Callable[[BaseException | None], None]) -> None:
         with self._lock:
@@ -140,12 +149,11 @@ class DistributedStep:
             return
         handles: dict[str, str] = {}
         errors: list[BaseException] = []
-        missing = len(self._members)
+        missing = self._unregistered = set(self._members)
 
         def arrived(task: str, handle: str | None, error: BaseException | None) -> None:
-            nonlocal missing
             with self._lock:
-                missing -= 1
+                missing.discard(task)
                 if error is not None or handle is None:
                     errors.append(error or Internal(f"{task} registered a graph without a handle"))
                 else:
@@ -179,7 +187,7 @@ class _Run:
         self._feeds = dict(zip(parts.feed_keys, zip(feeds, feed_types, strict=True), strict=True))
         self._done = done
         self._lock = threading.Lock()
-        self._missing = len(members)
+        self._missing = set(members)
         self._outputs: list[Any] = []
         self._errors: list[tuple[str, Error]] = []
         self._ends: list[Callable[[], None]] = []
@@ -189,7 +197,7 @@ class _Run:
 
     def start(self) -> None:
         """Start every part."""
-        self._token = self._step.on_cancel(self._end)
+        self._token = self._step.on_cancel(self._end, self._awaited)
         for task, member in self._members.items():
             is_own = task == self._own
             end = member.run(self._handles[task], self._step.step_id, self._feeds if is_own else {},
@@ -201,6 +209,11 @@ class _Run:
             if is_ending:
                 end()
 
+    def _awaited(self) -> str:
+        """Return what is missing, for those who look at the step."""
+        with self._lock:
+            return f"its parts on {', '.join(sorted(self._missing))}"
+
     def _end(self) -> None:
         """End all parts, now or as soon as they are started."""
         with self._lock:
@@ -211,8 +224,8 @@ class _Run:
 
     def _ended(self, task: str, tensors: list[Any] | None, stats: Any, error: BaseException | None) -> None:
         with self._lock:
-            self._missing -= 1
-            is_last = self._missing == 0
+            self._missing.discard(task)
+            is_last = not self._missing
             if error is not None:
                 known = error if isinstance(error, Error) else Internal(f"{type(error).__name__}: {error}")
                 self._errors.append((task, known))
@@ -264,6 +277,10 @@ class _Run:
         first = distinct[0][1]
         entries = "".join(f"{_code_name(error)}: From {task}:\n{error.message}\n" for task, error in distinct)
         return StepFailure(type(first)(f"\n{_RULE}\n{entries}{_RULE}"))
+
+
+def _nothing() -> None:
+    pass
 
 
 def _code_name(error: Error) -> str:

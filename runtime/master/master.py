@@ -167,6 +167,7 @@ class Master:
             step_memory_limit=self.step_memory_limit,
             recorder=self.recorder,
         )
+        session.target = target
         with self._lock:
             if self._closed:
                 raise FailedPrecondition("the server is stopping; no session can be made")

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from runtime._ext import running_step
 from runtime.cluster_spec import ClusterSpec
 from runtime.edge.auth import is_local
+from runtime.graph.device_spec import DeviceSpec
+from runtime.machine import resident_bytes
 from runtime.master.master import Master
 from runtime.master.service import MasterService
 from runtime.master.task import Task
+from runtime.observe.status import TaskStatus, Wait
+from runtime.observe.status_service import StatusService
 from runtime.step.files import FileAccess
 from runtime.worker.rpc_log import RpcLog
 from runtime.worker.service import WorkerService
@@ -36,9 +43,11 @@ class GraphPlane:
         The server's own.
     peer_timeout_s : float
         See `runtime.worker.channels.Connections`.
+    address : str
+        Where the server listens.
     """
 
-    def __init__(self, master: Master, cluster: ClusterSpec | None, peer_timeout_s: float) -> None:
+    def __init__(self, master: Master, cluster: ClusterSpec | None, peer_timeout_s: float, address: str = "") -> None:
         self.master = MasterService(master, self.session_tasks)
         self._cluster = cluster
         self._peer_timeout_s = peer_timeout_s
@@ -46,10 +55,16 @@ class GraphPlane:
         self._connections: Connections | None = None
         self._session_tasks: SessionTasks | None = None
         self.worker = WorkerService(master.task, self._make_worker, self._log)
+        self._address = address
+        self._began = time.monotonic()
+        self._status = StatusService(self.status, self._other_tasks(), self._ask)
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
         """Return the handlers by service and method name."""
-        return {**self.master.services(), **self.worker.services()}
+        services = {**self.master.services(), **self.worker.services()}
+        for name, methods in self._status.services().items():
+            services[name] = {**services.get(name, {}), **methods}
+        return services
 
     async def start(self) -> None:
         """Get ready; the worker is made when a master first calls it."""
@@ -76,6 +91,44 @@ class GraphPlane:
             assert self._connections is not None
             self._session_tasks = SessionTasks(self.master.master, worker, self._connections)
         return self._session_tasks
+
+    def status(self) -> TaskStatus:
+        """Return what the task is doing right now."""
+        import runtime
+
+        master = self.master.master
+        worker = self.worker.made
+        own = master.task.name
+        return TaskStatus(
+            own,
+            self._address,
+            os.getpid(),
+            runtime.__version__,
+            time.monotonic() - self._began,
+            tuple((device.name, device.device_type, device.incarnation) for device in master.task.devices),
+            resident_bytes(),
+            running_step.held_bytes(),
+            () if self._session_tasks is None else self._session_tasks.link.openings(),
+            tuple(session.status() for session in list(master.sessions.values())),
+            () if worker is None else worker.status(),
+            () if self._connections is None else self._connections.status(),
+            () if worker is None else tuple(Wait(f"tensor {key} of step {step_id}", seconds)
+                                            for step_id, key, seconds in worker.wanted()),
+        )
+
+    def _other_tasks(self) -> dict[str, str]:
+        if self._cluster is None:
+            return {}
+        tasks = {DeviceSpec(job, 0, index).task_name: address
+                 for job, addresses in self._cluster.jobs.items() for index, address in addresses.items()}
+        tasks.pop(self.master.master.task.name, None)
+        return tasks
+
+    async def _ask(self, address: str, path: str, request: bytes, timeout_s: float) -> bytes:
+        if self._connections is None:
+            self.session_tasks()
+        assert self._connections is not None
+        return await self._connections.ask(address, path, request, timeout_s)
 
     def _make_worker(self) -> Worker:
         from runtime.worker.channels import ClusterPeers, Connections
@@ -110,4 +163,4 @@ def create_plane(settings: Settings) -> GraphPlane:
         cluster=cluster,
         step_memory_limit=settings.step_memory_limit,
     )
-    return GraphPlane(master, cluster, settings.peer_timeout_s)
+    return GraphPlane(master, cluster, settings.peer_timeout_s, settings.listen)

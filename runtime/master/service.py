@@ -130,7 +130,9 @@ class MasterService:
         """CreateSession."""
         message = await self._parse(wire.CreateSessionRequest, request)
         others, cluster = self.master.other_tasks(message.config, message.target)
-        devices = await self._tasks().find(others) if others else []
+        devices = []
+        if others:
+            devices = await self._tasks().find(others, "CreateSession", message.target, _time_left(context))
         handle, version = await self._in_thread(
             len(request) > _LARGE_REQUEST_BYTES,
             lambda: self.master.create_session(message.graph_def, message.config, message.target, devices),
@@ -187,7 +189,8 @@ class MasterService:
         if not message.session_handle:
             others, _ = self.master.other_tasks(wire.ConfigProto())
             if others:
-                response.remote_device.extend(found.attributes for found in await self._tasks().find(others))
+                found = await self._tasks().find(others, "ListDevices", timeout_s=_time_left(context))
+                response.remote_device.extend(device.attributes for device in found)
         else:
             response.local_device.extend(found.attributes for found in
                                          getattr(self._sessions.get(message.session_handle), "remote_devices", ()))
@@ -407,6 +410,12 @@ class MasterService:
         if not large:
             return work()
         return await asyncio.wrap_future(self._threads.submit(work))
+
+
+def _time_left(context: Any) -> float | None:
+    """Return the seconds until a call's deadline; None when it has none."""
+    left: float | None = None if context is None else context.time_remaining()
+    return left
 
 
 def _failed_step(call: RunStepCall, error: Exception) -> bytes:

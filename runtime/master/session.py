@@ -7,6 +7,7 @@ import logging
 import random
 import secrets
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -40,6 +41,7 @@ from runtime.master.metadata import step_metadata
 from runtime.master.partial_run import PartialRuns
 from runtime.master.steps import PreparedStep, Signature, StepOptions, StepTable
 from runtime.observe.recorder import StepRecorder
+from runtime.observe.status import SessionStatus, oldest_steps
 from runtime.step.compile import compile_step
 from runtime.step.environment import SessionState
 from runtime.step.fold import Hurry
@@ -87,6 +89,8 @@ class MasterSession:
         Goes up by one with every extension.
     graph : Graph
     state : SessionState
+    target : str
+        What its client connected to, as it wrote it; empty until the master knows.
 
     Raises
     ------
@@ -110,6 +114,8 @@ class MasterSession:
         recorder: StepRecorder | None = None,
     ) -> None:
         self.handle = secrets.token_hex(8)
+        self.target = ""
+        self._made_at = time.monotonic()
         self.config = config
         self.task = task
         self.runner = runner
@@ -230,6 +236,8 @@ class MasterSession:
         step = StepContext(
             random.getrandbits(_STEP_ID_BITS), self.state, trace, self.runner.hand_over, self.step_memory_limit, at_once
         )
+        if prepared is not None:
+            step.selection = prepared.selection
         if prepared is not None and recordings:
             self.recorder.begin(step, recordings, self.handle, prepared.selection)
         self._running[step.step_id] = step
@@ -476,6 +484,29 @@ class MasterSession:
         outputs = self._wait(waiting, step, self.config.operation_timeout_s)
         by_name = dict(zip(distinct, outputs, strict=True))
         return [by_name[name] for name in fetches]
+
+    # Looking
+
+    @property
+    def other_tasks(self) -> tuple[str, ...]:
+        """Return the names of the tasks that the session uses besides this one."""
+        return ()
+
+    def status(self) -> SessionStatus:
+        """Return what the session has and what runs in it right now."""
+        running = list(self._running.values())
+        return SessionStatus(
+            self.handle,
+            time.monotonic() - self._made_at,
+            self.target,
+            self.config.isolate,
+            self.version,
+            len(self.graph.nodes),
+            len(self.steps),
+            self.other_tasks,
+            len(running),
+            oldest_steps((step, "") for step in running),
+        )
 
     # The end
 

@@ -41,9 +41,10 @@ class SessionTasks:
         self._connections = connections
         self._open: dict[str, Mapping[str, str]] = {}
 
-    async def find(self, tasks: Mapping[str, str]) -> list[RemoteDevice]:
+    async def find(self, tasks: Mapping[str, str], what: str, target: str = "", timeout_s: float | None = None
+                   ) -> list[RemoteDevice]:
         """Return the devices of tasks; see `ClusterLink.find`."""
-        return await self.link.find(tasks)
+        return await self.link.find(tasks, what, target, timeout_s)
 
     async def open(self, handle: str, tasks: Mapping[str, str], config: Any, cluster: ClusterSpec | None) -> None:
         """Open a session that the master has made on its tasks.

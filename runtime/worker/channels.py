@@ -22,6 +22,7 @@ from runtime._ext.worker_codec import scan_recv_tensor_response
 from runtime.cluster_spec import ClusterSpec
 from runtime.errors import from_rpc_error
 from runtime.graph.device_spec import DeviceSpec
+from runtime.observe.status import Call
 from runtime.worker.derived import DETAILS
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class Connections:
         self.log = log
         self._unresponsive_s = unresponsive_s
         self._channels: dict[str, grpc.aio.Channel] = {}
-        self._open: dict[str, dict[asyncio.Task[None], str]] = {}
+        self._open: dict[str, dict[asyncio.Task[None], tuple[str, str, float]]] = {}
+        self._asked: dict[str, float] = {}  # when the open question for its status was put to a task
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -161,10 +163,10 @@ class Connections:
         own = asyncio.current_task()
         assert own is not None
         calls = self._open.setdefault(address, {})
-        calls[own] = what
+        began = time.monotonic()
+        calls[own] = task, what, began
         if address not in self._watches:
             self._watches[address] = self.loop.create_task(self._watch(address, task))
-        began = time.monotonic()
         try:
             answer: bytes = await _stub(self.channel(address), method)(request)
             return answer
@@ -191,6 +193,23 @@ class Connections:
                 if watch is not None:
                     watch.cancel()
 
+    async def ask(self, address: str, path: str, request: bytes, timeout_s: float) -> bytes:
+        """Make a short call of any service, bounded in time, which nobody watches.
+
+        Raises
+        ------
+        Error
+            What the server answers; `Unavailable` when it cannot be reached, `DeadlineExceeded` when it is late.
+        """
+        import grpc
+
+        stub: Any = self.channel(address).unary_unary
+        try:
+            answer: bytes = await stub(path)(request, timeout=timeout_s)
+            return answer
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+
     def _given_up(self, task: asyncio.Task[None]) -> bool:
         """Tell whether a call was ended by the watch, and take that cancellation back."""
         return getattr(task, "lost_peer", False) and task.uncancel() == 0
@@ -202,6 +221,7 @@ class Connections:
         pause = self._unresponsive_s / 3
         while True:
             await asyncio.sleep(pause)
+            self._asked[address] = time.monotonic()
             try:
                 await _stub(self.channel(address), "GetStatus")(b"", timeout=self._unresponsive_s - pause)
             except grpc.RpcError as error:
@@ -209,6 +229,8 @@ class Connections:
                     continue  # refused or answered with an error: the calls see that themselves
             else:
                 continue
+            finally:
+                self._asked.pop(address, None)
             logger.warning("a task does not answer", extra={"task": task, "address": address,
                                                             "calls": len(self._open.get(address, ()))})
             lost = self._channels.pop(address, None)
@@ -224,9 +246,12 @@ class Connections:
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
-    def waiting(self) -> list[tuple[str, str]]:
-        """Return (address, what is awaited) of every open call."""
-        return [(address, what) for address, calls in self._open.items() for what in calls.values()]
+    def status(self) -> tuple[Call, ...]:
+        """Return what is awaited from other tasks right now, the longest first."""
+        now = time.monotonic()
+        found = [Call(task, address, what, now - began, now - self._asked.get(address, now))
+                 for address, calls in self._open.items() for task, what, began in calls.values()]
+        return tuple(sorted(found, key=lambda call: -call.seconds))
 
     async def close(self) -> None:
         """End every call and close the channels."""

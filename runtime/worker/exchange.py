@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,6 +33,18 @@ class Sent:
     def __init__(self, array: Any, kind: DataType) -> None:
         self.array = array
         self.kind = kind
+
+
+class _Call:
+    """A tensor that another task was asked for."""
+
+    __slots__ = ("give_up", "key", "since", "task")
+
+    def __init__(self, task: str, key: str) -> None:
+        self.task = task
+        self.key = key
+        self.since = time.monotonic()
+        self.give_up: Callable[[], None] | None = None
 
 
 class Peers(Protocol):
@@ -88,7 +101,7 @@ class StepExchange:
         self._state = state
         self._peers = peers
         self._lock = threading.Lock()
-        self._calls: dict[object, Callable[[], None] | None] = {}
+        self._calls: set[_Call] = set()
         self._error: BaseException | None = None
 
     def send(self, key: str, value: Any, kind: DataType, is_dead: bool) -> None:
@@ -113,11 +126,11 @@ class StepExchange:
             self._ask(self._peers, task, key, kind, done)
 
     def _ask(self, peers: Peers, task: str, key: str, kind: DataType, done: Arrived) -> None:
-        mark = object()
+        call = _Call(task, key)
 
         def answered(array: Any, datatype: int, is_dead: bool, error: BaseException | None) -> None:
             with self._lock:
-                self._calls.pop(mark, None)
+                self._calls.discard(call)
             if isinstance(error, Error) and not isinstance(error, Unavailable):
                 error = derived(error)  # what went wrong did so in the step's part there
             self._arrived(key, kind, array, datatype, is_dead, error, done)
@@ -125,15 +138,15 @@ class StepExchange:
         with self._lock:
             failed = self._error
             if failed is None:
-                self._calls[mark] = None  # before the call: it may be answered at once
+                self._calls.add(call)  # before the call: it may be answered at once
         if failed is not None:
             done(None, False, failed)
             return
         give_up = peers.receive(task, self._step_id, key, answered)
         with self._lock:
-            is_open = mark in self._calls
+            is_open = call in self._calls
             if is_open and self._error is None:
-                self._calls[mark] = give_up
+                call.give_up = give_up
                 return
         if is_open:
             give_up()
@@ -166,13 +179,22 @@ class StepExchange:
                                 "ops that make and use it on one task")
         return value
 
+    def waits(self) -> list[tuple[float, str]]:
+        """Return the tensors that the step waits for, each with since when, on the clock of `time.monotonic`."""
+        with self._lock:
+            found = [(call.since, f"tensor {call.key} from {call.task}") for call in self._calls]
+        for key, since in self._rendezvous.waiting():
+            if _task_of(parse_key(key)[2]) == self._task:  # others wait here, too, for what this step sends
+                found.append((since, f"tensor {key} of this task"))
+        return found
+
     def close(self, error: BaseException) -> None:
         """Give up the calls to other tasks; what is asked for later fails with the error."""
         with self._lock:
             if self._error is not None:
                 return
             self._error = error
-            calls = [give_up for give_up in self._calls.values() if give_up is not None]
+            calls = [call.give_up for call in self._calls if call.give_up is not None]
         for give_up in calls:
             give_up()
 

@@ -83,6 +83,11 @@ class WorkerService:
         }
 
     @property
+    def made(self) -> Worker | None:
+        """Return the worker, if anybody asked for it."""
+        return self._made
+
+    @property
     def worker(self) -> Worker:
         """Return the worker, made now if nobody asked for it before."""
         if self._made is None:
@@ -116,7 +121,7 @@ class WorkerService:
         server = message.server_def
         cluster = ClusterSpec.from_proto(server.cluster) if server.cluster.job else None
         self.worker.create_session(message.session_handle, cluster, server.job_name, server.task_index,
-                                   message.isolate_session_state)
+                                   message.isolate_session_state, message.master_task)
         return b""
 
     async def delete_worker_session(self, request: bytes, context: Any) -> bytes:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import Aborted, Cancelled, Error, Internal
 from runtime._ext.executor import StepContext, StepTrace
 from runtime.devices.resources import ResourceManager
+from runtime.observe.status import GraphStatus, WorkerSessionStatus, oldest_steps
 from runtime.step.environment import SessionState
 from runtime.worker.derived import derived
 from runtime.worker.exchange import StepExchange
@@ -91,6 +93,8 @@ class WorkerSession:
         What the arrays of one step may hold at once, in bytes; 0 for no limit.
     state : SessionState, optional
         That of the master's session in this process, which goes on being the master's.
+    master : str
+        The master's task, where it is known.
 
     Notes
     -----
@@ -98,8 +102,9 @@ class WorkerSession:
     """
 
     def __init__(self, handle: str, task: Task, isolated: bool, peers: Peers | None, runner: StepRunner,
-                 step_memory_limit: int = 0, state: SessionState | None = None) -> None:
+                 step_memory_limit: int = 0, state: SessionState | None = None, master: str = "") -> None:
         self.handle = handle
+        self.master = master
         self.task = task
         self.peers = peers
         self.closed = False
@@ -114,6 +119,7 @@ class WorkerSession:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._runs: dict[tuple[int, str], GraphRun] = {}
+        self._made_at = time.monotonic()
 
     # Graphs
 
@@ -219,6 +225,21 @@ class WorkerSession:
         """Return the steps that run now."""
         with self._lock:
             return [run for run in self._runs.values() if not run.has_ended]
+
+    def status(self) -> WorkerSessionStatus:
+        """Return what the session has here and what runs in it right now."""
+        with self._lock:
+            graphs = tuple(GraphStatus(handle, len(graph.graph.nodes)) for handle, graph in self._graphs.items())
+            running = [(run.step, handle) for (_, handle), run in self._runs.items() if not run.has_ended]
+        return WorkerSessionStatus(
+            self.handle,
+            time.monotonic() - self._made_at,
+            self.master,
+            self.state.resources is not self.state.device.resources,
+            graphs,
+            len(running),
+            oldest_steps(running),
+        )
 
     def close(self) -> None:
         """Cancel the steps and free graphs, kernels and, if the session is isolated, all of its state."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from runtime._ext.rendezvous import Rendezvous, Waiter
     from runtime._ext.worker_codec import RunGraphCall
     from runtime.master.task import Task
+    from runtime.observe.status import WorkerSessionStatus
     from runtime.step.environment import SessionState
     from runtime.step.runner import StepRunner
     from runtime.worker.exchange import Peers
@@ -76,7 +77,7 @@ class Worker:
     # Sessions
 
     def create_session(self, handle: str, cluster: ClusterSpec | None = None, job_name: str = "", task_index: int = 0,
-                       isolated: bool = False) -> None:
+                       isolated: bool = False, master: str = "") -> None:
         """Open a session; one that is open already stays as it is.
 
         Parameters
@@ -85,6 +86,8 @@ class Worker:
         cluster : ClusterSpec, optional
             In place of the server's own; this task is then ``job_name`` and ``task_index`` of it.
         isolated : bool
+        master : str
+            The master's task, where it is known.
 
         Raises
         ------
@@ -102,7 +105,7 @@ class Worker:
                 return
             peers = self._peers() if cluster is None else self._connect(cluster)
             self.sessions[handle] = WorkerSession(handle, task, isolated, peers, self._runner,
-                                                  self._step_memory_limit)
+                                                  self._step_memory_limit, master=master)
         logger.info("worker session created", extra={"session": handle, "isolated": isolated})
 
     def adopt_session(self, handle: str, task: Task, state: SessionState, cluster: ClusterSpec | None) -> WorkerSession:
@@ -118,7 +121,7 @@ class Worker:
         with self._lock:
             peers = self._peers() if cluster is None else self._connect(cluster)
             made = self.sessions[handle] = WorkerSession(handle, task, False, peers, self._runner,
-                                                         self._step_memory_limit, state)
+                                                         self._step_memory_limit, state, task.name)
         return made
 
     def session(self, handle: str, was_created: bool) -> WorkerSession:
@@ -284,10 +287,16 @@ class Worker:
             if found is not None:
                 found.abort(Cancelled("the server is stopping"))
 
-    def waiting(self) -> Sequence[tuple[int, str, float]]:
-        """Return (step id, key, seconds) of every tensor that is awaited in this task's rendezvous."""
+    def status(self) -> tuple[WorkerSessionStatus, ...]:
+        """Return what masters have here right now."""
+        return tuple(session.status() for session in list(self.sessions.values()))
+
+    def wanted(self) -> Sequence[tuple[int, str, float]]:
+        """Return (step id, key, seconds) of every tensor that other tasks wait for here."""
         now = time.monotonic()
-        return [(step_id, key, now - since) for step_id, key, since in self._rendezvous.waiting()]
+        own = {self.task.name, *(session.task.name for session in list(self.sessions.values()))}
+        return [(step_id, key, now - since) for step_id, key, since in self._rendezvous.waiting()
+                if (parse(parse_key(key)[2]) or DeviceSpec()).task_name not in own]
 
     def close(self) -> None:
         """Close every session and wake everybody who waits."""

@@ -120,7 +120,7 @@ class Iteration:
         waits = not pull.finished
         if waits:
             # Without the lock: a step that is cancelled already calls back at once.
-            pull.token = step.on_cancel(lambda: self._cancel_pull(pull))
+            pull.token = step.on_cancel(lambda: self._cancel_pull(pull), lambda: "an element of a dataset's iterator")
             if pull.finished:
                 step.forget(pull.token)
 

@@ -80,7 +80,8 @@ class Accumulator:
             self._clear()
             return result, None
 
-        self._waiting.submit(step, attempt, done, _CANCELLED)
+        self._waiting.submit(step, attempt, done, _CANCELLED,
+                             lambda: f"{num_required} gradients in {self!r}")
 
     def close(self) -> None:
         """End everything that waits."""

@@ -38,7 +38,7 @@ class Mutex:
             self._held = True
             return MutexLock(self, step), None
 
-        self._waiting.submit(step, attempt, done, _CANCELLED)
+        self._waiting.submit(step, attempt, done, _CANCELLED, lambda: f"lock of {self!r}")
 
     def release(self) -> None:
         """Unlock it, and let the next one have it."""

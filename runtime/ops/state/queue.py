@@ -141,11 +141,21 @@ class Queue:
             waits = not attempt.finished
         if waits and attempt.step is not None:
             # Without the lock: a step that is cancelled already calls back at once.
-            attempt.token = attempt.step.on_cancel(lambda: self._cancel(attempt))
+            attempt.token = attempt.step.on_cancel(lambda: self._cancel(attempt), lambda: self._awaited(attempt))
             if attempt.finished:
                 attempt.step.forget(attempt.token)
         for complete in completions:
             complete()
+
+    def _awaited(self, attempt: _Attempt) -> str:
+        """Return what an attempt waits for, for those who look."""
+        capacity = self.capacity if self.capacity >= 0 else "unbounded"
+        state = f"{self.kind} '{self.name}' (size {len(self._store)}, capacity {capacity})"
+        if attempt.is_close:
+            return f"close of {state} after the enqueues that wait"
+        if attempt.is_enqueue:
+            return f"enqueue to {state}, elements left: {len(attempt.elements)}"
+        return f"dequeue from {state}, elements missing: {attempt.wanted - len(attempt.elements)}"
 
     def _cancel(self, attempt: _Attempt) -> None:
         """Take an attempt out of its lane, with the elements it has got back in their place."""

@@ -225,7 +225,7 @@ class Reader:
             else:  # in the thread that has just finished its own turn
                 _elsewhere(step, work)
 
-        self._turns.submit(step, attempt, begin, _CANCELLED)
+        self._turns.submit(step, attempt, begin, _CANCELLED, lambda: f"its turn with {self!r}")
         at_once = False
 
     def _leave(self) -> None:

@@ -96,7 +96,8 @@ class _Bounded:
                 return None, error
             return None if result is None else (result, None)
 
-        lane.submit(step, attempt, done, cancelled)
+        what = "room in" if lane is self._putting else "tensors in"
+        lane.submit(step, attempt, done, cancelled, lambda: f"{what} {self!r}")
 
 
 class StagingArea(_Bounded):

@@ -61,7 +61,8 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._operations)
 
-    def submit(self, step: StepContext, attempt: Attempt, done: Done, cancelled: str) -> None:
+    def submit(self, step: StepContext, attempt: Attempt, done: Done, cancelled: str,
+               waits_for: Callable[[], str]) -> None:
         """Do an operation, now or when it can be done.
 
         Parameters
@@ -72,6 +73,8 @@ class Waiting:
             ``done(result, error)``, called once, without the lock.
         cancelled : str
             Text of the error when the step ends first.
+        waits_for : callable
+            Returns in words what it waits for, for those who look at the step; called without the lock.
         """
         operation = _Operation(step, attempt, done, cancelled)
         with self._lock:
@@ -82,7 +85,7 @@ class Waiting:
                 completions += self._after()
         if waits:
             # Without the lock: a step that is cancelled already calls back at once.
-            operation.token = step.on_cancel(lambda: self._cancel(operation))
+            operation.token = step.on_cancel(lambda: self._cancel(operation), waits_for)
             if operation.finished:
                 step.forget(operation.token)
         call_all(completions)

@@ -1,0 +1,69 @@
+"""``tensor-runtime status``: what a server and the other tasks of its cluster are doing, and what they wait for."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+TIMEOUT_S = 3.0
+FORMATS = ("table", "json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    from runtime.cli.access_flags import add_access_flags
+
+    parser.epilog = "The status is 1 when a task does not answer."
+    parser.add_argument("target", nargs="?", metavar="TARGET",
+                        help="grpc://HOST:PORT, grpcs://HOST:PORT or unix:PATH of a server of this project; of a "
+                             "cluster, any task. Left out: the cluster that tensor-runtime cluster has started, else "
+                             "the default address")
+    parser.add_argument("-o", "--output", choices=FORMATS, default=FORMATS[0], help=f"[{FORMATS[0]}]")
+    parser.add_argument("--only-this-task", action="store_true", help="ask no other task of its cluster")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="S",
+                        help=f"seconds that each other task gets to answer [{TIMEOUT_S:g}]")
+    add_access_flags(parser.add_argument_group("for a server that asks who is calling"))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the status; return 1 when a task does not answer."""
+    from runtime.cli.access_flags import access_of
+    from runtime.client.status import fetch_status
+
+    target = options.target or default_target()
+    response = fetch_status(target, access_of(target, options), options.timeout,
+                            only_this_task=options.only_this_task)
+    if options.output == "json":
+        print(status_json(response))
+    else:
+        from runtime.observe.status_table import status_table
+
+        print(status_table(response))
+    # A task of another kind tells its devices, which is an answer.
+    return int(any(task.error and not task.device for task in response.task))
+
+
+def status_json(response: Any) -> str:
+    """Return a StatusResponse as JSON: every field by its name in the protocol, numbers as numbers."""
+    import json
+
+    return json.dumps(_plain(response), indent=2)
+
+
+def _plain(message: Any) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if hasattr(value, "DESCRIPTOR"):
+            value = _plain(value)
+        elif not isinstance(value, (str, int, float)):  # a repeated field
+            value = [_plain(item) if hasattr(item, "DESCRIPTOR") else item for item in value]
+        table[field.name] = value
+    return table
+
+
+def default_target() -> str:
+    """Return the target when none is named."""
+    from runtime.config import DEFAULT_LISTEN
+
+    return f"grpc://{DEFAULT_LISTEN}"
