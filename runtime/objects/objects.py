@@ -1,0 +1,81 @@
+"""The interface of an object store, and what writing a value is like."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Protocol
+
+from runtime.objects.value import Value
+
+__all__ = ["ObjectStore", "ValueWriter"]
+
+
+class ValueWriter(Protocol):
+    """Takes the bytes of one value, piece by piece; either `finish` or `discard` ends it. One coroutine uses it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Take a piece; waits for the disk when much has not been written yet.
+
+        Raises
+        ------
+        ResourceExhausted, Unavailable
+            The disk is full, or fails. The value is discarded.
+        """
+        ...
+
+    async def finish(self) -> Value:
+        """Return the value, durable and held: `ObjectStore.let_go` when a row refers to it, or nobody will.
+
+        Raises
+        ------
+        ResourceExhausted, Unavailable
+            As for `write`.
+        """
+        ...
+
+    def discard(self) -> None:
+        """Forget what was written. Does nothing after the end."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """Content-addressed bytes of any size. Belongs to one event loop.
+
+    Objects are durable before a row refers to them. What no row refers to is removed when the last reference goes;
+    objects that are *held* (just written, their row not committed yet) stay. `sweep` removes what a crash left.
+    """
+
+    def writer(self) -> ValueWriter:
+        """Return a writer for one value; short values stay bytes and cost nothing here."""
+        ...
+
+    def read(self, value: Value, chunk_bytes: int) -> AsyncIterator[bytes]:
+        """Return the pieces of a value, each of at most ``chunk_bytes``; none for an empty value.
+
+        Raises
+        ------
+        DataLoss
+            The object is not there, or its bytes are not those that were written.
+        """
+        ...
+
+    def let_go(self, values: Iterable[Value]) -> None:
+        """Hold these values no longer; whoever calls it for values without a row calls `remove` as well."""
+        ...
+
+    def remove(self, digest: bytes) -> None:
+        """Remove an object that no row refers to, soon; does nothing while it is held."""
+        ...
+
+    async def sweep(self, referred: Callable[[list[bytes]], Awaitable[set[bytes]]]) -> int:
+        """Remove what no row refers to and nobody holds; return how many there were."""
+        ...
+
+    async def close(self) -> None:
+        """Wait for what is being written or removed."""
+        ...

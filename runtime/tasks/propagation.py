@@ -1,0 +1,69 @@
+"""What follows when results come, or will never come: dependents get ready, or end without having run."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from runtime.store.tasks import TaskTables
+from runtime.tasks import transitions
+from runtime.tasks.model import ResultStatus, TaskRow, TaskStatus
+
+__all__ = ["ABORTED_INPUT", "abort_dependents", "abort_owned", "complete"]
+
+ABORTED_INPUT = "One of the input data is aborted."
+
+
+def complete(tables: TaskTables, session: int, key: str) -> None:
+    """Tell those who wait for a key that is now COMPLETED; who misses nothing more takes its place in the queue."""
+    for number in tables.take_waiting(session, key):
+        task = tables.task(number)
+        task.missing -= 1
+        if task.missing == 0 and task.status is TaskStatus.SUBMITTED:
+            task.place = tables.number()
+            tables.update_task(task)
+            tables.note(
+                transitions.TaskChange(
+                    session, number, task.id, TaskStatus.SUBMITTED, TaskStatus.SUBMITTED, True, task.next != 0
+                )
+            )
+        else:
+            tables.update_task(task)
+
+
+def abort_owned(tables: TaskTables, task: TaskRow, now_s: float) -> None:
+    """Abort the results that a task still owes, and end the tasks that depend on them, and so on."""
+    _abort(tables, deque([task]), now_s)
+
+
+def abort_dependents(tables: TaskTables, tasks: Iterable[TaskRow], now_s: float) -> None:
+    """End queued tasks whose input is aborted, and those that depend on them."""
+    _abort(tables, deque(), now_s, tasks)
+
+
+def _abort(tables: TaskTables, ended: deque[TaskRow], now_s: float, failing: Iterable[TaskRow] = ()) -> None:
+    for task in failing:
+        if _end(tables, task, now_s):
+            ended.append(task)
+    while ended:
+        task = ended.popleft()
+        for key in tables.spec(task.spec).expected_keys:
+            result = tables.result(task.session, key)
+            if result is None or result.owner != task.number or result.status is not ResultStatus.CREATED:
+                continue
+            transitions.move_result(tables, result, ResultStatus.ABORTED)
+            for number in tables.take_waiting(task.session, key):
+                dependent = tables.task(number)
+                if _end(tables, dependent, now_s):
+                    ended.append(dependent)
+
+
+def _end(tables: TaskTables, task: TaskRow, now_s: float) -> bool:
+    """End a task whose input is aborted; False if it has ended before, or has not been submitted."""
+    if task.status is not TaskStatus.SUBMITTED:
+        return False
+    spec = tables.spec(task.spec)
+    tables.drop_waiting(task.session, spec.dependencies, task.number)
+    task.error = ABORTED_INPUT
+    transitions.move_task(tables, task, TaskStatus.ERROR, now_s=now_s)
+    return True

@@ -1,0 +1,224 @@
+"""Which task is next: strictly by priority, in turn among sessions of the same priority, first come first in each.
+
+The queue is the store's own index, so it costs no memory here, and a restart has nothing to rebuild. What this keeps is
+whose turn it is among the sessions of a priority, and which agents wait; they are woken when something gets ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from runtime.errors import Error, Unavailable
+from runtime.store.tasks import TaskTables
+from runtime.tasks import transitions
+from runtime.tasks.leases import Lease, LeasedTask
+from runtime.tasks.model import TaskRow, TaskStatus
+
+if TYPE_CHECKING:
+    from runtime.tasks.tasks import Tasks
+
+__all__ = ["Scheduler", "next_tasks"]
+
+logger = logging.getLogger(__name__)
+
+# How long agents wait before they ask again when the store has failed.
+_RETRY_S = 0.25
+
+
+def next_tasks(tables: TaskTables, turns: dict[int, int], limit: int) -> list[TaskRow]:
+    """Return the ready tasks that are to run next, in order.
+
+    Parameters
+    ----------
+    turns : dict of int to int
+        By priority, the session that was served last; updated.
+    limit : int
+        How many at most.
+    """
+    found: list[TaskRow] = []
+    priority = tables.top_priority()
+    while priority is not None and len(found) < limit:
+        found += _of_priority(tables, turns, priority, limit - len(found))
+        if len(found) >= limit:
+            break
+        priority = tables.next_priority(priority)
+    return found
+
+
+def _of_priority(tables: TaskTables, turns: dict[int, int], priority: int, limit: int) -> list[TaskRow]:
+    """Return ready tasks of one priority: one of each session in turn, until there are enough or no more."""
+    after = turns.get(priority, 0)
+    sessions: list[int] = []
+    session = tables.next_ready_session(priority, after)
+    wrapped = session is None
+    if wrapped:
+        session = tables.next_ready_session(priority, 0)
+    while session is not None and len(sessions) < limit:
+        if wrapped and sessions and session == sessions[0]:
+            break
+        sessions.append(session)
+        session = tables.next_ready_session(priority, session)
+        if session is None and not wrapped:
+            wrapped = True
+            session = tables.next_ready_session(priority, 0)
+    if not sessions:
+        return []
+    # No session gives more than its share, except what others do not use; a round takes one of each.
+    lanes = {number: deque(tables.ready_tasks(priority, number, limit)) for number in sessions}
+    found: list[TaskRow] = []
+    while lanes and len(found) < limit:
+        for number in list(lanes):
+            found.append(lanes[number].popleft())
+            turns[priority] = number
+            if not lanes[number]:
+                del lanes[number]
+            if len(found) == limit:
+                break
+    return found
+
+
+class _Request:
+    """An agent that waits for tasks."""
+
+    __slots__ = ("future", "limit", "owner")
+
+    def __init__(self, owner: str, limit: int, future: asyncio.Future[list[Lease]]) -> None:
+        self.owner = owner
+        self.limit = limit
+        self.future = future
+
+
+class Scheduler:
+    """Hands ready tasks to the agents that wait, in the order in which they came.
+
+    A lease is handed out when the store has chosen it, before that is on disk: if the server dies now, the agent dies
+    with it, and the task is still in the queue. If the disk fails, the lease is lost.
+    """
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+        self._waiting: deque[_Request] = deque()
+        self._turns: dict[int, int] = {}
+        self._asking = False
+        self.is_closed = False
+        self._retry: asyncio.TimerHandle | None = None
+
+    async def acquire(self, owner: str, limit: int = 1) -> list[Lease]:
+        """Wait until a task is ready, and return the leases of up to ``limit`` of them, at least one."""
+        if self.is_closed:
+            raise Unavailable("the server stops")
+        future: asyncio.Future[list[Lease]] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Request(owner, limit, future))
+        self.wake()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self._tasks.give_back(future.result())
+            raise
+
+    def wake(self) -> None:
+        """Look for ready tasks, if somebody waits for one."""
+        if self._asking or self.is_closed:
+            return
+        while self._waiting and self._waiting[0].future.done():
+            self._waiting.popleft()
+        if self._waiting:
+            self._asking = True
+            # Others who ask in the same turn of the loop come along.
+            asyncio.get_running_loop().call_soon(self._ask)
+
+    def close(self) -> None:
+        """Let everybody who waits go with UNAVAILABLE."""
+        self.is_closed = True
+        if self._retry is not None:
+            self._retry.cancel()
+        for request in self._waiting:
+            if not request.future.done():
+                request.future.set_exception(Unavailable("the server stops"))
+        self._waiting.clear()
+
+    def _ask(self) -> None:
+        requests = [request for request in self._waiting if not request.future.done()]
+        self._waiting = deque(requests)
+        if not requests:
+            self._asking = False
+            return
+        now_s = self._tasks.now_s()
+
+        def take(tables: TaskTables) -> None:
+            chosen = next_tasks(tables, self._turns, sum(request.limit for request in requests))
+            shares = _deal(chosen, requests)
+            found: list[tuple[_Request, list[Lease]]] = []
+            for request, rows in shares:
+                leases = [self._dispatch(tables, row, request.owner, now_s) for row in rows]
+                found.append((request, leases))
+            tables.before_commit(lambda: self._hand_out(found))
+            tables.after_rollback(lambda: self._lose(found))
+
+        write = self._tasks.store.write(take)
+        write.add_done_callback(self._asked)
+
+    def _dispatch(self, tables: TaskTables, row: TaskRow, owner: str, now_s: float) -> Lease:
+        row.owner = owner
+        row.fence = tables.number()
+        transitions.move_task(tables, row, TaskStatus.DISPATCHED, now_s=now_s)
+        spec = tables.spec(row.spec)
+        task = LeasedTask(
+            row.id,
+            self._tasks.session_id(tables, row.session),
+            row.attempt,
+            tables.options(spec.options_number),
+            spec.expected_keys,
+            spec.dependencies,
+            spec.payload,
+        )
+        return Lease(self._tasks, row.number, row.session, row.fence, owner, task)
+
+    def _hand_out(self, found: Sequence[tuple[_Request, list[Lease]]]) -> None:
+        self._asking = False
+        back: list[Lease] = []
+        for request, leases in found:
+            for lease in leases:
+                self._tasks.leases.add(lease)
+            if request.future.done():
+                back += leases
+            elif leases:
+                request.future.set_result(leases)
+        if back:
+            self._tasks.give_back(back)
+        self._waiting = deque(request for request in self._waiting if not request.future.done())
+        if any(leases for _, leases in found):
+            self.wake()
+
+    def _lose(self, found: Sequence[tuple[_Request, list[Lease]]]) -> None:
+        for _, leases in found:
+            for lease in leases:
+                self._tasks.lose(lease)
+
+    def _asked(self, write: asyncio.Future[None]) -> None:
+        error = None if write.cancelled() else write.exception()
+        if error is None:
+            return
+        if not isinstance(error, Error):
+            logger.error("no task could be acquired", exc_info=error)
+        self._asking = False
+        if not self.is_closed:
+            self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self.wake)
+
+
+def _deal(rows: Sequence[TaskRow], requests: Sequence[_Request]) -> list[tuple[_Request, list[TaskRow]]]:
+    """Give everybody one, then everybody a second one, and so on."""
+    shares: list[tuple[_Request, list[TaskRow]]] = [(request, []) for request in requests]
+    left = list(rows)
+    left.reverse()
+    while left:
+        for request, share in shares:
+            if left and len(share) < request.limit:
+                share.append(left.pop())
+    return shares
+

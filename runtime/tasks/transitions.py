@@ -1,0 +1,200 @@
+"""The three state machines. Nothing else writes a status.
+
+A transition checks that it is legal, sets the dates that belong to it, keeps the counters, writes the row, and notes
+the change for whoever waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runtime.errors import Internal
+from runtime.objects.value import EMPTY, Value
+from runtime.store.tasks import TaskTables
+from runtime.tasks.model import (
+    TERMINAL,
+    ResultRow,
+    ResultStatus,
+    SessionRow,
+    SessionStatus,
+    TaskRow,
+    TaskStatus,
+)
+
+__all__ = [
+    "LEGAL",
+    "ResultChange",
+    "SessionChange",
+    "TaskChange",
+    "add_results",
+    "add_tasks",
+    "hand_over",
+    "move_result",
+    "move_session",
+    "move_task",
+]
+
+_T = TaskStatus
+
+LEGAL: dict[TaskStatus, frozenset[TaskStatus]] = {
+    _T.CREATING: frozenset({_T.SUBMITTED, _T.CANCELING, _T.CANCELED}),
+    _T.SUBMITTED: frozenset({_T.DISPATCHED, _T.ERROR, _T.CANCELING}),
+    _T.DISPATCHED: frozenset({_T.PROCESSING, _T.SUBMITTED, _T.ERROR, _T.CANCELING}),
+    _T.PROCESSING: frozenset({_T.COMPLETED, _T.ERROR, _T.TIMEOUT, _T.SUBMITTED, _T.CANCELING}),
+    _T.CANCELING: frozenset({_T.CANCELED}),
+}
+"""From each status to those that may follow it; terminal ones have none."""
+
+_FREE = frozenset({_T.SUBMITTED, *TERMINAL})
+
+
+@dataclass(frozen=True, slots=True)
+class TaskChange:
+    """A task has another status: noted for the plane's watcher."""
+
+    session: int
+    number: int
+    id: str
+    before: TaskStatus
+    after: TaskStatus
+    is_ready: bool
+    has_next: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResultChange:
+    """A result has another status."""
+
+    session: int
+    key: str
+    after: ResultStatus
+
+
+@dataclass(frozen=True, slots=True)
+class SessionChange:
+    """A session has another status."""
+
+    number: int
+    after: SessionStatus
+
+
+def add_tasks(tables: TaskTables, tasks: Sequence[TaskRow]) -> None:
+    """Insert new attempts: CREATING, or SUBMITTED for those whose creation ends in the same write.
+
+    Raises
+    ------
+    Exists
+        An id is in use.
+    """
+    tables.insert_tasks(tasks)
+    for task in tasks:
+        if task.status not in (_T.CREATING, _T.SUBMITTED):
+            raise Internal(f"task {task.id}: nothing begins as {task.status.name}")
+    if tasks:
+        _count_new(tables, tasks)
+
+
+def _count_new(tables: TaskTables, tasks: Sequence[TaskRow]) -> None:
+    numbers: dict[tuple[int, TaskStatus], int] = {}
+    for task in tasks:
+        key = (task.session, task.status)
+        numbers[key] = numbers.get(key, 0) + 1
+        if task.status is _T.SUBMITTED:
+            tables.note(
+                TaskChange(task.session, task.number, task.id, _T.CREATING, _T.SUBMITTED, task.missing == 0, False)
+            )
+    for (session, status), number in numbers.items():
+        tables.count(session, status, number)
+
+
+def move_task(tables: TaskTables, task: TaskRow, *path: TaskStatus, now_s: float) -> None:
+    """Give a task another status, perhaps by way of others; fields that were changed on ``task`` are written with it.
+
+    Parameters
+    ----------
+    path : TaskStatus
+        The statuses that it takes, in order.
+    now_s : float
+        Seconds since 1970.
+
+    Raises
+    ------
+    Internal
+        If that is no path of the state machine.
+    """
+    before = status = task.status
+    for after in path:
+        if after not in LEGAL.get(status, ()):
+            raise Internal(f"task {task.id}: {status.name} does not become {after.name}")
+        if after is _T.SUBMITTED:
+            if status is _T.CREATING:
+                task.submitted_s = now_s
+            task.started_s = None
+        elif after is _T.PROCESSING:
+            # An agent that says later that it has begun says when.
+            if task.started_s is None:
+                task.started_s = now_s
+        elif after in TERMINAL:
+            task.ended_s = now_s
+        if after in _FREE:
+            task.owner = ""
+        status = after
+    task.status = status
+    tables.update_task(task)
+    tables.count(task.session, before, -1)
+    tables.count(task.session, status, 1)
+    tables.note(TaskChange(task.session, task.number, task.id, before, status, task.is_ready, task.next != 0))
+
+
+def add_results(tables: TaskTables, results: Sequence[ResultRow]) -> None:
+    """Insert new results, CREATED.
+
+    Raises
+    ------
+    Exists
+        A key of the session is in use.
+    """
+    tables.insert_results(results)
+
+
+def move_result(tables: TaskTables, result: ResultRow, after: ResultStatus, value: Value = EMPTY) -> None:
+    """Complete a result with its value, or abort it.
+
+    Raises
+    ------
+    Internal
+        If it is COMPLETED or ABORTED already.
+    """
+    if result.status is not ResultStatus.CREATED or after is ResultStatus.CREATED:
+        raise Internal(f"result {result.key}: {result.status.name} does not become {after.name}")
+    result.status = after
+    result.value = value
+    if value.ref is not None:
+        tables.refer(value.ref)
+    tables.update_result(result)
+    tables.note(ResultChange(result.session, result.key, after))
+
+
+def hand_over(tables: TaskTables, result: ResultRow, owner: int) -> None:
+    """Make another task the owner of a result that is not there yet."""
+    if result.status is not ResultStatus.CREATED:
+        raise Internal(f"result {result.key}: what is {result.status.name} keeps its owner")
+    result.owner = owner
+    tables.update_result(result)
+
+
+def move_session(tables: TaskTables, session: SessionRow, after: SessionStatus, now_s: float) -> None:
+    """Cancel a session.
+
+    Raises
+    ------
+    Internal
+        If it is canceled already.
+    """
+    if session.status is not SessionStatus.RUNNING or after is not SessionStatus.CANCELED:
+        raise Internal(f"session {session.id}: {session.status.name} does not become {after.name}")
+    session.status = after
+    session.canceled_s = now_s
+    tables.update_session(session)
+    tables.note(SessionChange(session.number, after))

@@ -1,0 +1,82 @@
+"""A task's way from its creation to its result, by the domain interface alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import FailedPrecondition, NotFound
+from runtime.objects.value import Value
+from runtime.tasks.filters import TaskFilter
+from runtime.tasks.model import FailureKind, ResultStatus, TaskStatus
+from tests.leaks import run_async
+from tests.tasks.plane import OPTIONS, acquire, open_plane, request, run_all
+
+
+@pytest.mark.parametrize("is_file", [False, True], ids=["memory", "file"])
+def test_task_runs_and_its_result_is_there(tmp_path: Path, is_file: bool) -> None:
+    async def work() -> None:
+        async with open_plane(tmp_path if is_file else None) as tasks:
+            assert await tasks.create_session("s", OPTIONS)
+            assert not await tasks.create_session("s", OPTIONS)
+            assert await tasks.create_tasks("s", [request("t", "r", payload=b"in")]) == ()
+            assert tasks.result("s", "r").status is ResultStatus.CREATED
+            lease = await acquire(tasks)
+            assert [piece async for piece in lease.read_payload(10)] == [b"in"]
+            assert await lease.succeed({"r": Value(b"out")}) is TaskStatus.COMPLETED
+            result = await tasks.wait_for_result("s", "r")
+            assert (result.status, result.value.data, result.owner) == (ResultStatus.COMPLETED, b"out", "t")
+            assert await tasks.wait_for_tasks(TaskFilter(sessions=("s",))) == {TaskStatus.COMPLETED: 1}
+            assert tasks.store.read(lambda tables: tables.recount() == tables.all_counts())
+
+    run_async(work)
+
+
+def test_dependent_runs_after_its_input(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with open_plane(tmp_path) as tasks:
+            await tasks.create_session("s", OPTIONS)
+            await tasks.create_tasks("s", [request("last", needs=("a", "b")), request("a"), request("b")])
+            assert await run_all(tasks, 3) == ["a", "b", "last"]
+
+    run_async(work)
+
+
+def test_failed_call_is_retried_and_then_aborts(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with open_plane(tmp_path) as tasks:
+            await tasks.create_session("s", OPTIONS)
+            await tasks.create_tasks("s", [request("t"), request("after", needs=("t",))])
+            seen = []
+            for _ in range(1 + OPTIONS.max_retries):
+                lease = await acquire(tasks)
+                seen.append(lease.task.id)
+                assert await lease.fail(FailureKind.CALL, "gone") is TaskStatus.ERROR
+            assert seen == ["t", "t###1", "t###2"]
+            result = await tasks.wait_for_result("s", "after")
+            assert (result.status, result.owner_error) == (
+                ResultStatus.ABORTED,
+                "One of the input data is aborted.",
+            )
+            assert tasks.result("s", "t").owner == "t###2"
+
+    run_async(work)
+
+
+def test_creation_is_all_or_nothing(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with open_plane(tmp_path) as tasks:
+            with pytest.raises(NotFound):
+                await tasks.create_tasks("s", [request("t")])
+            await tasks.create_session("s", OPTIONS)
+            await tasks.create_tasks("s", [request("t", "r")])
+            refused = await tasks.create_tasks("s", [request("a"), request("b", "r"), request("t"), request("a", "x")])
+            assert refused == ("a", "b", "t")
+            assert await tasks.list_tasks(TaskFilter(sessions=("s",))) == ["t"]
+            await tasks.cancel_session("s")
+            assert await tasks.task_statuses(["t"]) == {"t": TaskStatus.CANCELED}
+            with pytest.raises(FailedPrecondition):
+                await tasks.create_tasks("s", [request("c")])
+
+    run_async(work)
