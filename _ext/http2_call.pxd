@@ -5,6 +5,9 @@ from libc.stdint cimport int64_t, uint32_t
 from runtime._ext.http2_link cimport Link
 
 
+cdef Py_ssize_t message_size(object message) except -1
+
+
 cdef class Method:
     cdef readonly str path
     cdef readonly bint client_streaming

@@ -101,7 +101,7 @@ cdef class Call:
             key = name.decode("latin-1")
             if name.endswith(b"-bin"):
                 for part in value.split(b","):
-                    result.append((key, b64decode(part + b"=" * (-len(part) % 4))))
+                    result.append((key, b64decode(part + b"=" * ((4 - len(part) % 4) % 4))))
             else:
                 result.append((key, value.decode("latin-1")))
         return tuple(result)

@@ -92,6 +92,11 @@ GOALS = (
     Goal("MLP training step", "training", "mlp", _ratio(1e3), "ms", 0.75, 0.5),
     Goal("CNN training step", "training", "cnn", _ratio(1e3), "ms", 0.9, 0.6),
     Goal("LSTM training step", "training", "lstm", _ratio(1e3), "ms", 0.7, 0.35),
+    Goal("16 bytes to another task and back", "cluster", "small ours-ours", _ratio(), "us", 1.0, 0.6),
+    Goal("16 MB from a task", "cluster", "pull[16MB] ours-ours", _ratio(1e3), "ms", 1.0, 0.5),
+    Goal("64 MB from a task of TensorFlow", "cluster", "pull[64MB] ours-tensorflow", _ratio(1e3), "ms", 1.05, 0.7),
+    Goal("64 MB to a master of TensorFlow", "cluster", "pull[64MB] tensorflow-ours", _ratio(1e3), "ms", 1.05, 0.9),
+    Goal("weights to two workers and back", "cluster", "mlp ours-ours", _ratio(1e3), "ms", 1.0, 0.6),
     Goal("MLP slow-down beside two busy processes", "training", "mlp-busy", _slow_down, "ms", 1.3, 1.0),
 )
 

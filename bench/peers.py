@@ -54,18 +54,26 @@ def _await_ready(process: subprocess.Popen[str], what: str) -> str:
     raise SystemExit(f"{what} did not get ready within {START_TIMEOUT_S:.0f} s (status {process.wait()})")
 
 
-def start_ours(*flags: str) -> tuple[subprocess.Popen[str], str]:
-    """Start ``tensor-runtime serve`` on a free port; return the process and its target."""
+def start_ours(*flags: str, listen: str = "127.0.0.1:0") -> tuple[subprocess.Popen[str], str]:
+    """Start ``tensor-runtime serve``, by default on a free port; return the process and its target."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "runtime.cli", "serve", "--listen", "127.0.0.1:0", *flags],
+        [sys.executable, "-m", "runtime.cli", "serve", "--listen", listen, *flags],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return process, _await_ready(process, "tensor-runtime serve")
 
 
-def start_peer() -> tuple[subprocess.Popen[str], str]:
-    """Start TensorFlow's server, one task of job ``local``; return the process and its target."""
+def start_peer(task: dict[str, Any] | None = None) -> tuple[subprocess.Popen[str], str]:
+    """Start TensorFlow's server; return the process and its target.
+
+    Parameters
+    ----------
+    task : dict, optional
+        ``cluster``, ``job`` and ``task`` that it is to be; without it, the one task of job ``local``.
+    """
+    if task is None:
+        task = {"cluster": {"local": [f"127.0.0.1:{free_port()}"]}, "job": "local", "task": 0}
     process = subprocess.Popen(
-        [peer_python(), str(ROOT / "bench" / "clients" / "server_tf.py"), str(free_port())],
+        [peer_python(), str(ROOT / "bench" / "clients" / "server_tf.py"), json.dumps(task)],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return process, _await_ready(process, "TensorFlow's server")
 

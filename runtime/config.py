@@ -18,6 +18,8 @@ from runtime.errors import InvalidArgument
 from runtime.machine import memory_bytes
 
 ENVIRONMENT_PREFIX = "TENSOR_RUNTIME_"
+# Names the interpreter with TensorFlow for tests and benchmarks; it looks like a mistyped peer_ca or peer_tls.
+PEER_VARIABLE = ENVIRONMENT_PREFIX + "PEER_PYTHON"
 ALL_SERVICES = ("graph", "task", "command", "fleet", "stream")
 DEFAULT_LISTEN = "127.0.0.1:2222"
 _SIZE_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -289,6 +291,18 @@ class Settings:
     token_file: Path | None = setting(
         _optional_path, None, metavar="FILE", help="file of accepted bearer tokens, one a line"
     )
+    peer_tls: str = setting(
+        _choice("auto", "on", "off"), "auto", metavar="NAME",
+        help="TLS to the other tasks of the cluster: on, off, or auto (on with a certificate of its own or peer_ca)"
+    )
+    peer_ca: Path | None = setting(
+        _optional_path, None, metavar="FILE",
+        help="PEM certificates of the CA of the other tasks (default: tls_client_ca, else those of the system)"
+    )
+    peer_token_file: Path | None = setting(
+        _optional_path, None, metavar="FILE",
+        help="file whose first token is sent to the other tasks (default: token_file)"
+    )
     insecure: bool = setting(
         _flag, False, help="serve beyond this machine without TLS or token: anyone who can connect can run code"
     )
@@ -470,7 +484,8 @@ def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]
     """
     environment = os.environ if environment is None else environment
     known = {environment_name(entry) for entry in setting_fields()} | {ENVIRONMENT_PREFIX + "CONFIG"}
-    unknown = sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+    unknown = sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX)
+                     and name not in known and name != PEER_VARIABLE)
     if not unknown:
         return []
     import difflib

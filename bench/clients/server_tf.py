@@ -1,5 +1,9 @@
-"""Run TensorFlow's own server, one task, until killed: ``python server_tf.py PORT``. Prints ``ready TARGET``."""
+"""Run TensorFlow's own server until killed: ``python server_tf.py TASK``. Prints ``ready TARGET``.
 
+The task is JSON: ``{"cluster": {job: [address]}, "job": name, "task": number}``.
+"""
+
+import json
 import os
 import sys
 
@@ -9,8 +13,8 @@ import tensorflow as tf
 
 
 def main():
-    cluster = {"local": [f"127.0.0.1:{sys.argv[1]}"]}
-    server = tf.distribute.Server(cluster, job_name="local", task_index=0)
+    task = json.loads(sys.argv[1])
+    server = tf.distribute.Server(task["cluster"], job_name=task["job"], task_index=task["task"])
     print("ready", server.target, flush=True)
     server.join()
 

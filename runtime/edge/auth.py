@@ -103,11 +103,11 @@ def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
         return None
     import grpc
 
-    chain = _read_pem("tls_cert", settings.tls_cert, b"CERTIFICATE-----")
-    key = _read_pem("tls_key", settings.tls_key, b"PRIVATE KEY-----")
+    chain = read_pem("tls_cert", settings.tls_cert, b"CERTIFICATE-----")
+    key = read_pem("tls_key", settings.tls_key, b"PRIVATE KEY-----")
     roots = None
     if settings.tls_client_ca is not None:
-        roots = _read_pem("tls_client_ca", settings.tls_client_ca, b"CERTIFICATE-----")
+        roots = read_pem("tls_client_ca", settings.tls_client_ca, b"CERTIFICATE-----")
     return grpc.ssl_server_credentials([(key, chain)], roots, require_client_auth=roots is not None)
 
 
@@ -123,8 +123,8 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     """
     if settings.tls_cert is None or settings.tls_key is None:
         return None
-    _read_pem("tls_cert", settings.tls_cert, b"CERTIFICATE-----")
-    _read_pem("tls_key", settings.tls_key, b"PRIVATE KEY-----")
+    read_pem("tls_cert", settings.tls_cert, b"CERTIFICATE-----")
+    read_pem("tls_key", settings.tls_key, b"PRIVATE KEY-----")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
@@ -136,7 +136,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
             f"used together: {error}"
         ) from error
     if settings.tls_client_ca is not None:
-        roots = _read_pem("tls_client_ca", settings.tls_client_ca, b"CERTIFICATE-----")
+        roots = read_pem("tls_client_ca", settings.tls_client_ca, b"CERTIFICATE-----")
         try:
             context.load_verify_locations(cadata=roots.decode("ascii", "replace"))
         except ssl.SSLError as error:
@@ -145,7 +145,14 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-def _read_pem(name: str, path: Path, mark: bytes) -> bytes:
+def read_pem(name: str, path: Path, mark: bytes) -> bytes:
+    """Return the content of a setting's PEM file, which must hold ``mark``.
+
+    Raises
+    ------
+    InvalidArgument
+        If it cannot be read or does not.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -25,7 +25,7 @@ from runtime.config import ALL_SERVICES
 from runtime.edge import permissions
 from runtime.errors import Error, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
 
-__all__ = ["Token", "Tokens", "issue", "read_records", "revoke"]
+__all__ = ["Token", "Tokens", "issue", "read_records", "revoke", "token_in_clear"]
 
 logger = logging.getLogger(__name__)
 
@@ -287,6 +287,19 @@ def read_records(path: Path) -> list[Token]:
         If it cannot be read, or a line is not valid.
     """
     return _parse(_lines(path), f"token_file {path}")
+
+
+def token_in_clear(path: Path) -> str | None:
+    """Return the first token that a file holds itself and not by its record, or None.
+
+    Raises
+    ------
+    InvalidArgument
+        If it cannot be read, or a line is not valid.
+    """
+    lines = _lines(path)
+    _parse(lines, f"token_file {path}")
+    return next((line for line in lines if _RECORD.fullmatch(line) is None), None)
 
 
 def _parse(lines: Iterable[str], origin: str) -> list[Token]:

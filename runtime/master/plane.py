@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from runtime._ext import running_step
 from runtime.cluster_spec import ClusterSpec
 from runtime.edge.auth import is_local
+from runtime.edge.limits import Account
+from runtime.edge.peer_access import peer_access
 from runtime.graph.device_spec import DeviceSpec
 from runtime.machine import resident_bytes
 from runtime.master.master import Master
@@ -41,21 +43,22 @@ class GraphPlane:
         Its task and its step threads are the worker's, too.
     cluster : ClusterSpec or None
         The server's own.
-    peer_timeout_s : float
-        See `runtime.worker.channels.Connections`.
-    address : str
-        Where the server listens.
+    settings : Settings
+        Say where the server listens, and how other tasks are called.
     """
 
-    def __init__(self, master: Master, cluster: ClusterSpec | None, peer_timeout_s: float, address: str = "") -> None:
+    def __init__(self, master: Master, cluster: ClusterSpec | None, settings: Settings) -> None:
         self.master = MasterService(master, self.session_tasks)
         self._cluster = cluster
-        self._peer_timeout_s = peer_timeout_s
+        self._settings = settings
+        # Read now: a file that is wrong is to be told at the start.
+        self._access = None if cluster is None else peer_access(settings)
+        self._account = Account(settings.max_bytes_in_flight)
         self._log = RpcLog()
         self._connections: Connections | None = None
         self._session_tasks: SessionTasks | None = None
         self.worker = WorkerService(master.task, self._make_worker, self._log)
-        self._address = address
+        self._address = settings.listen
         self._began = time.monotonic()
         self._status = StatusService(self.status, self._other_tasks(), self._ask)
 
@@ -80,6 +83,7 @@ class GraphPlane:
         await self.worker.stop()
         if self._connections is not None:
             await self._connections.close()
+            self._account.close()
         await self.master.stop(grace)
 
     def session_tasks(self) -> SessionTasks:
@@ -135,12 +139,15 @@ class GraphPlane:
         from runtime.worker.worker import Worker
 
         master = self.master.master
-        connections = self._connections = Connections(asyncio.get_running_loop(), self._peer_timeout_s, self._log)
+        self._account.open()
+        connections = self._connections = Connections(
+            asyncio.get_running_loop(), self._settings.peer_timeout_s, self._log,
+            self._access or peer_access(self._settings), self._account)
         return Worker(
             master.task,
             master.runner,
             self._cluster,
-            lambda cluster: ClusterPeers(connections, cluster),
+            lambda cluster: ClusterPeers(connections, cluster, master.runner.hand_over, master.step_memory_limit),
             master.step_memory_limit,
         )
 
@@ -163,4 +170,4 @@ def create_plane(settings: Settings) -> GraphPlane:
         cluster=cluster,
         step_memory_limit=settings.step_memory_limit,
     )
-    return GraphPlane(master, cluster, settings.peer_timeout_s, settings.listen)
+    return GraphPlane(master, cluster, settings)

@@ -12,22 +12,34 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
-from runtime._ext.errors import Cancelled, Error, InvalidArgument, Unavailable
+from runtime._ext.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Error,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+    Unknown,
+)
+from runtime._ext.running_step import MemoryBound
 from runtime._ext.worker_codec import scan_recv_tensor_response
 from runtime.cluster_spec import ClusterSpec
-from runtime.errors import from_rpc_error
+from runtime.edge.outgoing import Outgoing
+from runtime.errors import from_code
 from runtime.graph.device_spec import DeviceSpec
 from runtime.observe.status import Call
 from runtime.worker.derived import DETAILS
 
 if TYPE_CHECKING:
-    import grpc.aio
-
+    from runtime._ext.message_parts import MessageParts
+    from runtime.edge.limits import Account
+    from runtime.edge.peer_access import PeerAccess
     from runtime.worker.rpc_log import RpcLog
 
 __all__ = ["ClusterPeers", "Connections"]
@@ -35,111 +47,45 @@ __all__ = ["ClusterPeers", "Connections"]
 logger = logging.getLogger(__name__)
 
 _SERVICE = "/tensorflow.WorkerService/"
-_OPTIONS = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_metadata_size", 64 * 1024),
-    # A restarted task is found again within a second.
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    # The time that one attempt to connect gets: where packets vanish, the next one may find the way.
-    ("grpc.min_reconnect_backoff_ms", 3000),
-    # A new channel must not go on with the connection of the old one.
-    ("grpc.use_local_subchannel_pool", 1),
-    # A step must not run twice because a connection broke.
-    ("grpc.enable_retries", 0),
-)
+# What the loop decodes of an answer itself, apart from views: the rest takes a thread.
+_LOOP_DECODE_BYTES = 1 << 20
 
 Received = Callable[[Any, int, bool, "BaseException | None"], None]
 Answered = Callable[["bytes | None", "BaseException | None"], None]
 
 
 class Connections:
-    """Channels to tasks, one per address, and the watch over those that are being called.
+    """Calls to tasks, over one connection per address, and the watch over those that are being called.
 
     Parameters
     ----------
     loop : asyncio event loop
-        Channels belong to it; every method but `begin` is called there.
+        Connections belong to it, and this object is made in its thread; every method but `begin` is called there.
     unresponsive_s : float
         A task that is being called and does not answer a question for its status within this time counts as lost.
     log : RpcLog
         Notes what was received.
+    access : PeerAccess
+        How to get in there.
+    account : Account
+        Counts the bytes of answers under way.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, unresponsive_s: float, log: RpcLog) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, unresponsive_s: float, log: RpcLog, access: PeerAccess,
+                 account: Account) -> None:
         self.loop = loop
         self.log = log
-        self._unresponsive_s = unresponsive_s
-        self._channels: dict[str, grpc.aio.Channel] = {}
-        self._open: dict[str, dict[asyncio.Task[None], tuple[str, str, float]]] = {}
+        self.unresponsive_s = unresponsive_s
+        self.outgoing = Outgoing(loop, access, account)
+        self.thread = threading.get_ident()
+        self.closed = False
+        self._open: dict[str, dict[_Call, None]] = {}
+        self._watches: dict[str, asyncio.TimerHandle] = {}
         self._asked: dict[str, float] = {}  # when the open question for its status was put to a task
-        self._watches: dict[str, asyncio.Task[None]] = {}
-        self._closing: set[asyncio.Task[None]] = set()
-        self._closed = False
 
-    def begin(self, address: str, task: str, method: str, request: bytes, what: str, done: Answered
+    def begin(self, address: str, task: str, method: str, request: bytes | MessageParts, what: str, done: Answered
               ) -> Callable[[], None]:
         """Make a call, from any thread.
-
-        Parameters
-        ----------
-        address, task, method, request, what
-            As for `call`.
-        done : callable
-            ``done(answer, error)``, called exactly once on the loop, unless that is closed.
-
-        Returns
-        -------
-        callable
-            Gives the call up, from any thread; `done` then gets CANCELLED, if nothing else before.
-        """
-        running: list[asyncio.Task[None]] = []
-        given_up = False
-
-        async def run() -> None:
-            try:
-                answer = await self.call(address, task, method, request, what)
-            except Error as error:
-                done(None, error)
-            except asyncio.CancelledError:
-                done(None, Cancelled(f"{what} was given up"))
-            except Exception as error:
-                logger.exception("a call to another task failed")
-                done(None, Unavailable(f"{type(error).__name__} while {what} was awaited from {task}: {error}"))
-            else:
-                done(answer, None)
-
-        def start() -> None:
-            if given_up:
-                done(None, Cancelled(f"{what} was given up"))
-            else:
-                running.append(self.loop.create_task(run()))
-
-        def give_up() -> None:
-            nonlocal given_up
-            given_up = True
-            self._on_loop(lambda: running and running[0].cancel())
-
-        self._on_loop(start)
-        return give_up
-
-    def _on_loop(self, work: Callable[[], object]) -> None:
-        """Have something done on the loop; nothing happens when that is closed."""
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(work)
-
-    def channel(self, address: str) -> grpc.aio.Channel:
-        """Return the channel to an address, opened on first use."""
-        found = self._channels.get(address)
-        if found is None:
-            import grpc.aio  # only servers that call others need it
-
-            found = self._channels[address] = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        return found
-
-    async def call(self, address: str, task: str, method: str, request: bytes, what: str) -> bytes:
-        """Make a call and return the answer's bytes.
 
         Parameters
         ----------
@@ -147,8 +93,32 @@ class Connections:
             Of whom is called.
         method : str
             Of the WorkerService.
+        request : bytes or MessageParts
         what : str
             What is awaited, for the error of a task that does not answer.
+        done : callable
+            ``done(answer, error)``, called exactly once on the loop, unless that is closed. The error of a task that
+            cannot be reached or has stopped answering has its name as ``lost_task``.
+
+        Returns
+        -------
+        callable
+            Gives the call up, from any thread; `done` then gets CANCELLED, if nothing else before.
+        """
+        call = _Call(self, address, task, method, request, what, done)
+        self.on_loop(call.start)
+        return call.give_up
+
+    def on_loop(self, work: Callable[[], object]) -> None:
+        """Have something done on the loop, at once when this is its thread; nothing happens when it is closed."""
+        if threading.get_ident() == self.thread:
+            work()
+        else:
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(work)
+
+    async def call(self, address: str, task: str, method: str, request: bytes, what: str) -> bytes:
+        """Make a call and return the answer's bytes; parameters as of `begin`.
 
         Raises
         ------
@@ -156,42 +126,21 @@ class Connections:
             What the task answers; `Unavailable` when it cannot be reached or has stopped answering, with the task's
             name as ``lost_task``.
         """
-        import grpc
+        waiting: asyncio.Future[bytes] = self.loop.create_future()
 
-        if self._closed:
-            raise Cancelled("the server is stopping")
-        own = asyncio.current_task()
-        assert own is not None
-        calls = self._open.setdefault(address, {})
-        began = time.monotonic()
-        calls[own] = task, what, began
-        if address not in self._watches:
-            self._watches[address] = self.loop.create_task(self._watch(address, task))
+        def done(answer: bytes | None, error: BaseException | None) -> None:
+            if waiting.done():
+                return
+            if error is not None:
+                waiting.set_exception(error)
+            else:
+                waiting.set_result(answer or b"")
+
+        give_up = self.begin(address, task, method, request, what, done)
         try:
-            answer: bytes = await _stub(self.channel(address), method)(request)
-            return answer
-        except grpc.RpcError as error:
-            found = from_rpc_error(error)
-            trailers: tuple[Any, ...] = tuple(getattr(error, "trailing_metadata", tuple)() or ())
-            if isinstance(found, Unavailable) and not any(key == DETAILS for key, _ in trailers):
-                found = _lost(task, f"{found.message}\nAdditional GRPC error information from remote target {task} "
-                                    f"while calling {_SERVICE}{method}:\n:{what} was awaited from {address} for "
-                                    f"{time.monotonic() - began:.1f} s")
-            if trailers:
-                found.trailers = trailers  # type: ignore[attr-defined]
-            raise found from None
-        except asyncio.CancelledError:
-            if self._given_up(own):
-                raise _lost(task, f"{task} at {address} has not answered for {self._unresponsive_s:g} s; {what} was "
-                                  f"awaited from it for {time.monotonic() - began:.1f} s") from None
-            raise
+            return await waiting
         finally:
-            calls.pop(own, None)
-            if not calls:
-                self._open.pop(address, None)
-                watch = self._watches.pop(address, None)
-                if watch is not None:
-                    watch.cancel()
+            give_up()
 
     async def ask(self, address: str, path: str, request: bytes, timeout_s: float) -> bytes:
         """Make a short call of any service, bounded in time, which nobody watches.
@@ -201,83 +150,172 @@ class Connections:
         Error
             What the server answers; `Unavailable` when it cannot be reached, `DeadlineExceeded` when it is late.
         """
-        import grpc
+        waiting: asyncio.Future[bytes] = self.loop.create_future()
 
-        stub: Any = self.channel(address).unary_unary
+        def answered(answer: bytes | None, code: int, message: str, trailers: Any) -> None:
+            if not waiting.done():
+                if code:
+                    waiting.set_exception(from_code(code, message))
+                else:
+                    waiting.set_result(answer or b"")
+
+        give_up = self.outgoing.start(address, path, request, answered)
         try:
-            answer: bytes = await stub(path)(request, timeout=timeout_s)
-            return answer
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
+            return await asyncio.wait_for(waiting, timeout_s)
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer from {address} within {timeout_s:g} s") from None
+        finally:
+            give_up()
 
-    def _given_up(self, task: asyncio.Task[None]) -> bool:
-        """Tell whether a call was ended by the watch, and take that cancellation back."""
-        return getattr(task, "lost_peer", False) and task.uncancel() == 0
+    # Calls under way
 
-    async def _watch(self, address: str, task: str) -> None:
-        """Ask a task for its status while calls to it are open; end them when it does not answer."""
-        import grpc
+    def opened(self, call: _Call) -> None:
+        """Note a call, and begin to watch whom it waits for."""
+        self._open.setdefault(call.address, {})[call] = None
+        if call.address not in self._watches:
+            self._watch_later(call.address, call.task)
 
-        pause = self._unresponsive_s / 3
-        while True:
-            await asyncio.sleep(pause)
-            self._asked[address] = time.monotonic()
-            try:
-                await _stub(self.channel(address), "GetStatus")(b"", timeout=self._unresponsive_s - pause)
-            except grpc.RpcError as error:
-                if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
-                    continue  # refused or answered with an error: the calls see that themselves
-            else:
-                continue
-            finally:
-                self._asked.pop(address, None)
-            logger.warning("a task does not answer", extra={"task": task, "address": address,
-                                                            "calls": len(self._open.get(address, ()))})
-            lost = self._channels.pop(address, None)
-            for call in list(self._open.get(address, ())):
-                call.lost_peer = True  # type: ignore[attr-defined]
-                call.cancel()
-            if lost is not None:
-                self._leave(lost)
+    def ended(self, call: _Call) -> None:
+        """Forget a call."""
+        calls = self._open.get(call.address)
+        if calls is not None:
+            calls.pop(call, None)
+            if not calls:
+                del self._open[call.address]
 
-    def _leave(self, channel: grpc.aio.Channel) -> None:
-        """Close a channel that nothing uses any more."""
-        closing = self.loop.create_task(channel.close())
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+    def _watch_later(self, address: str, task: str) -> None:
+        """Look after a third of the time, counted from the beginning of the call that has been open longest."""
+        pause = self.unresponsive_s / 3
+        oldest = next(iter(self._open[address]))
+        age = time.monotonic() - oldest.began
+        self._watches[address] = self.loop.call_later(pause - age if age < pause else pause, self._look, address, task)
+
+    def _look(self, address: str, task: str) -> None:
+        """Ask a task for its status when calls to it are open for long; end them when it does not answer."""
+        del self._watches[address]
+        if self.closed or address not in self._open:
+            return
+        if time.monotonic() - next(iter(self._open[address])).began < self.unresponsive_s / 4:
+            self._watch_later(address, task)
+            return
+        answered = False
+
+        def done(answer: bytes | None, code: int, message: str, trailers: Any) -> None:
+            # Refused or answered with an error: the calls see that themselves.
+            nonlocal answered
+            answered = True
+            late.cancel()
+            self._asked.pop(address, None)
+
+        def lose() -> None:
+            if answered:
+                return
+            cancel()
+            calls = list(self._open.get(address, ()))
+            logger.warning("a task does not answer", extra={"task": task, "address": address, "calls": len(calls)})
+            for call in calls:
+                call.lose()
+            self.outgoing.leave(address)
+
+        self._asked[address] = time.monotonic()
+        late = self.loop.call_later(self.unresponsive_s * 2 / 3, lose)
+        cancel = self.outgoing.start(address, _SERVICE + "GetStatus", b"", done)
+        self._watch_later(address, task)
 
     def status(self) -> tuple[Call, ...]:
         """Return what is awaited from other tasks right now, the longest first."""
         now = time.monotonic()
-        found = [Call(task, address, what, now - began, now - self._asked.get(address, now))
-                 for address, calls in self._open.items() for task, what, began in calls.values()]
+        found = [Call(call.task, address, call.what, now - call.began, now - self._asked.get(address, now))
+                 for address, calls in self._open.items() for call in calls]
         return tuple(sorted(found, key=lambda call: -call.seconds))
 
     async def close(self) -> None:
-        """End every call and close the channels."""
-        self._closed = True
-        tasks = [task for calls in self._open.values() for task in calls]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=5.0)
-        for channel in self._channels.values():
-            await channel.close()
-        self._channels.clear()
-        if self._closing:
-            await asyncio.wait(self._closing, timeout=5.0)
+        """End every call and close the connections."""
+        self.closed = True
+        for watch in self._watches.values():
+            watch.cancel()
+        self._watches.clear()
+        for call in [call for calls in self._open.values() for call in calls]:
+            call.give_up()
+        await self.outgoing.close()
+
+
+class _Call:
+    """One call to a task; everything but `give_up` belongs to the loop."""
+
+    __slots__ = ("_cancel", "_done", "_given_up", "_owner", "_path", "_request", "address", "began", "task", "what")
+
+    def __init__(self, owner: Connections, address: str, task: str, method: str, request: bytes | MessageParts,
+                 what: str, done: Answered) -> None:
+        self.address = address
+        self.task = task
+        self.what = what
+        self._owner = owner
+        self._path = _SERVICE + method
+        self._request: bytes | MessageParts | None = request
+        self._done: Answered | None = done
+        self._cancel: Callable[[], None] | None = None
+        self._given_up = False
+        self.began = 0.0
+
+    def start(self) -> None:
+        """Make the call."""
+        owner, request = self._owner, self._request
+        assert request is not None
+        self._request = None
+        if self._given_up or owner.closed:
+            self._end(None, Cancelled("the server is stopping" if owner.closed else f"{self.what} was given up"))
+            return
+        self.began = time.monotonic()
+        owner.opened(self)
+        self._cancel = owner.outgoing.start(self.address, self._path, request, self._answered)
+
+    def give_up(self) -> None:
+        """End the call; from any thread."""
+        if self._done is not None:
+            self._given_up = True
+            self._owner.on_loop(self._stop)
+
+    def lose(self) -> None:
+        """End the call: the task does not answer."""
+        self._end(None, _lost(
+            self.task, f"{self.task} at {self.address} has not answered for {self._owner.unresponsive_s:g} s; "
+                       f"{self.what} was awaited from it for {time.monotonic() - self.began:.1f} s"))
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._cancel is not None:
+            self._cancel()
+
+    def _answered(self, answer: bytes | None, code: int, message: str, trailers: tuple[tuple[str, str | bytes], ...]
+                  ) -> None:
+        if code == 0:
+            self._end(answer, None)
+            return
+        if self._given_up:
+            message = f"{self.what} was given up"
+        elif code == Unknown.code and message.startswith("Stream removed"):
+            code = Unavailable.code
+        error = from_code(code, message)
+        if code == Unavailable.code and not any(key == DETAILS for key, _ in trailers):
+            error = _lost(self.task, f"{message}\nAdditional GRPC error information from remote target {self.task} "
+                                     f"while calling {self._path}:\n:{self.what} was awaited from {self.address} "
+                                     f"for {time.monotonic() - self.began:.1f} s")
+        if trailers:
+            error.trailers = trailers  # type: ignore[attr-defined]
+        self._end(None, error)
+
+    def _end(self, answer: bytes | None, error: BaseException | None) -> None:
+        self._owner.ended(self)
+        done, self._done = self._done, None
+        if done is not None:
+            done(answer, error)
 
 
 def _lost(task: str, text: str) -> Unavailable:
     error = Unavailable(text)
     error.lost_task = task  # type: ignore[attr-defined]
     return error
-
-
-def _stub(channel: grpc.aio.Channel, method: str) -> Any:
-    """Return a callable of a method that takes and returns bytes."""
-    stub: Any = channel.unary_unary
-    return stub(_SERVICE + method)
 
 
 class ClusterPeers:
@@ -287,10 +325,17 @@ class ClusterPeers:
     ----------
     connections : Connections
     cluster : ClusterSpec
+    hand_over : callable
+        Runs a callable in another thread.
+    memory_limit : int
+        What a tensor that is no view of its message may take, in bytes; 0 for no limit.
     """
 
-    def __init__(self, connections: Connections, cluster: ClusterSpec) -> None:
+    def __init__(self, connections: Connections, cluster: ClusterSpec,
+                 hand_over: Callable[[Callable[[], object]], object], memory_limit: int = 0) -> None:
         self._connections = connections
+        self._hand_over = hand_over
+        self._memory_limit = memory_limit
         self.addresses = {
             DeviceSpec(job, 0, index).task_name: address
             for job, tasks in cluster.jobs.items()
@@ -314,14 +359,40 @@ class ClusterPeers:
                 done(None, 0, False, error)
                 return
             try:
-                datatype, array, is_dead, *_ = scan_recv_tensor_response(answer)
+                datatype, array, is_dead, *_ = scan_recv_tensor_response(answer, _LOOP_DECODE_BYTES)
+            except ResourceExhausted:
+                self._decode_elsewhere(answer, arrived, done)
             except Error as problem:
                 done(None, 0, False, problem)
             else:
-                log.received(step_id, key, array.nbytes, started_us, time.time_ns() // 1000)
-                done(array, datatype, is_dead, None)
+                arrived(datatype, array, is_dead)
+
+        def arrived(datatype: int, array: Any, is_dead: bool) -> None:
+            log.received(step_id, key, array.nbytes, started_us, time.time_ns() // 1000)
+            done(array, datatype, is_dead, None)
 
         return self._connections.begin(address, task, "RecvTensor", request, f"the tensor {key}", answered)
+
+    def _decode_elsewhere(self, answer: bytes, arrived: Callable[[int, Any, bool], None], done: Received) -> None:
+        """Decode in a thread what takes long: strings, and tensors that are no view of their message."""
+
+        def work() -> None:
+            try:
+                with MemoryBound(self._memory_limit) as bound:
+                    try:
+                        datatype, array, is_dead, *_ = scan_recv_tensor_response(answer, self._memory_limit or None)
+                    except MemoryError:
+                        raise bound.refusal("a received tensor") or ResourceExhausted(
+                            "out of memory for a received tensor") from None
+            except Exception as error:
+                done(None, 0, False, error)
+            else:
+                arrived(datatype, array, is_dead)
+
+        try:
+            self._hand_over(work)
+        except Error as error:
+            done(None, 0, False, error)
 
 
 def _nothing() -> None:

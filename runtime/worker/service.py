@@ -57,6 +57,7 @@ class WorkerService:
         self._make_worker = make_worker
         self._made: Worker | None = None
         self._log = log
+        self._has_registered = False  # the first time, kernels are loaded
         self._threads = ThreadPoolExecutor(_GRAPH_THREADS, thread_name_prefix="tensor-runtime-register")
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
@@ -135,7 +136,8 @@ class WorkerService:
         """RegisterGraph."""
         message = parse(wire.RegisterGraphRequest, request)
         session = self.worker.session(message.session_handle, message.create_worker_session_called)
-        if len(request) > _LARGE_REQUEST_BYTES:
+        if len(request) > _LARGE_REQUEST_BYTES or not self._has_registered:
+            self._has_registered = True
             handle = await asyncio.get_running_loop().run_in_executor(
                 self._threads, session.register, message.graph_def)
         else:

@@ -34,7 +34,7 @@ def test_every_benchmark_writes_json_when_asked(subject: str) -> None:
 def test_unknown_benchmark_is_refused_with_those_there_are() -> None:
     done = run("runtime.bench", "stepss")
     assert done.returncode == 2
-    assert "no benchmark is called stepss; there are: codec" in done.stderr
+    assert "no benchmark is called stepss; there are: cluster" in done.stderr
 
 
 def test_importing_a_benchmark_does_nothing() -> None:
@@ -80,9 +80,10 @@ def test_goals_are_read_from_results(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_every_goal_names_a_case_that_is_measured() -> None:
-    from runtime.bench import bench_executor, bench_steps, bench_training
+    from runtime.bench import bench_cluster, bench_executor, bench_steps, bench_training
 
     cases = {"steps": bench_steps.CASES, "training": bench_training.CASES,
+             "cluster": [f"{case} {name}" for case in bench_cluster.CASES for name in bench_cluster.CLUSTERS],
              "executor": [name for name, *_ in bench_executor.cases()]}
     assert all(goal.case in cases[goal.subject] for goal in GOALS)
     assert all(goal.stretch <= goal.must for goal in GOALS)
