@@ -331,6 +331,25 @@ class Settings:
         metavar="SIZE",
         help="bytes that the arrays of one step may hold at once; 0: no limit (default: three quarters of the memory)",
     )
+    data_chunk_max_size: int = setting(
+        _integer(1, (1 << 31) - 1), 84000, metavar="BYTES",
+        help="bytes of one chunk of a task's payload or result, both ways",
+    )
+    max_priority: int = setting(
+        _integer(2, 100), 10, metavar="N", help="bound of the priorities of tasks: those below it may be used"
+    )
+    lenient_small_tasks: bool = setting(
+        _flag, False, help="let CreateSmallTasks without options use the session's instead of refusing it"
+    )
+    task_lease_s: float = setting(
+        _seconds(0.1, 86400), 20.0, metavar="SECONDS", help="silence after which an agent loses the task that it runs"
+    )
+    task_heartbeat_s: float = setting(
+        _seconds(0.01, 86400), 5.0, metavar="SECONDS", help="time between two signs of life of an agent"
+    )
+    task_cancel_grace_s: float = setting(
+        _seconds(0, 86400), 5.0, metavar="SECONDS", help="time that a worker gets to end a task that is canceled"
+    )
     keepalive_s: float = setting(
         _seconds(1, 86400), 60.0, metavar="SECONDS", help="silence after which a connection is asked if it still lives"
     )

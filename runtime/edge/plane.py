@@ -105,7 +105,7 @@ PlaneFactory = Callable[["Settings"], Plane]
 # installation is one that does not exist yet: its services answer UNIMPLEMENTED.
 PLANES: dict[str, str] = {
     "graph": "runtime.master.plane:create_plane",
-    "task": "runtime.tasks.service:create_plane",
+    "task": "runtime.tasks.plane:create_plane",
     "command": "runtime.commands.service:create_plane",
     "fleet": "runtime.fleet.service:create_plane",
     "stream": "runtime.transport.service:create_plane",

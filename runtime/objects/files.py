@@ -62,9 +62,9 @@ class FileObjects:
         self._made = False
         self._threads: concurrent.futures.ThreadPoolExecutor | None = None
 
-    def writer(self) -> FileValueWriter:
+    def writer(self, inline_bytes: int | None = None) -> FileValueWriter:
         """Return a writer for one value."""
-        return FileValueWriter(self)
+        return FileValueWriter(self, self.inline_bytes if inline_bytes is None else inline_bytes)
 
     async def read(self, value: Value, chunk_bytes: int) -> AsyncIterator[bytes]:
         """Return the pieces of a value."""
@@ -187,8 +187,9 @@ class FileObjects:
 class FileValueWriter:
     """Writes one value; see `runtime.objects.objects.ValueWriter`."""
 
-    def __init__(self, objects: FileObjects) -> None:
+    def __init__(self, objects: FileObjects, inline_bytes: int) -> None:
         self.size = 0
+        self._inline_bytes = inline_bytes
         self._objects = objects
         self._pieces: list[bytes] = []
         self._buffered = 0
@@ -209,7 +210,7 @@ class FileValueWriter:
 
     async def finish(self) -> Value:
         """Return the value, durable and held."""
-        if self.size <= self._objects.inline_bytes:
+        if self.size <= self._inline_bytes:
             self._ended = True
             return Value(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
         await self._in_thread(self._flush_and_sync)

@@ -50,8 +50,11 @@ class ObjectStore(Protocol):
     objects that are *held* (just written, their row not committed yet) stay. `sweep` removes what a crash left.
     """
 
-    def writer(self) -> ValueWriter:
-        """Return a writer for one value; short values stay bytes and cost nothing here."""
+    def writer(self, inline_bytes: int | None = None) -> ValueWriter:
+        """Return a writer for one value; values of at most ``inline_bytes`` stay bytes and cost nothing here.
+
+        None is what the store finds best.
+        """
         ...
 
     def read(self, value: Value, chunk_bytes: int) -> AsyncIterator[bytes]:

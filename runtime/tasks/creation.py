@@ -19,7 +19,7 @@ from runtime.tasks.model import (
     TaskStatus,
 )
 
-__all__ = ["Refused", "create_tasks", "stage_subtasks", "submit_subtasks"]
+__all__ = ["Refused", "create_tasks", "open_session", "stage_subtasks", "submit_subtasks"]
 
 
 class Refused(Exception):
@@ -34,6 +34,24 @@ class Refused(Exception):
     def __init__(self, ids: tuple[str, ...]) -> None:
         super().__init__(ids)
         self.ids = ids
+
+
+def open_session(tables: TaskTables, session_id: str) -> SessionRow:
+    """Return a session that takes tasks.
+
+    Raises
+    ------
+    NotFound
+        The session does not exist.
+    FailedPrecondition
+        It is canceled.
+    """
+    session = tables.session_by_id(session_id)
+    if session is None:
+        raise NotFound(f"session {session_id!r} is not known")
+    if session.status is not SessionStatus.RUNNING:
+        raise FailedPrecondition(f"session {session_id!r} is canceled: it takes no more tasks")
+    return session
 
 
 def create_tasks(
@@ -55,11 +73,7 @@ def create_tasks(
     Refused
         An id or a key is in use.
     """
-    session = tables.session_by_id(session_id)
-    if session is None:
-        raise NotFound(f"session {session_id!r} is not known")
-    if session.status is not SessionStatus.RUNNING:
-        raise FailedPrecondition(f"session {session_id!r} is canceled: it takes no more tasks")
+    session = open_session(tables, session_id)
     tasks, specs, results = _rows(tables, session, options, requests, parent=0, now_s=now_s)
     waiting: list[tuple[int, str, int]] = []
     aborted: list[TaskRow] = []

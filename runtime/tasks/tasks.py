@@ -251,6 +251,10 @@ class Tasks:
 
         return await self._create(values, create)
 
+    def check_session(self, session_id: str) -> None:
+        """Raise what `create_tasks` would for a session that takes no tasks."""
+        self.store.read(lambda tables: creation.open_session(tables, session_id))
+
     async def cancel_tasks(self, selection: TaskFilter) -> None:
         """Cancel the selected tasks that have not ended."""
         selection.check()
@@ -328,9 +332,15 @@ class Tasks:
         """Return the pieces of a value; of at most `Limits.chunk_bytes` unless said otherwise."""
         return self.objects.read(value, chunk_bytes or self.limits.chunk_bytes)
 
-    def writer(self) -> ValueWriter:
-        """Return a writer for the payload of a task that is to be made."""
-        return self.objects.writer()
+    def writer(self, inline_bytes: int | None = None) -> ValueWriter:
+        """Return a writer for the payload of a task that is to be made.
+
+        Parameters
+        ----------
+        inline_bytes : int, optional
+            Values of at most so many bytes stay bytes; None: as many as the object store says.
+        """
+        return self.objects.writer(inline_bytes)
 
     def discard(self, values: Iterable[Value]) -> None:
         """Let values go that were written and that nobody will refer to."""

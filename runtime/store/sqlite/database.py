@@ -9,7 +9,7 @@ import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from runtime.errors import DataLoss, Error, FailedPrecondition, ResourceExhausted, Unavailable
 from runtime.store import failpoints
@@ -32,9 +32,9 @@ _LOG_BYTES = 64 << 20
 class Schema(Protocol):
     """One plane's tables as far as opening the file is concerned."""
 
-    PLANE: str
+    PLANE: ClassVar[str]
     """Its name in the file."""
-    MIGRATIONS: Sequence[Sequence[str]]
+    MIGRATIONS: ClassVar[Sequence[Sequence[str]]]
     """The statements that lead from each version to the next; version 0 is the empty file."""
 
 
@@ -61,7 +61,7 @@ class Database:
     """
 
     def __init__(
-        self, path: Path | None, schemas: Sequence[Schema], connection: sqlite3.Connection | None = None
+        self, path: Path | None, schemas: Sequence[type[Schema]], connection: sqlite3.Connection | None = None
     ) -> None:
         self.path = path
         self._lock: int | None = None
@@ -128,7 +128,7 @@ class Database:
             os.close(self._lock)
             self._lock = None
 
-    def _migrate(self, schemas: Sequence[Schema]) -> None:
+    def _migrate(self, schemas: Sequence[type[Schema]]) -> None:
         writer = self.writer
         application = writer.execute("PRAGMA application_id").fetchone()[0]
         is_empty = writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
@@ -154,7 +154,7 @@ class Database:
                 writer.execute("ROLLBACK")
             raise
 
-    def _migrate_plane(self, schema: Schema, version: int) -> None:
+    def _migrate_plane(self, schema: type[Schema], version: int) -> None:
         known = len(schema.MIGRATIONS)
         if version > known:
             raise FailedPrecondition(

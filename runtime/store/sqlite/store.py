@@ -41,6 +41,8 @@ class SqliteStore:
         False: writes run on the loop itself, some turns after they were asked for (`tests.tasks.simulation`).
     connection : sqlite3.Connection, optional
         See `Database`.
+    database : Database, optional
+        An open one, in place of all that.
 
     Notes
     -----
@@ -54,8 +56,9 @@ class SqliteStore:
         *,
         threads: bool = True,
         connection: sqlite3.Connection | None = None,
+        database: Database | None = None,
     ) -> None:
-        self.database = Database(path, planes, connection)  # type: ignore[arg-type]
+        self.database = Database(path, planes, connection) if database is None else database
         self._loop = asyncio.get_running_loop()
         self._writer = GroupWriter(self.database.writer, self.database.name, self._tell)
         self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
@@ -69,6 +72,12 @@ class SqliteStore:
         if threads:
             self._thread = threading.Thread(target=self._write_groups, name="store-writer", daemon=True)
             self._thread.start()
+
+    @classmethod
+    async def open(cls, path: Path, planes: Sequence[type[Tables]]) -> SqliteStore:
+        """Return the store in a file; the file is opened, and made if need be, in a thread."""
+        database = await asyncio.to_thread(Database, path, planes)
+        return cls(path, planes, database=database)
 
     def plane(self, tables: type[T]) -> SqlitePlaneStore[T]:
         """Return the store as the plane with these tables sees it."""

@@ -8,7 +8,7 @@ import functools
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from runtime.errors import Error, Unavailable
 from runtime.store import failpoints
@@ -40,6 +40,9 @@ class Tables:
     epoch : int
         How often the file has been opened; see `number`.
     """
+
+    PLANE: ClassVar[str]
+    MIGRATIONS: ClassVar[Sequence[Sequence[str]]]
 
     def __init__(self, connection: sqlite3.Connection, epoch: int) -> None:
         self.connection = connection

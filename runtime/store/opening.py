@@ -1,0 +1,72 @@
+"""One store for all planes of a server: opened by the first that needs it, closed by the last."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from pathlib import Path
+from typing import Any
+
+from runtime.store.sqlite.store import SqliteStore
+
+__all__ = ["FILE_NAME", "TABLES", "SharedStores"]
+
+FILE_NAME = "store.db"
+"""The store's file in a data directory."""
+
+TABLES: tuple[str, ...] = (
+    "runtime.store.sqlite.object_tables:ObjectTables",
+    "runtime.store.sqlite.task_tables:SqliteTaskTables",
+)
+"""The tables of every plane, ``module:class``; a file has all of them, whichever planes are served."""
+
+
+class SharedStores:
+    """The stores that the planes of this process have open."""
+
+    _open: dict[tuple[int, Path], tuple[asyncio.Future[SqliteStore], int]] = {}  # noqa: RUF012 - of the process
+
+    @classmethod
+    async def open(cls, data_dir: Path) -> SqliteStore:
+        """Return the store of a data directory on the running loop; `close` it when it is no longer needed.
+
+        Raises
+        ------
+        FailedPrecondition
+            Another server has it open, or it is not for this version.
+        DataLoss, Unavailable, ResourceExhausted
+            It is damaged, or cannot be opened or written.
+        """
+        loop = asyncio.get_running_loop()
+        key = id(loop), data_dir
+        opening, users = cls._open.get(key, (None, 0))
+        if opening is None:
+            tables: list[Any] = []
+            for name in TABLES:
+                module, _, attribute = name.partition(":")
+                tables.append(getattr(importlib.import_module(module), attribute))
+            opening = asyncio.ensure_future(SqliteStore.open(data_dir / FILE_NAME, tables))
+        cls._open[key] = opening, users + 1
+        try:
+            return await asyncio.shield(opening)
+        except BaseException:
+            cls._leave(key)
+            raise
+
+    @classmethod
+    async def close(cls, data_dir: Path) -> None:
+        """Give the store back."""
+        store = cls._leave((id(asyncio.get_running_loop()), data_dir))
+        if store is not None:
+            await store.close()
+
+    @classmethod
+    def _leave(cls, key: tuple[int, Path]) -> SqliteStore | None:
+        opening, users = cls._open[key]
+        if users > 1:
+            cls._open[key] = opening, users - 1
+            return None
+        del cls._open[key]
+        if opening.done() and not opening.cancelled() and opening.exception() is None:
+            return opening.result()
+        return None

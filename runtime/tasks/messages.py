@@ -1,0 +1,236 @@
+"""Messages of the task protocol into the domain's values, and back; every rule about single messages is here.
+
+Used by the services and by agents. What a message breaks is INVALID_ARGUMENT, naming the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from runtime import wire
+from runtime.errors import InvalidArgument
+from runtime.objects.value import Value
+from runtime.tasks.filters import SessionFilter, TaskFilter
+from runtime.tasks.model import TaskOptions, TaskRequest, TaskStatus
+
+if TYPE_CHECKING:
+    from runtime.objects.objects import ValueWriter
+
+__all__ = [
+    "TaskStream",
+    "counts_message",
+    "created_message",
+    "options_of",
+    "parse",
+    "session_filter_of",
+    "small_tasks_of",
+    "task_filter_of",
+]
+
+_M = TypeVar("_M", bound=Message)
+
+# Payloads of a stream that lie in memory until its end, all together; beyond it even small ones become objects.
+_STREAM_BYTES = 32 << 20
+_SMALL_BYTES = 1 << 10
+
+
+def parse(kind: type[_M], request: bytes) -> _M:
+    """Return the message in ``request``.
+
+    Raises
+    ------
+    InvalidArgument
+        If it is none of that kind.
+    """
+    try:
+        return kind.FromString(request)
+    except DecodeError as error:
+        raise InvalidArgument(f"the request is no {kind.DESCRIPTOR.name}: {error}") from None
+
+
+def options_of(message: wire.armonik.TaskOptions, field: str = "task_options") -> TaskOptions:
+    """Return the options in a message; their values are checked by `runtime.tasks.tasks.Tasks.check_options`."""
+    if not message.HasField("max_duration"):
+        raise InvalidArgument(f"{field}.max_duration: must be set")
+    duration = message.max_duration
+    return TaskOptions(
+        duration.seconds * 1_000_000_000 + duration.nanos, message.max_retries, message.priority, dict(message.options)
+    )
+
+
+def small_tasks_of(requests: Iterable[wire.armonik.TaskRequest], chunk_bytes: int) -> list[TaskRequest]:
+    """Return the tasks of a request that has their payloads in it.
+
+    Parameters
+    ----------
+    chunk_bytes : int
+        Payloads are shorter than this.
+    """
+    found: list[TaskRequest] = []
+    for index, message in enumerate(requests):
+        task_id, keys, payload = message.id, message.expected_output_keys, message.payload
+        if not task_id:
+            raise InvalidArgument(f"task_requests[{index}].id: must not be empty")
+        if not keys:
+            raise InvalidArgument(f"task_requests[{index}].expected_output_keys: task {task_id!r} has none")
+        if not 0 < len(payload) < chunk_bytes:
+            raise InvalidArgument(
+                f"task_requests[{index}].payload: {len(payload)} bytes of task {task_id!r}; it must have at least 1 "
+                f"and fewer than {chunk_bytes} (larger ones go by CreateLargeTasks)"
+            )
+        found.append(TaskRequest(task_id, _once(keys), _once(message.data_dependencies), Value(payload)))
+    if not found:
+        raise InvalidArgument("task_requests: there must be at least one")
+    return found
+
+
+def _once(keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(keys)) if len(keys) > 1 else tuple(keys)
+
+
+class TaskStream:
+    """The tasks of a stream of messages, with their payloads in chunks.
+
+    ``init_task.header``, ``task_payload.data`` any number of times, ``task_payload.data_complete``, and so on for
+    further tasks, then ``init_task.last_task``.
+
+    Parameters
+    ----------
+    make_writer : callable
+        Takes the size up to which a value stays bytes (None: as usual) and returns a writer.
+    chunk_bytes : int
+        Most bytes of ``data``.
+
+    Attributes
+    ----------
+    requests : list of TaskRequest
+        The complete ones so far. Their payloads are held; `discard` lets them go.
+    is_over : bool
+        Whether ``last_task`` has come; what follows is ignored.
+    """
+
+    def __init__(self, make_writer: Callable[[int | None], ValueWriter], chunk_bytes: int) -> None:
+        self.requests: list[TaskRequest] = []
+        self.is_over = False
+        self._make_writer = make_writer
+        self._chunk_bytes = chunk_bytes
+        self._header: wire.armonik.TaskRequestHeader | None = None
+        self._writer: ValueWriter | None = None
+        self._kept_bytes = 0
+
+    async def init_task(self, message: wire.armonik.InitTaskRequest) -> None:
+        """Take an ``init_task`` message."""
+        kind = message.WhichOneof("type")
+        if self._header is not None:
+            raise InvalidArgument(f"init_task: the payload of task {self._header.id!r} is not complete yet")
+        if kind == "last_task":
+            if not message.last_task:
+                raise InvalidArgument("init_task.last_task: must be true")
+            self.is_over = True
+            return
+        if kind != "header":
+            raise InvalidArgument("init_task: one of header and last_task must be set")
+        header = message.header
+        if not header.id:
+            raise InvalidArgument("init_task.header.id: must not be empty")
+        if not header.expected_output_keys:
+            raise InvalidArgument(f"init_task.header.expected_output_keys: task {header.id!r} has none")
+        self._header = header
+        self._writer = self._make_writer(_SMALL_BYTES if self._kept_bytes > _STREAM_BYTES else None)
+
+    async def task_payload(self, chunk: wire.armonik.DataChunk) -> None:
+        """Take a ``task_payload`` message."""
+        header, writer = self._header, self._writer
+        if header is None or writer is None:
+            raise InvalidArgument("task_payload: there is no task for it; init_task.header comes first")
+        kind = chunk.WhichOneof("type")
+        if kind == "data":
+            if len(chunk.data) > self._chunk_bytes:
+                raise InvalidArgument(
+                    f"task_payload.data: {len(chunk.data)} bytes for task {header.id!r}; data_chunk_max_size is "
+                    f"{self._chunk_bytes}"
+                )
+            await writer.write(chunk.data)
+        elif kind == "data_complete":
+            if not chunk.data_complete:
+                raise InvalidArgument("task_payload.data_complete: must be true")
+            value = await writer.finish()
+            self._kept_bytes += len(value.data)
+            self.requests.append(
+                TaskRequest(header.id, _once(header.expected_output_keys), _once(header.data_dependencies), value)
+            )
+            self._header = self._writer = None
+        else:
+            raise InvalidArgument("task_payload: one of data and data_complete must be set")
+
+    def take(self) -> list[TaskRequest]:
+        """Return the tasks of a stream that has ended; who takes them holds their payloads.
+
+        Raises
+        ------
+        InvalidArgument
+            If the last one is not complete, or there is none.
+        """
+        if self._header is not None:
+            raise InvalidArgument(f"the stream ended inside of task {self._header.id!r}: its payload is not complete")
+        if not self.requests:
+            raise InvalidArgument("the stream contained no task")
+        requests, self.requests = self.requests, []
+        return requests
+
+    def discard(self, let_go: Callable[[Iterable[Value]], None]) -> None:
+        """Forget everything."""
+        if self._writer is not None:
+            self._writer.discard()
+            self._header = self._writer = None
+        requests, self.requests = self.requests, []
+        let_go([request.payload for request in requests])
+
+
+def task_filter_of(message: wire.armonik.TaskFilter) -> TaskFilter:
+    """Return the filter in a message, checked."""
+    included, excluded = _statuses_of(message)
+    kind = message.WhichOneof("ids")
+    found = TaskFilter(
+        tuple(message.session.ids) if kind == "session" else None,
+        tuple(message.task.ids) if kind == "task" else None,
+        included,
+        excluded,
+    )
+    found.check()
+    return found
+
+
+def session_filter_of(message: wire.armonik.SessionFilter) -> SessionFilter:
+    """Return the filter in a message; empty lists are no restriction."""
+    included, excluded = _statuses_of(message)
+    return SessionFilter(tuple(message.sessions), included or None, excluded or None)
+
+
+def _statuses_of(message: Any) -> tuple[frozenset[int] | None, frozenset[int] | None]:
+    kind = message.WhichOneof("statuses")
+    return (
+        frozenset(message.included.statuses) if kind == "included" else None,
+        frozenset(message.excluded.statuses) if kind == "excluded" else None,
+    )
+
+
+def counts_message(counts: Mapping[TaskStatus, int]) -> wire.armonik.Count:
+    """Return the message for numbers of tasks by status, in ascending order of it."""
+    entry = wire.armonik.StatusCount
+    return wire.armonik.Count(
+        values=[entry(status=int(status), count=number) for status, number in sorted(counts.items())]  # type: ignore[arg-type]
+    )
+
+
+def created_message(offending: Sequence[str]) -> wire.armonik.CreateTaskReply:
+    """Return the answer to a creation, with the ids that stand against it, if any."""
+    reply = wire.armonik.CreateTaskReply()
+    if offending:
+        reply.non_successfull_ids.ids.extend(offending)
+    else:
+        reply.successfull.SetInParent()
+    return reply

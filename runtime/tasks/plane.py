@@ -1,0 +1,149 @@
+"""The task plane of a server: its store, its tasks, and the service in front of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from runtime.config import ALL_SERVICES, user_data_dir
+from runtime.errors import Error, FailedPrecondition, Unavailable
+from runtime.tasks.service import SubmitterService
+
+if TYPE_CHECKING:
+    from runtime.config import Settings
+    from runtime.edge.plane import Handler
+    from runtime.objects.files import FileObjects
+    from runtime.tasks.tasks import Tasks
+
+__all__ = ["OBJECTS_FOLDER", "TaskPlane", "create_plane"]
+
+logger = logging.getLogger(__name__)
+
+OBJECTS_FOLDER = "objects"
+"""The folder of objects in a data directory."""
+
+
+class TaskPlane:
+    """The task plane; see `runtime.edge.plane.Plane`.
+
+    The store is opened at the start when there is something in it, or when the data directory was chosen for this
+    server; else by the first call, so that servers that never see a task write nothing.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the server.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._opening: asyncio.Task[Tasks] | None = None
+        self._objects: FileObjects | None = None
+        self._stopping = False
+        self.submitter = SubmitterService(self.tasks, settings.data_chunk_max_size, settings.lenient_small_tasks)
+
+    def services(self) -> Mapping[str, Mapping[str, Handler]]:
+        """Return the handlers by service and method name."""
+        return self.submitter.services()
+
+    async def start(self) -> None:
+        """Take up the work that is in the store.
+
+        Raises
+        ------
+        FailedPrecondition
+            Another server uses the data directory that was chosen for this one.
+        """
+        from runtime.store.opening import FILE_NAME
+
+        settings = self._settings
+        chosen = settings.data_dir != user_data_dir() or settings.services != ALL_SERVICES
+        if not chosen and not (settings.data_dir / FILE_NAME).exists():
+            return
+        try:
+            await self.tasks()
+        except FailedPrecondition as error:
+            if chosen:
+                raise
+            # Several servers of one user are usual, for graphs at least.
+            logger.warning("this server takes no tasks: %s", error)
+
+    async def tasks(self) -> Tasks:
+        """Return the tasks of this server, opening the store if need be.
+
+        Raises
+        ------
+        Error
+            If it cannot be opened; the next call tries again.
+        """
+        if self._stopping:
+            raise Unavailable("the server stops")
+        if self._opening is None:
+            self._opening = asyncio.get_running_loop().create_task(self._open())
+        opening = self._opening
+        try:
+            return await asyncio.shield(opening)
+        except Error:
+            if self._opening is opening:
+                self._opening = None
+            raise
+
+    def drain(self) -> None:
+        """Let those go who wait for results: they ask the next server."""
+        tasks = self._opened()
+        if tasks is not None:
+            tasks.waiting.close()
+
+    async def stop(self, grace: float) -> None:
+        """End what goes on, and close the store."""
+        from runtime.store.opening import SharedStores
+
+        self._stopping = True
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        tasks = self._opened()
+        if tasks is None:
+            return
+        await tasks.stop()
+        assert self._objects is not None
+        await self._objects.close()
+        await SharedStores.close(self._settings.data_dir)
+
+    def _opened(self) -> Tasks | None:
+        opening = self._opening
+        if opening is None or not opening.done() or opening.cancelled() or opening.exception() is not None:
+            return None
+        return opening.result()
+
+    async def _open(self) -> Tasks:
+        from runtime.objects.files import FileObjects
+        from runtime.store import failpoints
+        from runtime.store.opening import SharedStores
+        from runtime.store.sqlite.task_tables import SqliteTaskTables
+        from runtime.tasks.tasks import Limits, Tasks
+
+        settings = self._settings
+        failpoints.load()
+        store = await SharedStores.open(settings.data_dir)
+        try:
+            objects = self._objects = FileObjects(settings.data_dir / OBJECTS_FOLDER)
+            limits = Limits(
+                chunk_bytes=settings.data_chunk_max_size,
+                max_priority=settings.max_priority,
+                lease_ttl_s=settings.task_lease_s,
+                heartbeat_s=settings.task_heartbeat_s,
+                cancel_grace_s=settings.task_cancel_grace_s,
+            )
+            tasks = Tasks(store.plane(SqliteTaskTables), objects, limits)
+            await tasks.start()
+        except BaseException:
+            await SharedStores.close(settings.data_dir)
+            raise
+        return tasks
+
+
+def create_plane(settings: Settings) -> TaskPlane:
+    """Return the task plane of a server; see `runtime.edge.plane`."""
+    return TaskPlane(settings)
