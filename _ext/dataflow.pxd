@@ -77,4 +77,8 @@ cdef class Completion:
 
 
 cdef class Dataflow(DataflowPlan):
+    # Takes the place of this one in a traced step: a Dataflow, or a function that makes it on first use.
+    cdef public object traced
+
+    cdef Dataflow _for_trace(self)
     cdef DataflowRun _new_run(self, StepContext step, feeds, bint check)

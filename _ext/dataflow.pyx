@@ -768,6 +768,12 @@ cdef int _call_done(done, outputs, error) except -1:
 cdef class Dataflow(DataflowPlan):
     """A compiled step, or function body, that runs by dataflow; see `DataflowPlan` for its parameters."""
 
+    cdef Dataflow _for_trace(self):
+        """Return what shows every node of the graph."""
+        if not isinstance(self.traced, Dataflow):
+            self.traced = self.traced()
+        return self.traced
+
     cdef DataflowRun _new_run(self, StepContext step, feeds, bint check):
         cdef DataflowRun run = DataflowRun.__new__(DataflowRun)
         cdef int i
@@ -792,10 +798,14 @@ cdef class Dataflow(DataflowPlan):
         Parameters, result and errors are those of `Program.run`; besides, `DeadFetch` tells that a fetched value is
         dead.
         """
+        if self.traced is not None and step.trace is not None:
+            return self._for_trace().run(step, feeds)
         return _run_here(self._new_run(step, feeds, True))
 
     def call(self, StepContext step, args):
         """Run to the end without a check of the arguments' types, for function bodies."""
+        if self.traced is not None and step.trace is not None:
+            return self._for_trace().call(step, args)
         return _run_here(self._new_run(step, args, False))
 
     def start(self, StepContext step, feeds, done):
@@ -851,6 +861,8 @@ cdef list _run_here(DataflowRun run):
 cdef int _start_run(Dataflow flow, StepContext step, feeds, done, bint check) except -1:
     cdef DataflowRun run
     try:
+        if flow.traced is not None and step.trace is not None:
+            flow = flow._for_trace()
         run = flow._new_run(step, feeds, check)
     except Exception as error:
         _call_done(done, None, error)

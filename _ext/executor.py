@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from runtime._ext.dataflow import DEAD_VALUE, Dataflow, DataflowRun, DeadFetch
+from runtime._ext.frame_loops import FrameLoop
 from runtime._ext.invoke import BoundKernel, name_error
 from runtime._ext.predicates import truth
 from runtime._ext.program import Program, run_while
@@ -14,6 +15,7 @@ __all__ = [
     "Dataflow",
     "DataflowRun",
     "DeadFetch",
+    "FrameLoop",
     "Program",
     "StepContext",
     "StepTrace",

@@ -26,7 +26,7 @@ cdef class Program:
     cdef tuple _fetch_names   # name for errors where a fetched reference is to be read, else None
     cdef object _adapt_feed
     cdef readonly str path
-    # Takes the place of this program in a traced step: a Program, or a function that makes it on first use.
+    # Takes the place of this program in a traced step: a Program, a Dataflow, or a function that makes it on first use.
     cdef public object traced
     cdef Instruction *_code
     cdef int *_indices        # one block for all cell numbers
@@ -47,6 +47,7 @@ cdef class Program:
                            int *cells, int *free_cells) except -1
     # Run with `args` (num_feeds of them); `moved` ones are taken over, also when the run fails.
     cdef list execute(self, StepContext step, PyObject **args, bint moved)
+    cdef list _trace(self, StepContext step, PyObject **args, bint moved)
     cdef int _run(self, StepContext step, PyObject **inputs, PyObject **outputs, PyObject **slots) except -1
     cdef int _record(self, StepContext step, Instruction *op, int index, PyObject **outputs, object started) except -1
     cdef list _collect(self, PyObject **slots)

@@ -3,12 +3,13 @@ from typing import Any
 
 from typing_extensions import disjoint_base
 
+from runtime._ext.dataflow import Dataflow
 from runtime._ext.invoke import BoundKernel
 from runtime._ext.step_context import StepContext
 
 @disjoint_base
 class Program:
-    traced: Program | Callable[[], Program] | None
+    traced: Program | Dataflow | Callable[[], Program | Dataflow] | None
     @property
     def path(self) -> str: ...
     @property

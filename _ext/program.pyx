@@ -333,9 +333,7 @@ cdef class Program:
         cdef list result
         cdef Frame *frame
         if self.traced is not None and step.trace is not None:
-            if not isinstance(self.traced, Program):
-                self.traced = self.traced()
-            return (<Program>self.traced).execute(step, args, moved)
+            return self._trace(step, args, moved)
         try:
             frame = self._take_frame()
         except BaseException:
@@ -355,6 +353,17 @@ cdef class Program:
         finally:
             self._give_frame(frame, succeeded)
         return result
+
+    cdef list _trace(self, StepContext step, PyObject **args, bint moved):
+        """Run what shows every node of the graph."""
+        cdef int i
+        cdef list values = [<object>args[i] for i in range(self.num_feeds)]
+        if moved:
+            for i in range(self.num_feeds):
+                Py_XDECREF(args[i])
+        if callable(self.traced):
+            self.traced = self.traced()
+        return self.traced.call(step, values)
 
     cdef int _run(self, StepContext step, PyObject **inputs, PyObject **outputs, PyObject **slots) except -1:
         cdef int pc = 0, i

@@ -2,9 +2,10 @@
 
 ``python -m runtime.bench.bench_executor [--seconds S] [--json FILE] [--without-tensorflow]``. Every node adds four
 floats; the chain hands one value on, the wide graph has that many independent nodes. ``program`` is the straight-line
-executor, ``dataflow`` the other one on the same graph; ``numpy`` is the same number of ``numpy.add`` calls in a loop of
-Python. TensorFlow runs the same GraphDefs in a session in its own process, its graph optimizer left on for loops and
-off for chains, which it would shorten; its times hold what a ``Session.run`` costs in Python.
+executor, of which a loop takes two, for the condition and the body; ``dataflow`` is the other one on the same graph;
+``numpy`` is the same number of ``numpy.add`` calls in a loop of Python. TensorFlow runs the same GraphDefs in a session
+in its own process, its graph optimizer left on for loops and off for chains, which it would shorten; its times hold
+what a ``Session.run`` costs in Python.
 """
 
 from __future__ import annotations
@@ -159,8 +160,6 @@ def measure(seconds: float) -> list[dict[str, Any]]:
         selection = select(graph, ["x:0"] if fed else [], [], ["all"])
         row: dict[str, Any] = {"case": name, "count": count}
         for kind, partial in (("program", False), ("dataflow", True)):
-            if kind == "program" and not fed:
-                continue
             compiled = compile_step(selection, graph.library, state, partial=partial, keep_unread=True)
             parts = [best_s(lambda: compiled.run(step, feeds), seconds / PARTS) for _ in range(PARTS)]  # noqa: B023
             row[kind] = min(parts) / count * 1e9

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtime._ext import dataflow_plan as kinds
@@ -10,6 +10,7 @@ from runtime._ext.errors import Internal, InvalidArgument
 from runtime._ext.executor import BoundKernel, Dataflow
 from runtime.graph.graph import is_back_edge
 from runtime.step.lowering import PLUMBING, Feed, Lowering, derefs, numpy_types
+from runtime.step.units import Loop, Unit
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
@@ -85,14 +86,17 @@ class DataflowLowering(Lowering):
 
     def flow(
         self,
-        nodes: Sequence[Node],
+        units: Sequence[Unit],
         feeds: Sequence[Feed],
         feed_types: Sequence[int],
         fetches: Sequence[Feed],
         fetch_names: Sequence[str | None],
         adapt_feed: Callable[[int, Any], Any] | None,
+        left_out: Collection[Node] = (),
     ) -> Dataflow:
         """Return the dataflow of these nodes; parameters as for `StraightLowering.program`.
+
+        What is left out is left out of the loops alone that run without frames.
 
         Raises
         ------
@@ -105,9 +109,14 @@ class DataflowLowering(Lowering):
             self._feed_names.append(node.name)
             if slot == 0 and node.op in _PLACEHOLDERS:
                 self._index[node] = index  # who waits for the placeholder waits for its feed
-        control_sources = {source for node in nodes for source in node.control_inputs}
-        for node in nodes:
-            self._lower(node, node in control_sources)
+        control_sources = {
+            source for unit in units for source in (unit.controls if isinstance(unit, Loop) else unit.control_inputs)
+        }
+        for unit in units:
+            if isinstance(unit, Loop):
+                self._lower_loop(unit, left_out)
+            else:
+                self._lower(unit, unit in control_sources)
         if self._reserved:
             raise Internal(f"the loop input {next(iter(self._reserved)).name} is not among the nodes of the step")
         wanted = [self._number(node, slot) for node, slot in fetches]
@@ -165,7 +174,7 @@ class DataflowLowering(Lowering):
             return
         else:
             bound = None
-        controls = self._control_edges(node)
+        controls = self._control_edges(node.control_inputs)
         numbers = [
             self._made(source, slot, number) for (source, slot), number in zip(node.inputs, numbers, strict=True)
         ]
@@ -189,6 +198,17 @@ class DataflowLowering(Lowering):
         if kind in _LOOP_ENDS:
             self._note_loop_end(node, kind, index, frame)
         self.define(node, made)
+
+    def _lower_loop(self, loop: Loop, left_out: Collection[Node]) -> None:
+        bound = self.bind_loop(loop, left_out)
+        controls = self._control_edges(loop.controls)
+        numbers = [self._number(source, slot) for source, slot in loop.inputs]
+        frame = self._frame_of(loop.switch, numbers, controls)
+        made = self.new_values(len(loop.exits))
+        index = self._emit(kinds.KERNEL, bound, [self.use(number) for number in numbers], controls, made, frame)
+        for node, number in zip(loop.exits, made, strict=True):
+            self._index[node] = index
+            self.define(node, (number,))
 
     def _emit(
         self,
@@ -266,15 +286,15 @@ class DataflowLowering(Lowering):
 
     def _gates_of(self, node: Node) -> list[int]:
         """Return what a constant node waits for: its control inputs and what its constant inputs wait for."""
-        gates = dict.fromkeys(self._control_edges(node))
+        gates = dict.fromkeys(self._control_edges(node.control_inputs))
         for source, _ in node.inputs:
             if source in self._gates:
                 gates.update(dict.fromkeys(self._gates[source]))
         return list(gates)
 
-    def _control_edges(self, node: Node) -> list[int]:
+    def _control_edges(self, sources: Iterable[Node]) -> list[int]:
         edges: dict[int, None] = {}
-        for source in node.control_inputs:
+        for source in sources:
             if source in self._gates and source not in self._index:
                 edges[self._make_constant(source)] = None
             elif source in self._index:

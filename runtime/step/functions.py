@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import Internal, InvalidArgument
@@ -13,7 +14,9 @@ from runtime.graph.prune import order
 from runtime.ops import registry
 from runtime.step.dataflow import CONTROL_FLOW, DataflowLowering
 from runtime.step.environment import GradientOf
+from runtime.step.loops import find_loops
 from runtime.step.lowering import Lowering, StraightLowering, numpy_types
+from runtime.step.units import Loop, Unit
 
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
@@ -303,20 +306,44 @@ def lower(
         Nodes that a straight line may do without; see `runtime.step.unread`.
     """
     state = functions.state
-    if not by_dataflow:
-        probe = Lowering(functions, state, path, chain)
-        by_dataflow = _needs_dataflow(probe, nodes)
-    if not by_dataflow:
-        straight = StraightLowering(functions, state, path, chain)
-        return straight.program(nodes, feeds, feed_types, fetches, fetch_names, adapt_feed, left_out), False
-    flowing = DataflowLowering(functions, state, path, chain)
-    flow = flowing.flow(nodes, feeds, feed_types, fetches, fetch_names, adapt_feed)
-    return flow, flowing.has_asynchronous
+    probe = Lowering(functions, state, path, chain)
+
+    def flow(units: Sequence[Unit]) -> tuple[Dataflow, bool]:
+        flowing = DataflowLowering(functions, state, path, chain)
+        made = flowing.flow(units, feeds, feed_types, fetches, fetch_names, adapt_feed, left_out)
+        return made, flowing.has_asynchronous
+
+    def straight(units: Sequence[Unit]) -> Program:
+        line = StraightLowering(functions, state, path, chain)
+        return line.program(units, feeds, feed_types, fetches, fetch_names, adapt_feed, left_out)
+
+    if by_dataflow:
+        return flow(nodes)
+    needed = _needs_dataflow(probe, nodes)
+    if not needed:
+        return straight(nodes), False
+    units = find_loops(nodes, set(feeds), fetches, partial(_waits, probe))
+    if units is None:
+        return flow(nodes)
+    executor: Program | Dataflow
+    blocking = False
+    if _needs_dataflow(probe, units):
+        executor, blocking = flow(units)
+    else:
+        executor = straight(units)
+    executor.traced = lambda: flow(nodes)[0]  # a trace shows what the graph has
+    return executor, blocking
 
 
-def _needs_dataflow(probe: Lowering, nodes: Sequence[Node]) -> bool:
+def _waits(probe: Lowering, node: Node) -> bool:
+    return node.op not in CONTROL_FLOW and probe.kernel(node).asynchronous
+
+
+def _needs_dataflow(probe: Lowering, units: Sequence[Unit]) -> bool:
     plain: set[str] = set()
-    for node in nodes:
+    for node in units:
+        if isinstance(node, Loop):
+            continue
         op = node.op
         if op in plain:
             continue

@@ -16,13 +16,14 @@ import numpy as np
 
 from runtime._ext import kernels as compiled_kernels
 from runtime._ext.errors import Error, Internal
-from runtime._ext.executor import BoundKernel, Program, name_error
+from runtime._ext.executor import BoundKernel, FrameLoop, Program, name_error
 from runtime.dtypes import REF_OFFSET, to_numpy
 from runtime.ops import registry
 from runtime.step.environment import KernelEnv, SessionState
 from runtime.step.fold import Folding, freeze
 from runtime.step.fusion import fuse
 from runtime.step.ordering import writers_last
+from runtime.step.units import Loop, Region, Unit
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
@@ -208,6 +209,31 @@ class Lowering:
             node, name, call, compiled, len(numbers), numpy_types(node.output_types), derefs(node), kernel.needs_step
         )
 
+    def bind_loop(self, loop: Loop, left_out: Collection[Node] = ()) -> BoundKernel:
+        """Return the kernel of a loop that needs no frames; it takes what enters and makes what leaves.
+
+        Raises
+        ------
+        Error
+            If something in it cannot be bound; the node is named.
+        """
+        kernel = FrameLoop(
+            self._region(loop.condition, left_out), self._region(loop.body, left_out), loop.num_variables,
+            len(loop.inputs) - loop.num_variables, loop.body_args, loop.exit_values,
+        )  # fmt: skip
+        marks = bytes(source.output_types[slot] > REF_OFFSET for source, slot in loop.inputs)
+        types = numpy_types(tuple(node.output_types[0] for node in loop.exits))
+        return BoundKernel(loop.switch, self.path + loop.switch.name, kernel, None, len(loop.inputs), types,
+                           marks if any(marks) else None, True)
+
+    def _region(self, region: Region, left_out: Collection[Node]) -> Program:
+        names = [
+            self.path + node.name if node.output_types[slot] > REF_OFFSET else None for node, slot in region.fetches
+        ]
+        types = [-1] * len(region.feeds)
+        inner = StraightLowering(self.functions, self.state, self.path, self.chain)
+        return inner.program(region.units, region.feeds, types, region.fetches, names, None, left_out)
+
     def known_outputs(
         self,
         node: Node,
@@ -297,7 +323,7 @@ class StraightLowering(Lowering):
 
     def program(
         self,
-        nodes: Sequence[Node],
+        units: Sequence[Unit],
         feeds: Sequence[Feed],
         feed_types: Sequence[int],
         fetches: Sequence[Feed],
@@ -309,7 +335,7 @@ class StraightLowering(Lowering):
 
         Parameters
         ----------
-        nodes : sequence of Node
+        units : sequence of (Node or Loop)
             Producers before consumers.
         feed_types : sequence of int
             numpy type number per feed.
@@ -324,7 +350,14 @@ class StraightLowering(Lowering):
         inputs: list[tuple[int, ...]] = []
         outputs: list[range] = []
         use = self.use
-        for node in writers_last(nodes):
+        for node in writers_last(units):
+            if isinstance(node, Loop):
+                bounds.append(self.bind_loop(node, left_out))
+                inputs.append(tuple([use(values[source][slot]) for source, slot in node.inputs]))  # type: ignore[arg-type]
+                outputs.append(self.new_values(len(node.exits)))
+                for exit_, number in zip(node.exits, outputs[-1], strict=True):
+                    self.define(exit_, (number,))
+                continue
             if node in left_out:
                 continue
             op = node.op
@@ -332,7 +365,7 @@ class StraightLowering(Lowering):
                 numbers: list[int] = [values[source][slot] for source, slot in node.inputs]  # type: ignore[misc]
             except KeyError as error:
                 raise Internal(f"node {error.args[0].name} comes after its consumer {node.name}") from None
-            if op == "NoOp":
+            if op == "NoOp" or op == "ControlTrigger":
                 continue
             if op in PLUMBING and derefs(node) is None:
                 self.define(node, numbers)

@@ -26,6 +26,13 @@ def _cond(maker: GraphMaker, name: str = "c") -> None:
     maker.op("Merge", f"{name}/merge", f"{name}/mul", f"{name}/add", N=2)
 
 
+def _both(runner: Runner, fetches: str | list[str], feeds: dict[str, object]) -> object:
+    """Run as the compiler likes and in frames; return what both compute."""
+    found = runner.run(fetches, feeds)
+    assert runner.by_dataflow(fetches, feeds) == found
+    return found
+
+
 @pytest.fixture
 def conditional() -> Runner:
     maker = GraphMaker()
@@ -142,7 +149,7 @@ def test_a_loop_counts(parallel, turns):
     maker.placeholder("n", INT)
     maker.const("zero", np.int32(0))
     maker.loop("w", "zero", "n", parallel=parallel)
-    assert Runner(maker).run("w/exit:0", {"n:0": np.int32(turns)}) == turns
+    assert _both(Runner(maker), "w/exit:0", {"n:0": np.int32(turns)}) == turns
 
 
 def _sum_loop(maker: GraphMaker, name: str, limit: str, parallel: int, inner: bool) -> None:
@@ -181,7 +188,7 @@ def test_nested_loops_give_the_same_at_any_parallelism(parallel, inner):
     _sum_loop(maker, "w", "n", parallel, inner)
     runner = Runner(maker)
     for turns in (0, 1, 7, 40):
-        assert runner.run(["w/s_out:0", "w/i_out:0"], {"n:0": np.int32(turns)}) == [sum(range(turns)), turns]
+        assert _both(runner, ["w/s_out:0", "w/i_out:0"], {"n:0": np.int32(turns)}) == [sum(range(turns)), turns]
 
 
 @pytest.mark.parametrize("taken", [True, False])
@@ -195,7 +202,7 @@ def test_a_loop_in_an_untaken_branch_ends(taken):
     maker.loop("w", "zero", "then")
     maker.op("Neg", "else", "switch", T=INT)
     maker.op("Merge", "merge", "w/exit", "else", T=INT, N=2)
-    assert Runner(maker).run("merge:0", {"n:0": np.int32(5), "p:0": taken}) == (5 if taken else -5)
+    assert _both(Runner(maker), "merge:0", {"n:0": np.int32(5), "p:0": taken}) == (5 if taken else -5)
 
 
 def test_a_loop_in_an_untaken_branch_of_a_loop_ends():
@@ -223,7 +230,7 @@ def test_a_loop_in_an_untaken_branch_of_a_loop_ends():
     maker.op("Add", "add", "joined", "one", T=INT)
     maker.op("NextIteration", "next", "add", T=INT)
     maker.op("Exit", "exit", "switch", T=INT)
-    assert Runner(maker).run("exit:0", {"n:0": np.int32(9)}) == 9
+    assert _both(Runner(maker), "exit:0", {"n:0": np.int32(9)}) == 9
 
 
 def test_a_conditional_in_a_loop_runs_its_branch_in_every_turn():
@@ -247,7 +254,7 @@ def test_a_conditional_in_a_loop_runs_its_branch_in_every_turn():
     maker.op("Merge", "joined", "double", "plus", T=INT, N=2)
     maker.op("NextIteration", "next", "joined", T=INT)
     maker.op("Exit", "exit", "switch", T=INT)
-    assert Runner(maker).run("exit:0", {"n:0": np.int32(30)}) == 40
+    assert _both(Runner(maker), "exit:0", {"n:0": np.int32(30)}) == 40
 
 
 def test_inputs_from_different_loops_are_refused():

@@ -13,7 +13,7 @@ RESOURCE = int(DataType.RESOURCE)
 
 class FakeNode:
     def __init__(self, name, inputs=(), controls=(), input_types=(), output_types=(FLOAT,)):
-        self.name = name
+        self.name = self.op = name
         self.inputs = [(node, 0) for node in inputs]
         self.control_inputs = list(controls)
         self.input_types = tuple(input_types)
