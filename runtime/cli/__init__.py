@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("runtime.cli.config", "show the settings and where each comes from"),
     "cert": ("runtime.cli.cert", "make a certificate authority and certificates signed by it"),
     "token": ("runtime.cli.token", "make, list and revoke the bearer tokens that a server accepts"),
+    "cluster": ("runtime.cli.cluster", "run a cluster of server processes on this machine"),
     "status": ("runtime.cli.status", "show what a server and its cluster are doing, and what each waits for"),
     "trace": ("runtime.cli.trace", "trace the next steps of a server, or read traces that were saved"),
     "ops": ("runtime.cli.ops", "list the op types that run here and those that do not yet"),
@@ -48,11 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=f"{PROGRAM} {name}", description=f"{help_text[0].upper()}{help_text[1:]}.")
     module.add_arguments(parser)
     options = parser.parse_args(rest)
+    options.words = rest
 
     from runtime.errors import Error, InvalidArgument
 
     try:
         return int(module.run(options))
+    except BrokenPipeError:
+        # Whoever read the output has gone (`| head`). Python would try to flush the rest at exit and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except InvalidArgument as error:
         print(f"{PROGRAM} {name}: {error}", file=sys.stderr)
         return MISUSED

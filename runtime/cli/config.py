@@ -10,11 +10,11 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from runtime.cli.settings_flags import add_setting_flags
+    from runtime.cli.settings_flags import add_config_flags
 
     parser.add_argument("action", choices=["show"], help="what to do with the settings")
     parser.add_argument("--origin", action="store_true", help="also print where each value comes from")
-    add_setting_flags(parser)
+    add_config_flags(parser)
 
 
 def run(options: argparse.Namespace) -> int:

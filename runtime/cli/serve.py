@@ -22,9 +22,9 @@ LOG_PERIOD_S = 1.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments: every setting is one."""
-    from runtime.cli.settings_flags import add_setting_flags
+    from runtime.cli.settings_flags import add_config_flags
 
-    add_setting_flags(parser)
+    add_config_flags(parser)
     parser.add_argument("--stop-at-eof", action="store_true",
                         help="stop when standard input ends, as with SIGTERM: the server then never outlives whoever "
                         "holds the other end of that pipe")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from typing import Any
 
 from runtime import config
@@ -10,10 +11,17 @@ from runtime import config
 _CONFIG = "config_file"
 
 
-def add_setting_flags(parser: argparse.ArgumentParser) -> None:
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
     """Give ``parser`` a flag for every setting, and ``--config``."""
     parser.add_argument("--config", dest=_CONFIG, metavar="FILE", help="TOML file of settings")
+    add_setting_flags(parser)
+
+
+def add_setting_flags(parser: Any, leave_out: Collection[str] = ()) -> None:
+    """Give a parser, or a group of one, a flag for every setting that is not left out."""
     for entry in config.setting_fields():
+        if entry.name in leave_out:
+            continue
         flag = config.flag_of(entry)
         common: dict[str, Any] = {"dest": entry.name, "default": None, "help": _help(entry)}
         if isinstance(entry.default, bool):

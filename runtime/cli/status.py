@@ -47,23 +47,28 @@ def status_json(response: Any) -> str:
     """Return a StatusResponse as JSON: every field by its name in the protocol, numbers as numbers."""
     import json
 
-    return json.dumps(_plain(response), indent=2)
+    return json.dumps(plain(response), indent=2)
 
 
-def _plain(message: Any) -> dict[str, Any]:
+def plain(message: Any) -> dict[str, Any]:
+    """Return a message as plain values, every field by its name in the protocol."""
     table: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
         if hasattr(value, "DESCRIPTOR"):
-            value = _plain(value)
+            value = plain(value)
         elif not isinstance(value, (str, int, float)):  # a repeated field
-            value = [_plain(item) if hasattr(item, "DESCRIPTOR") else item for item in value]
+            value = [plain(item) if hasattr(item, "DESCRIPTOR") else item for item in value]
         table[field.name] = value
     return table
 
 
 def default_target() -> str:
-    """Return the target when none is named."""
+    """Return the target when none is named: the local cluster's, if one runs, else the default address."""
     from runtime.config import DEFAULT_LISTEN
+    from runtime.local_cluster.state_file import default_directory, read_record
 
+    record = read_record(default_directory())
+    if record is not None and record.is_alive and record.target:
+        return record.target
     return f"grpc://{DEFAULT_LISTEN}"

@@ -22,7 +22,7 @@ from runtime.errors import Error, InvalidArgument
 from runtime.local_cluster.ports import HeldPort
 from runtime.local_cluster.task_process import TaskProcess
 
-__all__ = ["Cluster"]
+__all__ = ["OWN_SETTINGS", "Cluster"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _KILLED_S = 10.0
 # The job of the task that clients connect to when they have no other wish, in this order.
 _CHIEF_JOBS = ("chief", "master", "worker")
 # What the cluster itself says to each of its tasks.
-_OWN_SETTINGS = ("cluster", "job_name", "task_index", "listen", "data_dir")
+OWN_SETTINGS = ("cluster", "job_name", "task_index", "listen", "data_dir")
 
 _running: weakref.WeakSet[Cluster] = weakref.WeakSet()
 
@@ -187,7 +187,10 @@ class Cluster:
 
     def failed(self) -> list[TaskProcess]:
         """Return the tasks that have ended although nobody asked them to."""
-        return [task for task in self.tasks if task.has_failed]
+        found = [task for task in self.tasks if task.has_failed]
+        for task in found:
+            task.is_reported = True
+        return found
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """End all tasks; does nothing the second time.
@@ -199,8 +202,9 @@ class Cluster:
         """
         tasks = list(self._tasks.values())
         for task in tasks:
-            if task.has_failed:
-                logger.warning("a task of the cluster had ended before", extra={"task": task.name, "how": task.state})
+            if task.has_failed and not task.is_reported:
+                task.is_reported = True
+                logger.warning("a task had ended by itself", extra={"task": task.name, "how": task.state})
         _end(tasks, timeout_s)
         for task in tasks:
             task.close()
@@ -243,7 +247,7 @@ class Cluster:
 
 def _flags(options: Mapping[str, Any]) -> list[str]:
     """Return settings as flags of ``tensor-runtime serve``, checked."""
-    for name in _OWN_SETTINGS:
+    for name in OWN_SETTINGS:
         if name in options:
             raise InvalidArgument(f"argument {name}: the cluster decides this for each of its tasks")
     settings = config.load(dict(options), {}, user_file=False, flag_origin="argument").settings

@@ -14,7 +14,7 @@ from pathlib import Path
 from runtime.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 from runtime.local_cluster.ports import HeldPort
 
-__all__ = ["TaskProcess", "describe_exit"]
+__all__ = ["TaskProcess", "command_line", "describe_exit"]
 
 # The package of this process, wherever it comes from: an installation, or a checkout that is not installed.
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
@@ -24,8 +24,8 @@ _PROGRAM = (
 )
 _POLL_S = 0.01
 _LOG_TAIL_LINES = 15
-# A variable that describes the task of some other program, or a conflict with what the cluster gives its tasks.
-_NOT_INHERITED = ("TF_CONFIG", "TENSOR_RUNTIME_CONFIG")
+# Describes the task of another program, perhaps of the one that starts the cluster.
+_NOT_INHERITED = ("TF_CONFIG",)
 
 
 class TaskProcess:
@@ -53,6 +53,8 @@ class TaskProcess:
         Unix time at which the end was noticed.
     stop_asked : bool
         Whether it was asked to end since the last start: then its end is no failure.
+    is_reported : bool
+        Whether its failure was told to somebody.
 
     Notes
     -----
@@ -70,6 +72,7 @@ class TaskProcess:
         self.started_at: float | None = None
         self.ended_at: float | None = None
         self.stop_asked = False
+        self.is_reported = False
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
@@ -132,12 +135,10 @@ class TaskProcess:
         """
         if self.is_running:
             raise FailedPrecondition(f"{self.name} runs already, as process {self.pid}")
-        if not sys.executable:
-            raise FailedPrecondition("no server process can be started: sys.executable is not known")
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self.data_path.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-P", "-c", _PROGRAM, _PACKAGE_PARENT, "serve", "--listen", self.address,
-                   "--data-dir", str(self.data_path), "--stop-at-eof", *options]
+        command = command_line("serve", "--listen", self.address, "--data-dir", str(self.data_path), "--stop-at-eof",
+                               *options)
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         self._hang_up()
         self._port.lend()
@@ -149,7 +150,7 @@ class TaskProcess:
                                              process_group=0)
         self.started_at = time.time()
         self.ended_at = None
-        self.stop_asked = False
+        self.stop_asked = self.is_reported = False
 
     def wait_ready(self, deadline: float) -> None:
         """Wait until the process serves.
@@ -214,6 +215,19 @@ class TaskProcess:
 
     def _log_tail(self) -> str:
         return "\n".join(self.log().splitlines()[-_LOG_TAIL_LINES:])
+
+
+def command_line(*words: str) -> list[str]:
+    """Return a command line that runs ``tensor-runtime`` with this interpreter and this very package.
+
+    Raises
+    ------
+    FailedPrecondition
+        If this interpreter has no executable.
+    """
+    if not sys.executable:
+        raise FailedPrecondition("no process can be started: sys.executable is not known")
+    return [sys.executable, "-P", "-c", _PROGRAM, _PACKAGE_PARENT, *words]
 
 
 def describe_exit(status: int) -> str:

@@ -39,7 +39,7 @@ def _parts(task: Any) -> Iterable[str]:
     if task.error and task.device:
         yield _section("devices", [(device.name, device.device_type) for device in task.device])
     if task.opening:
-        rows = [("CALL", "AGE", "TARGET", "WAITS FOR")]
+        rows: list[tuple[str, ...]] = [("CALL", "AGE", "TARGET", "WAITS FOR")]
         for opening in task.opening:
             rows += _spread((opening.what, duration(opening.seconds), opening.target or "-"), opening.wait)
         yield _section("waiting for tasks", rows)
