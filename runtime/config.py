@@ -148,6 +148,18 @@ def _directories(value: object) -> tuple[Path, ...] | str:
     return tuple(Path(item).expanduser() for item in value)
 
 
+def _networks(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = tuple(text.strip() for text in value.split(",") if text.strip())
+    if not isinstance(value, (list, tuple)) or not all(isinstance(text, str) for text in value):
+        raise ValueError("expected networks such as 10.0.0.0/8 separated by commas, the word private, or auto")
+    if tuple(value) != ("auto",):
+        from runtime.fleet.addresses import parse_networks
+
+        parse_networks(value)
+    return tuple(value)
+
+
 def _seconds(low: float, high: float) -> Callable[[object], float]:
     expected = f"expected seconds from {low:g} to {high:g}"
 
@@ -356,6 +368,37 @@ class Settings:
     peer_timeout_s: float = setting(
         _seconds(1, 86400), 15.0, metavar="SECONDS",
         help="time after which another task of the cluster that is awaited and does not answer counts as lost",
+    )
+    fleet_ca: Path | None = setting(
+        _optional_path, None, metavar="FILE",
+        help="PEM certificates of the authorities that a server's certificate must lead to when it enrols",
+    )
+    fleet_crl: Path | None = setting(
+        _optional_path, None, metavar="FILE", help="PEM revocation lists; read again when the file changes"
+    )
+    fleet_networks: tuple[str, ...] = setting(
+        _networks, ("auto",), metavar="NETS",
+        help="loopback and private networks in which enrolled servers may offer addresses: a list, the word private, "
+        "or auto (private ones, and loopback on an address that only this machine reaches)",
+    )
+    fleet_ownership: str = setting(
+        _choice("auto", "strict", "off"), "auto", metavar="NAME",
+        help="strict: a server must show that the address it offers is its own; auto: strict unless anyone on this "
+        "machine alone may call",
+    )
+    fleet_health: str = setting(
+        _choice("lease", "probe"), "lease", metavar="NAME",
+        help="lease: servers repeat their offer; probe: they are asked at fleet_server_port",
+    )
+    fleet_lease_s: float = setting(
+        _seconds(1, 86400), 90.0, metavar="SECONDS", help="how often an enrolled server repeats its offer"
+    )
+    fleet_server_port: int = setting(
+        _integer(0, 65535), 0, metavar="PORT", help="port at which enrolled servers are asked how they are"
+    )
+    fleet_peer_address: str = setting(
+        _choice("off", "warn", "enforce"), "warn", metavar="NAME",
+        help="what happens when a machine reports from an address that it does not name",
     )
     handshake_timeout_s: float = setting(
         _seconds(0.1, 3600), 10.0, metavar="SECONDS", help="time a new connection gets to say that it speaks gRPC"

@@ -1,0 +1,300 @@
+"""Certificates with which servers enrol: what is in them, and whether they are acceptable.
+
+Needs the package ``cryptography``, which the extra ``tls`` installs.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.errors import InvalidArgument, Unimplemented
+from runtime.fleet.model import Certificate
+from runtime.fleet.refusals import Refused
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+__all__ = ["CertificatePolicy", "read"]
+
+MAX_CERTIFICATE_BYTES = 64 << 10
+MAX_BLOCKS = 9
+MIN_RSA_BITS = 2048
+CLOCK_SKEW = datetime.timedelta(minutes=5)
+_BEGIN = b"-----BEGIN CERTIFICATE-----"
+_END = b"-----END CERTIFICATE-----"
+_CURVES = ("secp256r1", "secp384r1", "secp521r1")
+_WEAK_DIGESTS = ("md5", "sha1")
+
+Clock = Callable[[], float]
+
+
+def _require_cryptography() -> None:
+    try:
+        import cryptography  # noqa: F401
+    except ImportError as error:
+        raise Unimplemented(
+            "enrolling servers needs the package cryptography, which is not installed; "
+            "pip install 'tensor-runtime[tls]'"
+        ) from error
+
+
+def read(data: bytes) -> Certificate:
+    """Return what a certificate says, whether or not it is acceptable.
+
+    Parameters
+    ----------
+    data : bytes
+        DER of one certificate, or PEM of 1 to 9, the leaf first.
+
+    Raises
+    ------
+    Refused
+        ``contains_private_key`` or ``malformed``.
+    """
+    _require_cryptography()
+    return _described(data, _load(_parse(data))[0])
+
+
+class CertificatePolicy:
+    """Which certificates a server may enrol with.
+
+    Parameters
+    ----------
+    ca_file : Path, optional
+        PEM of authorities; the chain must lead to one of them. Without it, whoever may call is trusted on first
+        enrolment.
+    crl_file : Path, optional
+        PEM of revocation lists; read again when the file changes.
+    clock : callable
+        Seconds since the epoch.
+
+    Raises
+    ------
+    InvalidArgument
+        If a file cannot be read.
+    """
+
+    def __init__(self, ca_file: Path | None, crl_file: Path | None, clock: Clock) -> None:
+        _require_cryptography()
+        self._clock = clock
+        self._roots = None if ca_file is None else _read_roots(ca_file)
+        self._crl_file = crl_file
+        self._lists: list[Any] = []
+        self._lists_mtime_ns = -1
+        if crl_file is not None:
+            self._revocation_lists()
+
+    def check(self, data: bytes) -> Certificate:
+        """Return an acceptable certificate.
+
+        Raises
+        ------
+        Refused
+            ``contains_private_key``, ``malformed``, ``not_yet_valid``, ``expired``, ``weak``, ``wrong_usage``,
+            ``untrusted`` or ``revoked``.
+        """
+        chain = _load(_parse(data))
+        leaf = chain[0]
+        now = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
+        if leaf.not_valid_before_utc > now + CLOCK_SKEW:
+            raise Refused("not_yet_valid", f"the certificate is valid from {leaf.not_valid_before_utc}")
+        if leaf.not_valid_after_utc < now - CLOCK_SKEW:
+            raise Refused("expired", f"the certificate was valid until {leaf.not_valid_after_utc}")
+        for certificate in chain:
+            _check_strength(certificate)
+        _check_usage(leaf)
+        self._check_revoked(chain)
+        if self._roots is not None:
+            _check_chain(chain, self._roots, now)
+        return _described(data, leaf)
+
+    def is_revoked(self, certificate: Certificate) -> bool:
+        """Return whether an enrolled certificate is on a revocation list by now."""
+        if self._crl_file is None:
+            return False
+        try:
+            self._check_revoked(_load([certificate.leaf]))
+        except Refused:
+            return True
+        return False
+
+    def _check_revoked(self, chain: list[x509.Certificate]) -> None:
+        if self._crl_file is None:
+            return
+        for revocations in self._revocation_lists():
+            for certificate in chain:
+                if certificate.issuer != revocations.issuer:
+                    continue
+                number = certificate.serial_number
+                if revocations.get_revoked_certificate_by_serial_number(number) is not None:
+                    raise Refused("revoked", f"the certificate with serial number {number:x} is revoked")
+
+    def _revocation_lists(self) -> list[Any]:
+        """Return the lists of the file, read again when it has changed."""
+        from cryptography import x509
+
+        assert self._crl_file is not None
+        try:
+            changed = self._crl_file.stat().st_mtime_ns
+            if changed != self._lists_mtime_ns:
+                blocks = self._crl_file.read_bytes().split(b"-----END X509 CRL-----")
+                marked = [block + b"-----END X509 CRL-----\n" for block in blocks if b"BEGIN X509 CRL" in block]
+                self._lists = [x509.load_pem_x509_crl(block.lstrip()) for block in marked]
+                self._lists_mtime_ns = changed
+        except (OSError, ValueError) as error:
+            raise InvalidArgument(f"setting fleet_crl: {self._crl_file} cannot be used: {error}") from error
+        return self._lists
+
+
+def _parse(data: bytes) -> list[bytes]:
+    """Return the DER forms of the certificates in what was sent, the leaf first."""
+    if b"PRIVATE KEY-----" in data:
+        # No part of it goes into the message.
+        told = "certificate holds a private key; send the certificate alone, and replace that key"
+        raise Refused("contains_private_key", told)
+    if not data:
+        raise Refused("malformed", "certificate is empty; expected DER or PEM")
+    if len(data) > MAX_CERTIFICATE_BYTES:
+        raise Refused("malformed", f"certificate has {len(data)} bytes; expected at most {MAX_CERTIFICATE_BYTES}")
+    if _BEGIN not in data:
+        return [data]
+    blocks = data.split(_BEGIN)
+    if blocks[0].strip() or len(blocks) - 1 > MAX_BLOCKS:
+        raise Refused("malformed", f"certificate is not PEM of 1 to {MAX_BLOCKS} certificates and nothing else")
+    return [_der(block) for block in blocks[1:]]
+
+
+def _der(block: bytes) -> bytes:
+    import base64
+    import binascii
+
+    text, end, rest = block.partition(_END)
+    if not end or rest.strip():
+        raise Refused("malformed", "certificate is not PEM: a block has no end, or something follows it")
+    try:
+        return base64.b64decode(b"".join(text.split()), validate=True)
+    except binascii.Error as error:
+        raise Refused("malformed", f"certificate is not PEM: {error}") from None
+
+
+def _load(ders: list[bytes]) -> list[x509.Certificate]:
+    from cryptography import x509
+
+    chain = []
+    for der in ders:
+        try:
+            certificate = x509.load_der_x509_certificate(der)
+            # Parts are read when asked for: what cannot be read is to show here.
+            _ = certificate.extensions, certificate.public_key(), certificate.signature_algorithm_oid
+            _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+            _ = certificate.issuer, certificate.subject
+        except Exception as error:  # the parser raises several kinds for hostile input
+            raise Refused("malformed", f"certificate cannot be read as X.509: {str(error)[:200]}") from None
+        if certificate.version != x509.Version.v3:
+            raise Refused("malformed", f"certificate is X.509 {certificate.version.name}; expected v3")
+        chain.append(certificate)
+    return chain
+
+
+def _check_strength(certificate: x509.Certificate) -> None:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+
+    key = certificate.public_key()
+    if isinstance(key, rsa.RSAPublicKey):
+        if key.key_size < MIN_RSA_BITS:
+            raise Refused("weak", f"the RSA key has {key.key_size} bits; expected at least {MIN_RSA_BITS}")
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        if key.curve.name not in _CURVES:
+            raise Refused("weak", f"the certificate's curve is {key.curve.name}; expected P-256, P-384 or P-521")
+    elif not isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)):
+        raise Refused("weak", "the key is of another kind than RSA, EC, Ed25519 and Ed448")
+    try:
+        digest = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        algorithm = certificate.signature_algorithm_oid.dotted_string
+        raise Refused("weak", f"the certificate is signed by an algorithm that is not known: {algorithm}") from None
+    if digest is not None and digest.name in _WEAK_DIGESTS:
+        raise Refused("weak", f"the certificate is signed with {digest.name}; expected SHA-256 or better")
+
+
+def _check_usage(leaf: x509.Certificate) -> None:
+    from cryptography import x509
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    try:
+        usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return
+    if ExtendedKeyUsageOID.SERVER_AUTH not in usage and ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in usage:
+        raise Refused("wrong_usage", "the certificate's extended key usage has no serverAuth")
+
+
+def _check_chain(chain: list[x509.Certificate], roots: list[x509.Certificate], now: datetime.datetime) -> None:
+    from cryptography import x509
+    from cryptography.x509 import verification
+
+    if chain[0] in roots:
+        return
+
+    def is_authority(_policy: Any, _certificate: Any, constraints: x509.BasicConstraints) -> None:
+        if not constraints.ca:
+            raise ValueError("an issuer is no authority")
+
+    def signs(_policy: Any, _certificate: Any, usage: x509.KeyUsage | None) -> None:
+        if usage is not None and not usage.key_cert_sign:
+            raise ValueError("an issuer's key usage has no keyCertSign")
+
+    agnostic = verification.Criticality.AGNOSTIC
+    # Less than the web's profile: small authorities leave out what it asks for, such as key identifiers.
+    authorities = (
+        verification.ExtensionPolicy.permit_all()
+        .require_present(x509.BasicConstraints, agnostic, is_authority)
+        .may_be_present(x509.KeyUsage, agnostic, signs)
+    )
+    try:
+        (
+            verification.PolicyBuilder()
+            .store(verification.Store(roots))
+            .time(now)
+            .extension_policies(ca_policy=authorities, ee_policy=verification.ExtensionPolicy.permit_all())
+            .build_client_verifier()
+            .verify(chain[0], chain[1:])
+        )
+    except verification.VerificationError as error:
+        raise Refused("untrusted", f"the chain leads to no authority of fleet_ca: {str(error)[:300]}") from None
+
+
+def _described(data: bytes, leaf: x509.Certificate) -> Certificate:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    der = leaf.public_bytes(Encoding.DER)
+    spki = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        ips = frozenset(str(ip) for ip in names.get_values_for_type(x509.IPAddress))
+    except x509.ExtensionNotFound:
+        ips = frozenset()
+    return Certificate(
+        fingerprint=hashlib.sha256(der).hexdigest(),
+        key_fingerprint=hashlib.sha256(spki).hexdigest(),
+        leaf=der,
+        as_sent=data,
+        not_before=leaf.not_valid_before_utc.timestamp(),
+        not_after=leaf.not_valid_after_utc.timestamp(),
+        ips=ips,
+    )
+
+
+def _read_roots(path: Path) -> list[x509.Certificate]:
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"setting fleet_ca: {path} cannot be used: {error}") from error

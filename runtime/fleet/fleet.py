@@ -1,0 +1,163 @@
+"""The fleet as services call it: the dispatcher, the inventory, and what keeps both up to date."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from enum import Enum
+
+from runtime.errors import Error
+from runtime.fleet.certificates import CertificatePolicy
+from runtime.fleet.dispatcher import Dispatcher, DispatchRules, Prober
+from runtime.fleet.inventory import Inventory
+from runtime.fleet.model import Caller, Machine, MachineReport, Server
+from runtime.store.fleet import FleetRows
+from runtime.store.store import PlaneStore
+
+__all__ = ["Fleet", "Serving"]
+
+logger = logging.getLogger(__name__)
+
+SWEEP_S = 5.0
+PURGE_S = 3600.0
+PROBE_S = 10.0
+# Checks that may be under way at once.
+MAX_PROBES = 32
+# How long the store may take to answer before the fleet says that it does not serve.
+STORE_ANSWER_S = 1.0
+
+
+class Serving(Enum):
+    """What a service says of itself."""
+
+    SERVING = "serving"
+    NOT_SERVING = "not serving"
+
+
+class Fleet:
+    """Servers and machines of one dispatcher.
+
+    Parameters
+    ----------
+    store : PlaneStore
+    policy : CertificatePolicy
+    rules : DispatchRules
+    prober : Prober or None
+        Given in probe mode.
+    peer_policy : str
+        See `Inventory`.
+    clock : callable
+        Seconds since the epoch.
+
+    Concurrency: belongs to one event loop.
+    """
+
+    def __init__(
+        self,
+        store: PlaneStore[FleetRows],
+        policy: CertificatePolicy,
+        rules: DispatchRules,
+        prober: Prober | None = None,
+        peer_policy: str = "warn",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self.inventory = Inventory(store, clock, peer_policy)
+        self.dispatcher = Dispatcher(
+            store, policy, rules, clock, prober, lambda uuid: store.read(lambda rows: rows.has_machine(uuid))
+        )
+        self._probes = prober is not None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._draining = False
+
+    def start(self) -> None:
+        """Begin to look after leases, health and old records."""
+        self._tasks = [
+            asyncio.ensure_future(self._every(SWEEP_S, self.dispatcher.sweep)),
+            asyncio.ensure_future(self._every(PURGE_S, self._purge)),
+        ]
+        if self._probes:
+            self._tasks.append(asyncio.ensure_future(self._probe_all()))
+
+    def drain(self) -> None:
+        """Say from now on that nothing is served."""
+        self._draining = True
+
+    async def stop(self) -> None:
+        """End what runs beside the calls."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+
+    # -- calls -----------------------------------------------------------------------------------------------------
+
+    async def register(self, certificate: bytes, caller: Caller) -> Server:
+        """See `Dispatcher.register`."""
+        return await self.dispatcher.register(certificate, caller)
+
+    async def offer(self, ip: str, certificate: bytes, caller: Caller) -> Server:
+        """See `Dispatcher.offer`."""
+        return await self.dispatcher.offer(ip, certificate, caller)
+
+    async def target(self, uuid: str) -> Server:
+        """See `Dispatcher.target`."""
+        return await self.dispatcher.target(uuid)
+
+    async def save_machine(self, report: MachineReport, nbytes: int, caller: Caller) -> Machine:
+        """Store a report; see `Inventory.save`. The server that the machine was given before becomes a lasting one."""
+        machine = await self.inventory.save(report, nbytes, caller)
+        await self.dispatcher.adopt(machine.uuid)
+        return machine
+
+    async def serving(self, *, dispatches: bool = False) -> Serving:
+        """Return whether calls are taken; with ``dispatches``, whether a new machine would be given a server."""
+        if self._draining:
+            return Serving.NOT_SERVING
+        try:
+            await asyncio.wait_for(self._store.read_in_thread(lambda rows: rows.last_position()), STORE_ANSWER_S)
+        except (Error, TimeoutError):
+            return Serving.NOT_SERVING
+        if dispatches and not self.dispatcher.has_healthy():
+            return Serving.NOT_SERVING
+        return Serving.SERVING
+
+    # -- beside the calls ------------------------------------------------------------------------------------------
+
+    async def _purge(self) -> None:
+        self.dispatcher.forget_machines(await self.inventory.purge())
+
+    async def _every(self, period: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(period)
+            try:
+                await work()
+            except Error as error:
+                # The store says no at the moment; the next round tries again.
+                logger.warning("the fleet could not be brought up to date", extra={"reason": str(error)})
+
+    async def _probe_all(self) -> None:
+        at_once = asyncio.Semaphore(MAX_PROBES)
+
+        async def probe(number: int) -> None:
+            # Spread over the period, so that servers are not all asked at the same moment.
+            await asyncio.sleep(random.random() * PROBE_S / 2)
+            async with at_once:
+                with contextlib.suppress(Error):
+                    await self.dispatcher.probe(number)
+
+        running: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                for number in self.dispatcher.probed():
+                    task = asyncio.ensure_future(probe(number))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+                await asyncio.sleep(PROBE_S)
+        finally:
+            for task in running:
+                task.cancel()
