@@ -13,6 +13,7 @@ from typing import Any
 
 from runtime import wire
 from runtime.fleet.dispatcher import ProbeResult
+from runtime.fleet.pinning import access_pinned
 
 __all__ = ["TlsProber"]
 
@@ -65,9 +66,9 @@ class TlsProber:
     async def _check(self, where: str, leaf: bytes) -> tuple[bool, str]:
         import grpc
 
-        # The library trusts exactly this certificate; the name in it stands for whatever was dialled.
-        credentials = grpc.ssl_channel_credentials(ssl.DER_cert_to_PEM_cert(leaf).encode())
-        options = [("grpc.ssl_target_name_override", _name_of(leaf))]
+        access = access_pinned(leaf)
+        credentials = grpc.ssl_channel_credentials(access.ca)
+        options = [("grpc.ssl_target_name_override", access.server_name)]
         async with grpc.aio.secure_channel(where, credentials, options) as channel:
             try:
                 call: Any = channel.unary_unary(CHECK)
@@ -76,15 +77,3 @@ class TlsProber:
                 return False, f"{where} answered {CHECK} with {error.code().name}"
         status = wire.fleet.HealthCheckRes.FromString(answer).status
         return status == wire.fleet.HealthCheckRes.SERVING, f"{where} answered {CHECK} with status {status}"
-
-
-def _name_of(leaf: bytes) -> str:
-    from cryptography import x509
-
-    certificate = x509.load_der_x509_certificate(leaf)
-    with contextlib.suppress(x509.ExtensionNotFound):
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        found = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
-        if found:
-            return found[0]
-    return "localhost"

@@ -201,8 +201,9 @@ def test_offers_that_are_refused(tmp_path: Path) -> None:
     async def work(world: World) -> None:
         data = await world.server("10.0.0.1")
         offer = world.dispatcher.offer
-        for ip in ("", "host", "1.2.3.4:80", "[::1]", " 10.0.0.1", "0.0.0.0", "224.0.0.1", "fe80::1", "fe80::1%eth0", "::",
-                   "255.255.255.255", "192.0.2.1", "2001:db8::1", "240.0.0.1", "0.1.2.3", "10.0.0.1\x00", "١٠.0.0.1"):
+        for ip in ("", "host", "1.2.3.4:80", "[::1]", " 10.0.0.1", "0.0.0.0", "224.0.0.1", "fe80::1", "fe80::1%eth0",
+                   "::", "255.255.255.255", "192.0.2.1", "2001:db8::1", "240.0.0.1", "0.1.2.3", "10.0.0.1\x00",
+                   "١٠.0.0.1"):
             assert await refused(offer(ip, data, Caller())) == "bad_ip", ip
         assert await refused(offer("::1", data, Caller())) == "bad_ip"
         assert await refused(offer("10.0.0.1", pem(make()[0]), Caller())) == "not_registered"

@@ -58,7 +58,8 @@ class Stub:
         return wire.fleet.GetNextServerRes.FromString(answer).status, reason
 
     def target(self, uuid: bytes) -> tuple[str, bytes]:
-        answer, _ = self.call("/pb.FunctionDispatcher/GetTarget", wire.fleet.GetTargetReq(uuid=uuid).SerializeToString())
+        request = wire.fleet.GetTargetReq(uuid=uuid).SerializeToString()
+        answer, _ = self.call("/pb.FunctionDispatcher/GetTarget", request)
         message = wire.fleet.GetTargetRes.FromString(answer)
         return message.ip, message.certificate
 

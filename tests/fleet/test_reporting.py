@@ -1,0 +1,126 @@
+"""This machine's report, and the commands around the fleet."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+
+import runtime
+from runtime.client.channels import Access
+from runtime.edge import certificates as pki_files
+from runtime.edge import tokens
+from runtime.errors import FailedPrecondition, Unavailable
+from runtime.fleet import this_machine
+from runtime.fleet.client import FleetClient
+from runtime.fleet.reports import checked
+from tests.fleet.certificates import make, pem
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "runtime.cli", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_uuid_is_made_once(tmp_path: Path) -> None:
+    first = this_machine.machine_uuid(tmp_path / "new")
+    assert this_machine.machine_uuid(tmp_path / "new") == first
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["machine-uuid"]
+    (tmp_path / "machine-uuid").write_text("no uuid\n")
+    with pytest.raises(FailedPrecondition, match="machine-uuid"):
+        this_machine.machine_uuid(tmp_path)
+
+
+def test_report_is_acceptable_and_names_only_what_it_was_told(tmp_path: Path) -> None:
+    report = this_machine.report(str(uuid.uuid4()), {"graph": 2222})
+    assert checked(report).uuid == report.uuid
+    assert {interface.name for interface in report.interfaces} == set(psutil.net_if_addrs())
+    addresses = [address for interface in report.interfaces for address in interface.addresses]
+    assert {port.number for address in addresses for port in address.ports} <= {2222}
+    assert all(not address.ports for address in addresses if address.ip in ("127.0.0.1", "::1"))
+
+
+def test_dry_run_prints_and_sends_nothing(tmp_path: Path) -> None:
+    done = command("machine", "report", "grpc://127.0.0.1:1", "--dry-run", "--data-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["uuid"] == this_machine.machine_uuid(tmp_path)
+    missing = command("machine", "report", "--data-dir", str(tmp_path))
+    assert missing.returncode == 2 and "SERVER" in missing.stderr
+    wrong = command("machine", "report", "--service", "ssh", "--dry-run", "--data-dir", str(tmp_path))
+    assert wrong.returncode == 2 and "NAME=PORT" in wrong.stderr
+
+
+def test_commands_show_what_was_reported(tmp_path: Path) -> None:
+    served, here = str(tmp_path / "served"), str(tmp_path / "here")
+    assert command("fleet", "list", "--data-dir", served).returncode == 1
+    with runtime.Server(services=("fleet",), data_dir=served) as server:
+        done = command("machine", "report", server.target, "--data-dir", here, "--service", "graph=2222")
+        assert done.returncode == 0, done.stderr
+        machine = this_machine.machine_uuid(Path(here))
+        with FleetClient(server.target) as client:
+            certificate = pem(make()[0])
+            client.register(certificate)
+            client.offer("127.0.0.1", certificate)
+        assert command("fleet", "target", server.target, machine).stdout == "127.0.0.1\n"
+        listed = json.loads(command("fleet", "list", "--data-dir", served, "-o", "json").stdout)
+        assert [row["uuid"] for row in listed["machines"]] == [machine]
+        assert [row["ip"] for row in listed["servers"]] == ["127.0.0.1"]
+        assert machine in command("fleet", "list", "--data-dir", served).stdout
+        shown = command("fleet", "show", machine.upper(), "--data-dir", served)
+        assert machine in shown.stdout and "1 reports" in shown.stdout
+    shown = command("fleet", "show", machine, "--data-dir", served)
+    assert shown.returncode == 0, shown.stderr
+    assert command("fleet", "show", str(uuid.uuid4()), "--data-dir", served).returncode == 1
+
+
+def test_released_machine_takes_another_credential(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    first, second = (tokens.issue(path, "machine")[1] for _ in range(2))
+    report = this_machine.report(str(uuid.uuid4()), {})
+    with runtime.Server(services=("fleet",), data_dir=tmp_path, token_file=path) as server:
+        with FleetClient(server.target, Access(token=first)) as client:
+            client.save(report)
+        with FleetClient(server.target, Access(token=second)) as client:
+            with pytest.raises(FailedPrecondition, match="wrong_owner"):
+                client.save(report)
+            assert command("fleet", "release", report.uuid, "--data-dir", str(tmp_path)).returncode == 0
+            client.save(report)
+
+
+def test_machine_reports_to_the_server_it_is_given_and_to_no_other(tmp_path: Path) -> None:
+    """The way of a machine: ask the dispatcher, pin the certificate of the answer, report there."""
+    pki_files.make_authority(tmp_path, "CA", 10)
+    for name in ("worker", "other"):
+        pki_files.make_leaf(tmp_path, tmp_path, name, ["127.0.0.1"], 10)
+    worker = (tmp_path / "worker.pem").read_bytes()
+
+    def serve(name: str, port: int) -> runtime.Server:
+        return runtime.Server(services=("fleet",), data_dir=tmp_path / name, listen=f"127.0.0.1:{port}",
+                              tls_cert=tmp_path / f"{name}.pem", tls_key=tmp_path / f"{name}.key")
+
+    with runtime.Server(services=("fleet",), data_dir=tmp_path / "dispatcher") as dispatcher:
+        with FleetClient(dispatcher.target) as client:
+            client.register(worker)
+            client.offer("127.0.0.1", worker)
+        machine = this_machine.machine_uuid(tmp_path / "here")
+        with serve("worker", 0) as server:
+            port = server.address.rpartition(":")[2]
+            done = command("machine", "report", dispatcher.target, "--port", port, "--data-dir", str(tmp_path / "here"))
+            assert done.returncode == 0, done.stderr
+            listed = json.loads(command("fleet", "list", "--data-dir", str(tmp_path / "worker"), "-o", "json").stdout)
+            assert [row["uuid"] for row in listed["machines"]] == [machine]
+        with serve("other", int(port)):
+            done = command("machine", "report", dispatcher.target, "--port", port, "--data-dir", str(tmp_path / "here"))
+            assert done.returncode == 1
+        assert not (tmp_path / "other" / "fleet.db").exists() or "[]" in command(
+            "fleet", "list", "--data-dir", str(tmp_path / "other"), "-o", "json").stdout
+        with FleetClient(dispatcher.target) as client:
+            target = client.target(machine)
+        with FleetClient(target.address(int(port)), target.access(), 2.0) as pinned, pytest.raises(Unavailable):
+            pinned.save(this_machine.report(machine, {}))
