@@ -427,6 +427,15 @@ class Settings:
     )
     log_format: str = setting(_choice("text", "json"), "text", metavar="NAME", help="log lines as text or json")
 
+    @property
+    def data_is_chosen(self) -> bool:
+        """Whether this server is to keep data of its own: another that has the data directory is then a mistake.
+
+        Several servers of one user, such as the tasks of a cluster, share the default one; the first that needs it
+        has it.
+        """
+        return self.data_dir != user_data_dir() or self.services != ALL_SERVICES
+
 
 # What differs for `tensor-runtime serve`, which owns its whole process, from a program that embeds a server.
 SERVE_DEFAULTS: dict[str, Any] = {"malloc": "tuned", "grpc_tuning": "tested"}

@@ -117,10 +117,10 @@ def _release(options: argparse.Namespace, uuid: str) -> int:
 
 def _path(options: argparse.Namespace) -> Path:
     from runtime import config
-    from runtime.fleet.service import FILE
+    from runtime.store.opening import FILE_NAME
 
     folder: Path = options.data_dir if options.data_dir is not None else config.load().settings.data_dir
-    return folder / FILE
+    return folder / FILE_NAME
 
 
 def _server_row(server: Server) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
-from runtime.config import ALL_SERVICES
 from runtime.edge.auth import is_local
 from runtime.edge.callers import peer_certificate
 from runtime.edge.tokens import Tokens
@@ -22,7 +21,7 @@ from runtime.fleet.machine_ids import machine_id
 from runtime.fleet.model import AddressReport, Caller, InterfaceReport, MachineReport, PortReport
 from runtime.fleet.peers import PeerLimits
 from runtime.fleet.refusals import Refused
-from runtime.store.opening import StoreFile
+from runtime.store.opening import FILE_NAME, SharedStores
 
 if TYPE_CHECKING:
     from runtime.config import Settings
@@ -33,7 +32,6 @@ __all__ = ["FleetPlane", "create_plane"]
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 1 << 20
-FILE = "fleet.db"
 
 
 class FleetPlane:
@@ -45,16 +43,12 @@ class FleetPlane:
     """
 
     def __init__(self, settings: Settings) -> None:
-        from runtime.store.sqlite.fleet_tables import FleetTables
-
         self._settings = settings
-        self._file = StoreFile(settings.data_dir, FILE, [FleetTables], settings.services != ALL_SERVICES)
-        self._tables = FleetTables
         self._tokens = Tokens.read(settings.token_file) if settings.token_file is not None else None
         self._limits = PeerLimits(time.monotonic)
         self._refusal = _refusal(settings)
         self._fleet: Fleet | None = None
-        self._starting = asyncio.Lock()
+        self._starting: asyncio.Lock = asyncio.Lock()
         self._draining = False
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
@@ -70,9 +64,21 @@ class FleetPlane:
         }
 
     async def start(self) -> None:
-        """Take up what the store has from before."""
-        if await self._file.start() is not None:
+        """Take up what the store has from before.
+
+        Raises
+        ------
+        FailedPrecondition
+            Another server uses the data directory that was chosen for this one.
+        """
+        if not self._settings.data_is_chosen and not (self._settings.data_dir / FILE_NAME).exists():
+            return
+        try:
             await self._started()
+        except FailedPrecondition as error:
+            if self._settings.data_is_chosen:
+                raise
+            logger.warning("this server knows no fleet: %s", error)
 
     def drain(self) -> None:
         """Say from now on that nothing is served."""
@@ -84,13 +90,20 @@ class FleetPlane:
         """End everything and close the file."""
         if self._fleet is not None:
             await self._fleet.stop()
-        await self._file.close()
+            await SharedStores.close(self._settings.data_dir)
 
     async def _started(self) -> Fleet:
         if self._fleet is None:
             async with self._starting:
                 if self._fleet is None:
-                    self._fleet = make_fleet(self._settings, (await self._file.open()).plane(self._tables))
+                    from runtime.store.sqlite.fleet_tables import FleetTables
+
+                    store = await SharedStores.open(self._settings.data_dir)
+                    try:
+                        self._fleet = make_fleet(self._settings, store.plane(FleetTables))
+                    except BaseException:
+                        await SharedStores.close(self._settings.data_dir)
+                        raise
                     self._fleet.start()
         return self._fleet
 

@@ -17,6 +17,7 @@ FILE_NAME = "store.db"
 TABLES: tuple[str, ...] = (
     "runtime.store.sqlite.object_tables:ObjectTables",
     "runtime.store.sqlite.task_tables:SqliteTaskTables",
+    "runtime.store.sqlite.fleet_tables:FleetTables",
 )
 """The tables of every plane, ``module:class``; a file has all of them, whichever planes are served."""
 

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from runtime.config import ALL_SERVICES, user_data_dir
 from runtime.errors import Error, FailedPrecondition, Unavailable
 from runtime.tasks.service import SubmitterService
 
@@ -59,13 +58,12 @@ class TaskPlane:
         from runtime.store.opening import FILE_NAME
 
         settings = self._settings
-        chosen = settings.data_dir != user_data_dir() or settings.services != ALL_SERVICES
-        if not chosen and not (settings.data_dir / FILE_NAME).exists():
+        if not settings.data_is_chosen and not (settings.data_dir / FILE_NAME).exists():
             return
         try:
             await self.tasks()
         except FailedPrecondition as error:
-            if chosen:
+            if settings.data_is_chosen:
                 raise
             # Several servers of one user are usual, for graphs at least.
             logger.warning("this server takes no tasks: %s", error)

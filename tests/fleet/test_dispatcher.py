@@ -76,7 +76,7 @@ def new_uuid() -> str:
 
 def run(path: Path, work: Callable[[World], Awaitable[None]], **options: Any) -> None:
     async def main() -> None:
-        world = World(path / "fleet.db", **options)
+        world = World(path / "store.db", **options)
         try:
             await work(world)
         finally:

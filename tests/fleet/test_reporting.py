@@ -118,7 +118,7 @@ def test_machine_reports_to_the_server_it_is_given_and_to_no_other(tmp_path: Pat
         with serve("other", int(port)):
             done = command("machine", "report", dispatcher.target, "--port", port, "--data-dir", str(tmp_path / "here"))
             assert done.returncode == 1
-        assert not (tmp_path / "other" / "fleet.db").exists() or "[]" in command(
+        assert not (tmp_path / "other" / "store.db").exists() or "[]" in command(
             "fleet", "list", "--data-dir", str(tmp_path / "other"), "-o", "json").stdout
         with FleetClient(dispatcher.target) as client:
             target = client.target(machine)

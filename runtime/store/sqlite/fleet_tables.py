@@ -23,7 +23,7 @@ class FleetTables(Tables):
     """Servers, assignments and machines in an SQLite file."""
 
     PLANE = "fleet"
-    MIGRATIONS: Sequence[Sequence[str]] = (
+    MIGRATIONS = (
         (
             """
             CREATE TABLE servers (

@@ -114,7 +114,7 @@ def interface(name: str, *addresses: tuple[str, tuple[int, ...]]) -> Any:
 
 
 def rows(folder: Path, statement: str) -> list[Any]:
-    with contextlib.closing(sqlite3.connect(folder / "fleet.db")) as connection:
+    with contextlib.closing(sqlite3.connect(folder / "store.db")) as connection:
         return connection.execute(statement).fetchall()
 
 
