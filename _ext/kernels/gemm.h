@@ -16,12 +16,13 @@
 /* Sizes: the scratch of a thread stays within the second-level cache, a panel of A within the first. */
 #define TRT_INNER_BYTES 1536
 #define TRT_TILE_COLUMNS_BYTES 1024
+#define TRT_TILE_ROWS 252
 #define TRT_ROW_STEP_BYTES (TRT_INNER_BYTES + 64)
 #define TRT_MAX_PANEL_ROWS 14
-#define TRT_TILE_PANELS 7
 #define TRT_SLICE_INNER 1024
 #define TRT_MAX_SLICES 8
-/* the last panel may be filled up to its width, a panel by columns is written a vector too far */
+/* the last panel may be filled up to its width, and the panel of A written a vector beyond its end */
+#define TRT_PACKED_B_BYTES (TRT_INNER_BYTES * (TRT_TILE_COLUMNS_BYTES / 4))
 #define TRT_PACKED_A_BYTES (TRT_MAX_PANEL_ROWS * TRT_ROW_STEP_BYTES + 128)
 
 typedef struct {
@@ -29,221 +30,23 @@ typedef struct {
     ptrdiff_t c_step;
     ptrdiff_t first_row, first_column, first_inner;
     ptrdiff_t rows, columns, inner;
+    ptrdiff_t next_column; /* where the tile begins that this thread probably does next; 0: nowhere else */
 } trt_tile;
 
-#if TRT_HAS_LEVELS
-#include <immintrin.h>
+/* What is fetched into the second-level cache while a kernel runs: a line each turn, `step` apart, and after so many turns
+ * `advance` further. */
+#define TRT_FETCH_TURNS 16
+typedef struct {
+    const char *data;
+    ptrdiff_t step, advance;
+} trt_fetch;
 
-#define TRT_LOOPS_TARGET_V3 __attribute__((target("arch=x86-64-v3")))
-#define TRT_LOOPS_TARGET_V4 __attribute__((target("arch=x86-64-v4,prefer-vector-width=512")))
-
-/* float */
-#define TRT_REAL float
-#define TRT_MEM_REAL trt_mem_f32
-#define TRT_BLOCK 8
-#define TRT_MAX_INNER (TRT_INNER_BYTES / 4)
-#define TRT_ROW_STEP (TRT_ROW_STEP_BYTES / 4)
-#define TRT_PACKED_B_BYTES (TRT_INNER_BYTES * (TRT_TILE_COLUMNS_BYTES / 4))
-
-#define TRT_TRANSPOSE_F32(TARGET, NAME)                                                                      \
-    /* out[j, i] = block[i, j] for an 8x8 block; steps in bytes there, in elements here */                   \
-    TARGET static inline void NAME(const char *block, ptrdiff_t step, float *out, ptrdiff_t out_step)        \
-    {                                                                                                        \
-        __m256 r0 = _mm256_loadu_ps((const float *)block);                                                   \
-        __m256 r1 = _mm256_loadu_ps((const float *)(block + step));                                          \
-        __m256 r2 = _mm256_loadu_ps((const float *)(block + 2 * step));                                      \
-        __m256 r3 = _mm256_loadu_ps((const float *)(block + 3 * step));                                      \
-        __m256 r4 = _mm256_loadu_ps((const float *)(block + 4 * step));                                      \
-        __m256 r5 = _mm256_loadu_ps((const float *)(block + 5 * step));                                      \
-        __m256 r6 = _mm256_loadu_ps((const float *)(block + 6 * step));                                      \
-        __m256 r7 = _mm256_loadu_ps((const float *)(block + 7 * step));                                      \
-        __m256 a0 = _mm256_unpacklo_ps(r0, r1), a1 = _mm256_unpackhi_ps(r0, r1);                             \
-        __m256 a2 = _mm256_unpacklo_ps(r2, r3), a3 = _mm256_unpackhi_ps(r2, r3);                             \
-        __m256 a4 = _mm256_unpacklo_ps(r4, r5), a5 = _mm256_unpackhi_ps(r4, r5);                             \
-        __m256 a6 = _mm256_unpacklo_ps(r6, r7), a7 = _mm256_unpackhi_ps(r6, r7);                             \
-        __m256 b0 = _mm256_shuffle_ps(a0, a2, 0x44), b1 = _mm256_shuffle_ps(a0, a2, 0xEE);                   \
-        __m256 b2 = _mm256_shuffle_ps(a1, a3, 0x44), b3 = _mm256_shuffle_ps(a1, a3, 0xEE);                   \
-        __m256 b4 = _mm256_shuffle_ps(a4, a6, 0x44), b5 = _mm256_shuffle_ps(a4, a6, 0xEE);                   \
-        __m256 b6 = _mm256_shuffle_ps(a5, a7, 0x44), b7 = _mm256_shuffle_ps(a5, a7, 0xEE);                   \
-        _mm256_storeu_ps(out, _mm256_permute2f128_ps(b0, b4, 0x20));                                         \
-        _mm256_storeu_ps(out + out_step, _mm256_permute2f128_ps(b1, b5, 0x20));                              \
-        _mm256_storeu_ps(out + 2 * out_step, _mm256_permute2f128_ps(b2, b6, 0x20));                          \
-        _mm256_storeu_ps(out + 3 * out_step, _mm256_permute2f128_ps(b3, b7, 0x20));                          \
-        _mm256_storeu_ps(out + 4 * out_step, _mm256_permute2f128_ps(b0, b4, 0x31));                          \
-        _mm256_storeu_ps(out + 5 * out_step, _mm256_permute2f128_ps(b1, b5, 0x31));                          \
-        _mm256_storeu_ps(out + 6 * out_step, _mm256_permute2f128_ps(b2, b6, 0x31));                          \
-        _mm256_storeu_ps(out + 7 * out_step, _mm256_permute2f128_ps(b3, b7, 0x31));                          \
-    }
-
-#define TRT_TRANSPOSE_F64(TARGET, NAME)                                                                      \
-    TARGET static inline void NAME(const char *block, ptrdiff_t step, double *out, ptrdiff_t out_step)       \
-    {                                                                                                        \
-        __m256d r0 = _mm256_loadu_pd((const double *)block);                                                 \
-        __m256d r1 = _mm256_loadu_pd((const double *)(block + step));                                        \
-        __m256d r2 = _mm256_loadu_pd((const double *)(block + 2 * step));                                    \
-        __m256d r3 = _mm256_loadu_pd((const double *)(block + 3 * step));                                    \
-        __m256d a0 = _mm256_unpacklo_pd(r0, r1), a1 = _mm256_unpackhi_pd(r0, r1);                            \
-        __m256d a2 = _mm256_unpacklo_pd(r2, r3), a3 = _mm256_unpackhi_pd(r2, r3);                            \
-        _mm256_storeu_pd(out, _mm256_permute2f128_pd(a0, a2, 0x20));                                         \
-        _mm256_storeu_pd(out + out_step, _mm256_permute2f128_pd(a1, a3, 0x20));                              \
-        _mm256_storeu_pd(out + 2 * out_step, _mm256_permute2f128_pd(a0, a2, 0x31));                          \
-        _mm256_storeu_pd(out + 3 * out_step, _mm256_permute2f128_pd(a1, a3, 0x31));                          \
-    }
-
-/* Copy `count` elements; reads no more, writes up to whole vectors. */
-TRT_LOOPS_TARGET_V3 static inline void copy_few_f32_v3(float *out, const char *source, int count)
-{
-    __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-    _mm256_storeu_ps(out, _mm256_maskload_ps((const float *)source, mask));
-}
-
-TRT_LOOPS_TARGET_V3 static inline void copy_few_f64_v3(double *out, const char *source, int count)
-{
-    __m256i left = _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3));
-    __m256i right = _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(4, 5, 6, 7));
-    _mm256_storeu_pd(out, _mm256_maskload_pd((const double *)source, left));
-    _mm256_storeu_pd(out + 4, _mm256_maskload_pd((const double *)source + 4, right));
-}
-
-TRT_LOOPS_TARGET_V4 static inline void copy_few_f32_v4(float *out, const char *source, int count)
-{
-    _mm512_storeu_ps(out, _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), source));
-}
-
-TRT_LOOPS_TARGET_V4 static inline void copy_few_f64_v4(double *out, const char *source, int count)
-{
-    unsigned mask = (1u << count) - 1;
-    _mm512_storeu_pd(out, _mm512_maskz_loadu_pd((__mmask8)mask, source));
-    _mm512_storeu_pd(out + 8, _mm512_maskz_loadu_pd((__mmask8)(mask >> 8), source + 64));
-}
-
-#define TRT_TARGET TRT_LOOPS_TARGET_V3
-#define TRT_MAX_ROWS 6
-#define TRT_LANES 8
-#define TRT_VECTOR __m256
-#define TRT_ZERO _mm256_setzero_ps
-#define TRT_LOAD _mm256_loadu_ps
-#define TRT_STORE _mm256_storeu_ps
-#define TRT_SPLAT _mm256_set1_ps
-#define TRT_FMA _mm256_fmadd_ps
-#define TRT_ADD _mm256_add_ps
-#define TRT_TYPED(name) name##_f32_v3
-TRT_TRANSPOSE_F32(TRT_TARGET, transpose_f32_v3)
-#include "kernels/gemm_loops.h"
-#undef TRT_TARGET
-#undef TRT_MAX_ROWS
-#undef TRT_LANES
-#undef TRT_VECTOR
-#undef TRT_ZERO
-#undef TRT_LOAD
-#undef TRT_STORE
-#undef TRT_SPLAT
-#undef TRT_FMA
-#undef TRT_ADD
-#undef TRT_TYPED
-
-#define TRT_TARGET TRT_LOOPS_TARGET_V4
-#define TRT_MAX_ROWS 14
-#define TRT_LANES 16
-#define TRT_VECTOR __m512
-#define TRT_ZERO _mm512_setzero_ps
-#define TRT_LOAD _mm512_loadu_ps
-#define TRT_STORE _mm512_storeu_ps
-#define TRT_SPLAT _mm512_set1_ps
-#define TRT_FMA _mm512_fmadd_ps
-#define TRT_ADD _mm512_add_ps
-#define TRT_TYPED(name) name##_f32_v4
-TRT_TRANSPOSE_F32(TRT_TARGET, transpose_f32_v4)
-#include "kernels/gemm_loops.h"
-#undef TRT_TARGET
-#undef TRT_MAX_ROWS
-#undef TRT_LANES
-#undef TRT_VECTOR
-#undef TRT_ZERO
-#undef TRT_LOAD
-#undef TRT_STORE
-#undef TRT_SPLAT
-#undef TRT_FMA
-#undef TRT_ADD
-#undef TRT_TYPED
-
-#undef TRT_REAL
-#undef TRT_MEM_REAL
-#undef TRT_BLOCK
-#undef TRT_MAX_INNER
-#undef TRT_ROW_STEP
-#undef TRT_PACKED_B_BYTES
-
-/* double */
-#define TRT_REAL double
-#define TRT_MEM_REAL trt_mem_f64
-#define TRT_BLOCK 4
-#define TRT_MAX_INNER (TRT_INNER_BYTES / 8)
-#define TRT_ROW_STEP (TRT_ROW_STEP_BYTES / 8)
-#define TRT_PACKED_B_BYTES (TRT_INNER_BYTES * (TRT_TILE_COLUMNS_BYTES / 8))
-
-#define TRT_TARGET TRT_LOOPS_TARGET_V3
-#define TRT_MAX_ROWS 6
-#define TRT_LANES 4
-#define TRT_VECTOR __m256d
-#define TRT_ZERO _mm256_setzero_pd
-#define TRT_LOAD _mm256_loadu_pd
-#define TRT_STORE _mm256_storeu_pd
-#define TRT_SPLAT _mm256_set1_pd
-#define TRT_FMA _mm256_fmadd_pd
-#define TRT_ADD _mm256_add_pd
-#define TRT_TYPED(name) name##_f64_v3
-TRT_TRANSPOSE_F64(TRT_TARGET, transpose_f64_v3)
-#include "kernels/gemm_loops.h"
-#undef TRT_TARGET
-#undef TRT_MAX_ROWS
-#undef TRT_LANES
-#undef TRT_VECTOR
-#undef TRT_ZERO
-#undef TRT_LOAD
-#undef TRT_STORE
-#undef TRT_SPLAT
-#undef TRT_FMA
-#undef TRT_ADD
-#undef TRT_TYPED
-
-#define TRT_TARGET TRT_LOOPS_TARGET_V4
-#define TRT_MAX_ROWS 14
-#define TRT_LANES 8
-#define TRT_VECTOR __m512d
-#define TRT_ZERO _mm512_setzero_pd
-#define TRT_LOAD _mm512_loadu_pd
-#define TRT_STORE _mm512_storeu_pd
-#define TRT_SPLAT _mm512_set1_pd
-#define TRT_FMA _mm512_fmadd_pd
-#define TRT_ADD _mm512_add_pd
-#define TRT_TYPED(name) name##_f64_v4
-TRT_TRANSPOSE_F64(TRT_TARGET, transpose_f64_v4)
-#include "kernels/gemm_loops.h"
-#undef TRT_TARGET
-#undef TRT_MAX_ROWS
-#undef TRT_LANES
-#undef TRT_VECTOR
-#undef TRT_ZERO
-#undef TRT_LOAD
-#undef TRT_STORE
-#undef TRT_SPLAT
-#undef TRT_FMA
-#undef TRT_ADD
-#undef TRT_TYPED
-
-#undef TRT_REAL
-#undef TRT_MEM_REAL
-#undef TRT_BLOCK
-#undef TRT_MAX_INNER
-#undef TRT_ROW_STEP
-#undef TRT_PACKED_B_BYTES
-
-#endif /* TRT_HAS_LEVELS */
+#define TRT_LOOPS "kernels/gemm_loops.h"
+#include "kernels/gemm_vectors.h"
 
 /* Scratch memory of a thread, made when it first needs it and freed when it ends. */
 
-#define TRT_SCRATCH_BYTES (TRT_INNER_BYTES * (TRT_TILE_COLUMNS_BYTES / 4) + TRT_PACKED_A_BYTES)
+#define TRT_SCRATCH_BYTES (TRT_PACKED_B_BYTES + TRT_PACKED_A_BYTES)
 
 static pthread_key_t trt_scratch_key;
 
@@ -267,6 +70,7 @@ typedef struct {
     int level;
     ptrdiff_t row_tiles, column_tiles, slices; /* of rows, columns and the inner dimension */
     ptrdiff_t columns_per_tile;
+    ptrdiff_t workers;                         /* threads that probably take part */
     char *partial;                             /* the sums of all slices but the first, each as large as C */
     int failed;                                /* atomic: a thread had no memory */
 } trt_plan;
@@ -274,11 +78,18 @@ typedef struct {
 static inline void trt_plan_product(trt_plan *plan)
 {
     const trt_product *work = plan->work;
-    ptrdiff_t element = work->is_double ? 8 : 4;
-    ptrdiff_t panel_rows = plan->level == TRT_V4 ? 14 : 6;
-    ptrdiff_t columns = TRT_TILE_COLUMNS_BYTES / element, rows = TRT_TILE_PANELS * panel_rows;
-    ptrdiff_t panel = (plan->level == TRT_V4 ? 128 : 64) / element;
+    const ptrdiff_t element = work->is_double ? 8 : 4;
+    const ptrdiff_t panel_rows = plan->level == TRT_V4 ? 14 : 6, panel = (plan->level == TRT_V4 ? 128 : 64) / element;
+    const ptrdiff_t least_rows = 2 * panel_rows, least_columns = 2 * panel;
+    /* What has to be copied for each tile tells which way they should be long: B for each tile of rows, unless it lies by
+     * rows, A for each tile of columns, unless it does. */
+    const int keep_rows = work->b.column_step != element, keep_columns = work->a.column_step != element;
+    ptrdiff_t columns = TRT_TILE_COLUMNS_BYTES / element, rows = TRT_TILE_ROWS;
     ptrdiff_t tiles;
+    if (rows > work->rows)
+        rows = work->rows;
+    if (columns > work->columns)
+        columns = work->columns;
     /* small enough that there are some for each thread and that none takes long, large enough to be worth packing */
     for (;;) {
         plan->row_tiles = (work->rows + rows - 1) / rows;
@@ -286,10 +97,13 @@ static inline void trt_plan_product(trt_plan *plan)
         tiles = plan->row_tiles * plan->column_tiles;
         if (tiles >= 8 || work->alone)
             break;
-        if (columns > 4 * panel && work->columns > columns / 2)
-            columns /= 2;
-        else if (rows > 4 * panel_rows && work->rows > rows / 2)
-            rows = rows / panel_rows / 2 * panel_rows;
+        int by_columns = columns > least_columns, by_rows = rows > least_rows;
+        if (by_columns && by_rows)
+            by_columns = keep_columns == keep_rows ? rows <= 2 * columns : keep_rows;
+        if (by_columns)
+            columns = (columns / 2 + panel - 1) / panel * panel;
+        else if (by_rows)
+            rows = (rows / 2 + panel_rows - 1) / panel_rows * panel_rows;
         else
             break;
     }
@@ -325,6 +139,8 @@ static inline void trt_run_tile(void *context, ptrdiff_t index)
     at.first_column = column_tile * plan->columns_per_tile;
     at.columns = work->columns - at.first_column < plan->columns_per_tile ? work->columns - at.first_column
                                                                            : plan->columns_per_tile;
+    at.next_column =
+        column_tile + plan->workers < plan->column_tiles ? at.first_column + plan->workers * plan->columns_per_tile : 0;
     at.first_inner = work->inner * slice / plan->slices;
     at.inner = work->inner * (slice + 1) / plan->slices - at.first_inner;
     if (slice == 0) {
@@ -354,8 +170,23 @@ static inline void trt_run_tile(void *context, ptrdiff_t index)
 static inline int trt_is_row_product(const trt_product *work)
 {
     ptrdiff_t element = work->is_double ? 8 : 4;
-    return work->rows == 1 && work->pack_rows == NULL &&
-           (work->b.column_step == element || work->b.row_step == element);
+    return work->rows == 1 && (work->b.column_step == element || work->b.row_step == element);
+}
+
+/* A product of one column is one of one row, the other way round. */
+static inline void trt_turn_column(trt_product *work)
+{
+    const trt_product from = *work;
+    if (work->columns != 1 || work->c_step != 1)
+        return;
+    work->rows = 1;
+    work->columns = work->c_step = from.rows;
+    work->a.row_step = from.b.column_step;
+    work->a.column_step = from.b.row_step;
+    work->a.data = from.b.data;
+    work->b.row_step = from.a.column_step;
+    work->b.column_step = from.a.row_step;
+    work->b.data = from.a.data;
 }
 
 /* Columns [begin, end) of such a product. */

@@ -5,17 +5,10 @@ cdef extern from "kernels/gemm_types.h" nogil:
         const char *data                    # at any address
         Py_ssize_t row_step, column_step    # in bytes, of any sign
 
-    # Write rows [first_row, + rows) of columns [first_inner, + k) of A. Return 1 when they were written by rows,
-    # row_step elements apart, or 0 when by columns, the rows of a column one after the other.
-    ctypedef int (*trt_pack_rows_fn)(const void *source, Py_ssize_t first_row, Py_ssize_t first_inner, Py_ssize_t rows,
-                                     Py_ssize_t k, Py_ssize_t row_step, void *out) noexcept nogil
-
     ctypedef struct trt_product:
         int is_double
         Py_ssize_t rows, columns, inner     # C is rows x columns, A rows x inner, B inner x columns
         trt_matrix a, b
-        trt_pack_rows_fn pack_rows          # makes A up out of a_source instead of `a`; NULL: not
-        const void *a_source
         void *c                             # aligned; overwritten
         Py_ssize_t c_step                   # elements from one row of C to the next; columns are contiguous
         int alone                           # do not share the work: the caller is one of many that do
@@ -23,5 +16,5 @@ cdef extern from "kernels/gemm_types.h" nogil:
 # Whether this processor has the instructions; without them nothing here may be called.
 cdef bint available() noexcept nogil
 
-# Compute C. 0: done, -1: no memory.
+# Compute C; the description may be changed. 0: done, -1: no memory.
 cdef int multiply(trt_product *work) noexcept nogil

@@ -96,8 +96,6 @@ cdef bint _fill(Params *params, trt_product *work, PyObject *a, PyObject *b) noe
         return False
     _describe(&work.a, a, params.transpose_a)
     _describe(&work.b, b, params.transpose_b)
-    work.pack_rows = NULL
-    work.a_source = NULL
     work.c_step = work.columns
     work.alone = False
     return True

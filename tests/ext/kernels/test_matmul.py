@@ -17,8 +17,8 @@ from tests.ext.kernels.pairs import Declined, Pair, misaligned
 
 pytestmark = pytest.mark.skipif(simd.level_name() == "baseline", reason="the kernels need AVX2")
 
-# Around the sizes of panels (14 or 6 rows, 16 or 32 columns), blocks (384 or 192 deep) and tiles (98 x 256).
-SIZES = [1, 2, 5, 6, 7, 13, 14, 15, 16, 17, 28, 31, 32, 33, 63, 97, 98, 99, 130, 255, 257, 300]
+# Around the sizes of panels (14 or 6 rows, 4 to 32 columns), blocks (384 or 192 deep) and tiles (252 x 256).
+SIZES = [1, 2, 5, 6, 7, 13, 14, 15, 16, 17, 28, 31, 32, 33, 63, 98, 130, 251, 253, 255, 257, 300]
 DEPTHS = [1, 2, 7, 8, 9, 16, 31, 191, 193, 384, 385, 769]
 # |error| <= depth * eps * (|A| |B|) always holds; sums in a fixed order stay far below it
 EPSILON = {"f4": 2.0**-23, "f8": 2.0**-52}
@@ -114,6 +114,27 @@ def test_deep_products_are_summed_in_slices():
         check(result, a.T, b, "f4")
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_rows_that_lie_pages_apart(dtype):
+    rng = np.random.default_rng(13)
+    for inner in (512, 1024, 1030):
+        a, b = rng.standard_normal((30, inner)).astype(dtype), rng.standard_normal((inner, 1024)).astype(dtype)
+        (result,) = product_of(dtype).compiled(a, b)
+        check(result, a, b, dtype)
+        (result,) = product_of(dtype, transpose_b=True).compiled(a, b.T)
+        check(result, a, b, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize(("transpose_a", "transpose_b"), list(itertools.product([False, True], repeat=2)))
+def test_one_column(dtype, transpose_a, transpose_b):
+    rng = np.random.default_rng(14)
+    for rows, inner in [(1, 1), (1, 70), (70, 1), (9, 17), (300, 2100), (4100, 40)]:
+        a, b = matrices(rng, dtype, rows, inner, 1, transpose_a, transpose_b)
+        (result,) = product_of(dtype, transpose_a, transpose_b).compiled(a, b)
+        check(result, a.T if transpose_a else a, b.T if transpose_b else b, dtype)
+
+
 def test_large_product_is_the_same_with_any_number_of_threads():
     rng = np.random.default_rng(10)
     a, b = rng.standard_normal((300, 500)).astype("f4"), rng.standard_normal((500, 400)).astype("f4")
@@ -189,7 +210,7 @@ def test_batches_that_do_not_fit_are_declined():
 
 def test_lower_levels_in_processes_of_their_own():
     script = ("import pytest, sys; sys.exit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', sys.argv[1], '-k', "
-              "'edge or views or slices or batches']))")
+              "'edge or views or slices or batches or pages or column']))")
     for level in simd.levels():
         if level in ("baseline", simd.level_name()):
             continue
