@@ -86,6 +86,10 @@ class Listener:
         await transport.start()
         logger.info("serving", extra={"address": self.address, "planes": ",".join(self._planes) or "none"})
 
+    def plane(self, name: str) -> plane.Plane | None:
+        """Return a plane that is served, by name."""
+        return self._planes.get(name)
+
     async def wait_closed(self) -> None:
         """Wait until the server has stopped."""
         await self._closed.wait()

@@ -189,6 +189,11 @@ class Waiting:
         self._by_task: dict[str, set[_Group]] = {}
         self.in_thread: set[_Group] = set()
 
+    @property
+    def num_waiting(self) -> int:
+        """How many calls wait now."""
+        return sum(map(len, self._by_key.values())) + sum(len(group.futures) for group in self._groups.values())
+
     async def result(self, session_id: str, key: str) -> None:
         """Wait until a result is not CREATED any more.
 
