@@ -14,7 +14,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import InvalidArgument
+from runtime.errors import Error, InvalidArgument
 from runtime.machine import memory_bytes
 
 ENVIRONMENT_PREFIX = "TENSOR_RUNTIME_"
@@ -440,6 +440,7 @@ class Settings:
 # What differs for `tensor-runtime serve`, which owns its whole process, from a program that embeds a server.
 SERVE_DEFAULTS: dict[str, Any] = {"malloc": "tuned", "grpc_tuning": "tested"}
 DEFAULT_ORIGIN = "default"
+_TF_CONFIG = "TF_CONFIG"
 
 
 @dataclass(frozen=True)
@@ -481,7 +482,8 @@ def load(
     flags : mapping, optional
         Field name to value; None means not given.
     environment : mapping, optional
-        The environment; ``os.environ`` when left out. ``TENSOR_RUNTIME_CONFIG`` names the file.
+        The environment; ``os.environ`` when left out. ``TENSOR_RUNTIME_CONFIG`` names the file; ``TF_CONFIG`` may
+        give cluster, job_name and task_index, where neither flags nor ``TENSOR_RUNTIME_`` variables do.
     file : path, optional
         TOML file of settings by field name. Named, it must exist; the user's own default file may be absent.
     defaults : mapping, optional
@@ -496,8 +498,8 @@ def load(
     ConfigError
         For a value that cannot be used; names the key, the value, the origin and what is allowed.
     InvalidArgument
-        For an unknown key in ``flags``, ``defaults`` or the file (with the nearest known name), or a file that
-        cannot be read.
+        For an unknown key in ``flags``, ``defaults`` or the file (with the nearest known name), a file that cannot be
+        read, or a task that is half a flag's and half ``TF_CONFIG``'s.
     """
     environment = os.environ if environment is None else environment
     path, required = _config_path(file, environment, user_file)
@@ -511,6 +513,7 @@ def load(
         if key not in known:
             raise InvalidArgument(f"file {path}: no setting is called {key!r}{_suggestion(key, tuple(known))}")
 
+    tf_config = _read_tf_config(environment)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for name, entry in known.items():
@@ -518,6 +521,7 @@ def load(
         candidates: tuple[tuple[object, str], ...] = (
             ((flags or {}).get(name), flag_origin or flag_of(entry)),
             (environment.get(variable), variable),
+            (tf_config.get(name), _TF_CONFIG),
             (table.get(name), str(path)),
             ((defaults or {}).get(name), DEFAULT_ORIGIN),
         )
@@ -531,6 +535,8 @@ def load(
                 break
         else:
             origins[name] = DEFAULT_ORIGIN
+    if _TF_CONFIG in origins.values():
+        _check_mixture(values, origins, tf_config)
     settings = Settings(**values)
     if settings.cluster is not None:
         settings = _join_cluster(settings, origins)
@@ -541,11 +547,47 @@ def _join_cluster(settings: Settings, origins: dict[str, str]) -> Settings:
     """Check that the cluster has this task, and listen on its address there unless another one was asked for."""
     from runtime.cluster_spec import ClusterSpec
 
-    address = ClusterSpec.parse(settings.cluster or "").address(settings.job_name, settings.task_index)
+    try:
+        address = ClusterSpec.parse(settings.cluster or "").address(settings.job_name, settings.task_index)
+    except Error as error:
+        if _TF_CONFIG not in origins.values():
+            raise
+        named = ", ".join(f"{name} is from {origins[name]}" for name in ("cluster", "job_name", "task_index"))
+        raise type(error)(f"{error.message} ({named})") from None
     if origins["listen"] != DEFAULT_ORIGIN:
         return settings
     origins["listen"] = f"cluster, /job:{settings.job_name}/task:{settings.task_index}"
     return replace(settings, listen=_listen(address))
+
+
+def _read_tf_config(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings that TF_CONFIG has, as far as it describes a cluster."""
+    text = environment.get(_TF_CONFIG)
+    if not text or not text.strip():
+        return {}
+    from runtime.tf_config import TFConfig
+
+    found = TFConfig.parse(text)
+    return {
+        "cluster": None if found.cluster is None else found.cluster.to_json(),
+        "job_name": found.job_name,
+        "task_index": found.task_index,
+    }
+
+
+def _check_mixture(values: dict[str, Any], origins: dict[str, str], tf_config: Mapping[str, Any]) -> None:
+    """Refuse one task's job with another task's index; without a cluster, TF_CONFIG's task means nothing."""
+    if values.get("cluster") is None:
+        for name in ("job_name", "task_index"):
+            if origins[name] == _TF_CONFIG:
+                values.pop(name)
+                origins[name] = DEFAULT_ORIGIN
+        return
+    job, other = values.get("job_name"), tf_config.get("job_name")
+    if origins["task_index"] == _TF_CONFIG and origins["job_name"] != _TF_CONFIG and job != other:
+        raise InvalidArgument(f"setting task_index: {values['task_index']} (from {_TF_CONFIG}) belongs to its job "
+                              f"{other!r}, but job_name is {job!r} (from {origins['job_name']}): give task_index, "
+                              "too")
 
 
 def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import os
 import threading
 import weakref
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from runtime import config
 from runtime.errors import DeadlineExceeded
+from runtime.tf_config import VARIABLE as TF_CONFIG
 
 if TYPE_CHECKING:
     from runtime.edge.listener import Listener
@@ -36,16 +38,16 @@ class Server:
     Parameters
     ----------
     cluster : mapping or str, optional
-        The jobs and tasks of the cluster, as :meth:`runtime.cluster_spec.ClusterSpec.parse` takes them. None for a
-        server on its own.
-    job_name, task_index : str, int
-        Which task of the cluster this is.
-    listen : str
-        ``HOST:PORT`` (port 0: any) or ``unix:PATH``. With a cluster, the default stands for this task's address
-        there.
+        The jobs and tasks of the cluster, as :meth:`runtime.cluster_spec.ClusterSpec.parse` takes them. When left out,
+        what the environment variable ``TF_CONFIG`` says, if there is one; ``""`` for a server on its own all the same.
+    job_name, task_index : str, int, optional
+        Which task of the cluster this is; when left out, what ``TF_CONFIG`` says, else ``local`` and 0.
+    listen : str, optional
+        ``HOST:PORT`` (port 0: any) or ``unix:PATH``; when left out, this task's address in the cluster, or without a
+        cluster any port of the loopback address.
     settings : runtime.config.Settings, optional
         Every setting at once, in place of all other arguments; ``runtime.config.load()`` makes it from the
-        environment and the user's file, which this class does not read by itself.
+        environment and the user's file, which this class does not read by itself, ``TF_CONFIG`` apart.
     **options
         Any other field of :class:`runtime.config.Settings` by its name, such as ``services=("graph",)``,
         ``token_file=...``, ``tls_cert=...`` or ``grace_s=5``.
@@ -76,18 +78,18 @@ class Server:
     def __init__(
         self,
         cluster: Mapping[str, Any] | str | None = None,
-        job_name: str = "local",
-        task_index: int = 0,
-        listen: str = DEFAULT_LISTEN,
+        job_name: str | None = None,
+        task_index: int | None = None,
+        listen: str | None = None,
         *,
         settings: config.Settings | None = None,
         **options: Any,
     ) -> None:
         if settings is None:
             named = {"cluster": cluster, "job_name": job_name, "task_index": task_index, "listen": listen}
-            if cluster is not None and listen == DEFAULT_LISTEN:
-                del named["listen"]
-            settings = config.load({**options, **named}, {}, user_file=False, flag_origin="argument").settings
+            environment = {name: os.environ[name] for name in (TF_CONFIG,) if name in os.environ}
+            settings = config.load({**options, **named}, environment, user_file=False, flag_origin="argument",
+                                   defaults={"listen": DEFAULT_LISTEN}).settings
         self.settings = settings
         self._listener: Listener | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
