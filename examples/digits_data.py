@@ -7,7 +7,7 @@ Digits").
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,13 @@ def batches(images: Array, labels: Array, size: int, rng: np.random.Generator) -
     for start in range(0, len(order) - size + 1, size):
         chosen = order[start : start + size]
         yield images[chosen], labels[chosen]
+
+
+def endless_batches(digits: Digits, size: int, seed: Sequence[int]) -> Iterator[tuple[Array, Array]]:
+    """Yield batches of the training images for ever, epoch after epoch, the same ones for the same seed."""
+    rng = np.random.default_rng(seed)
+    while True:
+        yield from batches(digits.train_images, digits.train_labels, size, rng)
 
 
 def initial_weights(sizes: list[int], rng: np.random.Generator) -> list[tuple[Array, Array]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from runtime.local_cluster.ports import HeldPort
 from tests import peers, processes
 
 __all__ = ["Forks", "Task", "Tasks", "forks"]
@@ -215,6 +216,10 @@ class Tasks:
         More flags for our servers.
     forks : Forks, optional
         Must be there when a task is TensorFlow's.
+    hosts : mapping of (str, int) to str, optional
+        Addresses of tasks that are not on 127.0.0.1.
+    prefix : callable
+        ``prefix(task)``: what stands before the command of a server of ours.
 
     Attributes
     ----------
@@ -229,12 +234,17 @@ class Tasks:
         self.options = tuple(options)
         self.forks = forks
         self.prefix = prefix
-        hosts = hosts or {}
-        self.cluster = {
-            job: [f"{hosts.get((job, index), '127.0.0.1')}:{processes.free_port()}" for index in range(len(kinds))]
-            for job, kinds in whose.items()}
+        self._ports: list[HeldPort] = []
+        self.cluster = {job: [self._address((hosts or {}).get((job, index))) for index in range(len(kinds))]
+                        for job, kinds in whose.items()}
         self._tasks = {(job, index): Task(self, job, index, kind)
                        for job, kinds in whose.items() for index, kind in enumerate(kinds)}
+
+    def _address(self, host: str | None) -> str:
+        if host is not None:
+            return f"{host}:{processes.free_port()}"
+        self._ports.append(HeldPort())
+        return self._ports[-1].address
 
     def __getitem__(self, key: tuple[str, int]) -> Task:
         return self._tasks[key]
@@ -259,3 +269,5 @@ class Tasks:
         running = [task for task in self if task.pid]
         with ThreadPoolExecutor(max(1, len(running))) as threads:
             list(threads.map(Task.kill, running))
+        for port in self._ports:
+            port.close()

@@ -9,6 +9,7 @@ from runtime._ext import dataflow_plan as kinds
 from runtime._ext.errors import Internal, InvalidArgument
 from runtime._ext.executor import BoundKernel, Dataflow
 from runtime.graph.graph import is_back_edge
+from runtime.step.late_reads import late_reads
 from runtime.step.lowering import PLUMBING, Feed, Lowering, derefs, numpy_types
 from runtime.step.units import Loop, Unit
 
@@ -104,6 +105,7 @@ class DataflowLowering(Lowering):
             If a node's inputs come from different loops.
         """
         self.add_feeds(feeds)
+        self.late = late_reads(nodes, self.values)
         for index, (node, slot) in enumerate(feeds):
             self._emit(kinds.FEED, None, (), (), (index,), 0)
             self._feed_names.append(node.name)
@@ -145,14 +147,14 @@ class DataflowLowering(Lowering):
         if kind == kinds.MERGE:
             numbers = [self._merge_input(node, source, slot) for source, slot in node.inputs]
         else:
-            numbers = [self._value(source, slot) for source, slot in node.inputs]
+            numbers = [self._value(source, slot) for source, slot in self.sources(node)]
         if kind == kinds.KERNEL:
             if op in PLUMBING:
                 kind = kinds.PASS
                 if (
                     not node.control_inputs
                     and not is_control_source
-                    and derefs(node) is None
+                    and derefs(node, self.sources(node)) is None
                     and (not self._has_gates(node))
                 ):
                     self.define(node, numbers)
@@ -176,7 +178,7 @@ class DataflowLowering(Lowering):
             bound = None
         controls = self._control_edges(node.control_inputs)
         numbers = [
-            self._made(source, slot, number) for (source, slot), number in zip(node.inputs, numbers, strict=True)
+            self._made(source, slot, number) for (source, slot), number in zip(self.sources(node), numbers, strict=True)
         ]
         if bound is None:
             bound = BoundKernel(
@@ -186,7 +188,7 @@ class DataflowLowering(Lowering):
                 None,
                 len(numbers),
                 numpy_types(node.output_types),
-                derefs(node),
+                derefs(node, self.sources(node)),
                 False,
             )
         frame = self._frame_of(node, numbers, controls)
@@ -282,12 +284,12 @@ class DataflowLowering(Lowering):
         return index
 
     def _has_gates(self, node: Node) -> bool:
-        return any(source in self._gates for source, _ in node.inputs)
+        return any(source in self._gates for source, _ in self.sources(node))
 
     def _gates_of(self, node: Node) -> list[int]:
         """Return what a constant node waits for: its control inputs and what its constant inputs wait for."""
         gates = dict.fromkeys(self._control_edges(node.control_inputs))
-        for source, _ in node.inputs:
+        for source, _ in self.sources(node):
             if source in self._gates:
                 gates.update(dict.fromkeys(self._gates[source]))
         return list(gates)

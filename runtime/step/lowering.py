@@ -22,6 +22,7 @@ from runtime.ops import registry
 from runtime.step.environment import KernelEnv, SessionState
 from runtime.step.fold import Folding, freeze
 from runtime.step.fusion import fuse
+from runtime.step.late_reads import late_reads
 from runtime.step.ordering import writers_last
 from runtime.step.units import Loop, Region, Unit
 
@@ -87,11 +88,16 @@ class Lowering:
         self.pool: list[Any] = []  # every constant met
         self.used: dict[int, int] = {}  # its number there -> its number in the executor's table
         self.constants: list[Any] = []  # the executor's table
+        self.late: dict[Node, list[tuple[Node, int]]] = {}  # other sources than the graph's, see `late_reads`
         self._kernels: dict[str, registry.Kernel] = {}
         self._takes_functions: dict[str, bool] = {}
         self._on_host = state.device.xp is np
         # shared by all nodes about which nothing particular is to be said: most of a large graph
         self._plain_env = KernelEnv(state.device, state, functions.refuse, path)
+
+    def sources(self, node: Node) -> Sequence[tuple[Node, int]]:
+        """Return what a node's inputs come from."""
+        return self.late.get(node) or node.inputs
 
     # Values and constants.
 
@@ -188,8 +194,10 @@ class Lowering:
         if self.folding.hurry is not None:
             self.folding.hurry.check()
         takes_functions = self.takes_functions(node)
+        marks = derefs(node, self.sources(node))
         if takes_functions or (numbers and min(numbers) < 0):
-            known = {index: self.constant(number) for index, number in enumerate(numbers) if number < 0}
+            known = {index: self.constant(number) for index, number in enumerate(numbers)
+                     if number < 0 and not (marks and marks[index])}
             compile_function = env.compile_function
             if takes_functions:
                 compile_function = self.functions.compiler(f"{name}/", self.chain)
@@ -206,7 +214,7 @@ class Lowering:
                 self.folding.hurry.check()
             raise name_error(error, name) from error
         return BoundKernel(
-            node, name, call, compiled, len(numbers), numpy_types(node.output_types), derefs(node), kernel.needs_step
+            node, name, call, compiled, len(numbers), numpy_types(node.output_types), marks, kernel.needs_step
         )
 
     def bind_loop(self, loop: Loop, left_out: Collection[Node] = ()) -> BoundKernel:
@@ -289,15 +297,15 @@ class Lowering:
 _RESOURCE, _VARIANT = 20, 21
 
 
-def derefs(node: Node) -> bytes | None:
+def derefs(node: Node, sources: Sequence[tuple[Node, int]]) -> bytes | None:
     """Return one byte per input, 1 where a reference arrives and a value is wanted; None when there is none."""
-    for source, slot in node.inputs:
+    for source, slot in sources:
         if source.output_types[slot] > REF_OFFSET:
             break
     else:
         return None
     marks = bytes(source.output_types[slot] > REF_OFFSET and kind <= REF_OFFSET
-                  for (source, slot), kind in zip(node.inputs, node.input_types))
+                  for (source, slot), kind in zip(sources, node.input_types))
     return marks if any(marks) else None
 
 
@@ -345,6 +353,7 @@ class StraightLowering(Lowering):
             They order others, but do not run.
         """
         self.add_feeds(feeds)
+        self.late = late_reads(nodes, self.values)
         values = self.values
         bounds: list[BoundKernel] = []
         inputs: list[tuple[int, ...]] = []
@@ -362,12 +371,12 @@ class StraightLowering(Lowering):
                 continue
             op = node.op
             try:
-                numbers: list[int] = [values[source][slot] for source, slot in node.inputs]  # type: ignore[misc]
+                numbers: list[int] = [values[source][slot] for source, slot in self.sources(node)]  # type: ignore[misc]
             except KeyError as error:
                 raise Internal(f"node {error.args[0].name} comes after its consumer {node.name}") from None
             if op == "NoOp" or op == "ControlTrigger":
                 continue
-            if op in PLUMBING and derefs(node) is None:
+            if op in PLUMBING and derefs(node, self.sources(node)) is None:
                 self.define(node, numbers)
                 continue
             kernel = None if op == "Const" else self.kernel(node)

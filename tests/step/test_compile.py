@@ -119,18 +119,27 @@ def test_control_edges_order_a_straight_line():
         assert run(["last:0"]) == [14]
 
 
-def test_assigning_what_is_read_keeps_the_snapshot():
+def test_a_read_gives_the_new_value_to_those_behind_an_update_and_the_old_one_to_the_others():
     maker = GraphMaker()
     maker.op("VariableV2", "v", shape=(3,))
     maker.const("ones", np.ones(3, np.float32))
     maker.op("Assign", "init", "v", "ones")
     maker.op("Identity", "read", "v")
-    maker.op("AssignAdd", "add", "v", "ones", "^read")
+    maker.op("Identity", "again", "read")
+    maker.op("AssignAdd", "add", "v", "ones", "^again")
     maker.op("Neg", "after", "read", "^add")
+    maker.const("two", np.float32(2), "add")
+    maker.op("Mul", "behind_a_constant", "read", "two")
+    maker.op("Neg", "before", "read")
+    maker.op("Neg", "of_a_copy", "again", "^add")
     runner = Runner(maker)
     runner.run([], targets=["init"])
-    for turn in (1, 2, 3):
-        np.testing.assert_array_equal(runner.run("after:0"), np.full(3, -turn))
+    turn = 1
+    for run in (runner.run, runner.by_dataflow) * 2:
+        found = run(["after:0", "behind_a_constant:0", "before:0", "of_a_copy:0"])
+        for value, expected in zip(found, (-turn - 1, 2 * turn + 2, -turn, -turn - 1)):
+            np.testing.assert_array_equal(value, np.full(3, expected))
+        turn += 1
     np.testing.assert_array_equal(runner.run("ones:0"), np.ones(3))
 
 
