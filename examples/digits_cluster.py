@@ -131,7 +131,7 @@ def train_between_graphs(spec: ClusterSpec, digits: digits_data.Digits, options:
                          training: Training) -> float:
     """Train with a client for each worker; return the accuracy."""
     workers = sorted(spec.jobs["worker"])
-    chief_has_begun = threading.Event()
+    all_ready = threading.Barrier(len(workers))
 
     def work(task: int) -> float:
         is_chief = task == workers[0]
@@ -142,14 +142,16 @@ def train_between_graphs(spec: ClusterSpec, digits: digits_data.Digits, options:
             start = graph.global_variables_initializer()
         # A worker that dies then stops its own client, and no other one.
         config = runtime.wire.ConfigProto(device_filters=["/job:ps", f"/job:worker/task:{task}"])
-        with contextlib.ExitStack() as stack:
-            stack.callback(chief_has_begun.set)
-            session = stack.enter_context(runtime.Session(f"grpc://{spec.address('worker', task)}", graph, config))
-            if is_chief:
-                session.run(start)
-                chief_has_begun.set()
-            else:
-                chief_has_begun.wait()
+        with runtime.Session(f"grpc://{spec.address('worker', task)}", graph, config) as session:
+            try:
+                if is_chief:
+                    session.run(start)
+                else:
+                    session.list_devices()
+            except Error:
+                all_ready.abort()
+                raise
+            all_ready.wait()
             batches = digits_data.endless_batches(digits, options.batch, (options.seed, task))
             for step in range(options.steps):
                 loss, _ = session.run([replica.loss, train], replica.feeds(*next(batches)))
@@ -163,7 +165,7 @@ def train_between_graphs(spec: ClusterSpec, digits: digits_data.Digits, options:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--cluster", help='{"ps": ["host:port"], "worker": ["host:port", ...]}, or a file that holds it')
+    parser.add_argument("--cluster", help='JSON: {"ps": ["host:port"], "worker": ["host:port", ...]}, or a file of it')
     parser.add_argument("--mode", choices=["in-graph", "async"], default="in-graph")
     parser.add_argument("--master", help="grpc://HOST:PORT, in-graph: the server to connect to, in place of worker 0")
     parser.add_argument("--workers", type=int, default=2, help="of a cluster of its own")
@@ -190,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
             if options.cluster:
                 spec = ClusterSpec.parse(options.cluster)
             else:
-                spec = stack.enter_context(runtime.Cluster(workers=options.workers, ps=1)).spec
+                spec = stack.enter_context(runtime.Cluster(options.workers, 1, services=["graph"])).spec
             workers = len(spec.jobs["worker"])
             print(f"Handwritten digits: {len(digits.train_images)} images to learn from, {len(digits.test_images)} for "
                   f"the test; {options.mode}, {workers} workers{'' if options.cluster else ' (started for this)'}")

@@ -158,8 +158,8 @@ class Task:
             self.pid = self._tasks.forks.serve(self.out, cluster, self.job, self.index)
         else:
             command = [*self._tasks.prefix(self), *processes.serve_command(
-                "--listen", self.address, "--data-dir", str(folder / "data"), "--cluster", json.dumps(cluster), "--job",
-                self.job, "--task", str(self.index), *self._tasks.options)]
+                "--services", "graph", "--listen", self.address, "--data-dir", str(folder / "data"), "--cluster",
+                json.dumps(cluster), "--job", self.job, "--task", str(self.index), *self._tasks.options)]
             with open(self.out, "wb") as out, open(self.out.with_suffix(".log"), "wb") as log:
                 self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=log,
                                                  cwd=peers.ROOT)
@@ -182,7 +182,8 @@ class Task:
     def kill(self) -> None:
         """Kill the process and wait until it is gone."""
         assert self.pid, f"{self.name} does not run"
-        os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.kill(self.pid, signal.SIGKILL)
         if self._process is not None:
             self._process.wait(10)
             self._process = None
@@ -266,8 +267,8 @@ class Tasks:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  traceback: TracebackType | None) -> None:
+        for port in self._ports:
+            port.close()
         running = [task for task in self if task.pid]
         with ThreadPoolExecutor(max(1, len(running))) as threads:
             list(threads.map(Task.kill, running))
-        for port in self._ports:
-            port.close()

@@ -105,7 +105,7 @@ class DataflowLowering(Lowering):
             If a node's inputs come from different loops.
         """
         self.add_feeds(feeds)
-        self.late = late_reads(nodes, self.values)
+        self.late = late_reads(units, self.values)
         for index, (node, slot) in enumerate(feeds):
             self._emit(kinds.FEED, None, (), (), (index,), 0)
             self._feed_names.append(node.name)

@@ -353,7 +353,7 @@ class StraightLowering(Lowering):
             They order others, but do not run.
         """
         self.add_feeds(feeds)
-        self.late = late_reads(nodes, self.values)
+        self.late = late_reads(units, self.values)
         values = self.values
         bounds: list[BoundKernel] = []
         inputs: list[tuple[int, ...]] = []
