@@ -62,26 +62,27 @@ static inline int trt_bias_add(PyObject **inputs, PyObject **outputs, unsigned i
 
 /* One array and the slope in its place as the right side. */
 typedef struct {
-    trt_unary_params shape;  /* without a loop */
-    trt_binary_loop loop;
+    trt_binary_params work;  /* `right` is the loop */
     double slope;
     float slope_f32;
+    unsigned short slope_16;
 } trt_leaky_params;
 
 static inline int trt_leaky_relu(PyObject **inputs, PyObject **outputs, unsigned int reusable,
                                  const trt_leaky_params *p)
 {
     PyArrayObject *x = (PyArrayObject *)inputs[0];
-    if (!trt_is_plain(inputs[0], p->shape.type))
+    if (!trt_is_plain(inputs[0], p->work.type))
         return 1;
-    PyObject *result = reusable & 1 ? trt_same(x) : trt_new_like(x, p->shape.type);
+    PyObject *result = reusable & 1 ? trt_same(x) : trt_new_like(x, p->work.type);
     if (result == NULL)
         return -1;
-    npy_intp count = PyArray_SIZE(x);
-    char *out = PyArray_BYTES((PyArrayObject *)result);
-    const char *slope = p->shape.size == sizeof(float) ? (const char *)&p->slope_f32 : (const char *)&p->slope;
-    TRT_BEGIN_WORK(2 * count * p->shape.size)
-    p->loop(out, PyArray_BYTES(x), slope, count);
+    const char *slope = p->work.size == sizeof(double) ? (const char *)&p->slope
+        : p->work.size == sizeof(float) ? (const char *)&p->slope_f32 : (const char *)&p->slope_16;
+    trt_binary_work work = {&p->work, p->work.right, PyArray_BYTES((PyArrayObject *)result), PyArray_BYTES(x), slope,
+                            p->work.size, 0};
+    TRT_BEGIN_WORK(PyArray_NBYTES(x) * 2)
+    trt_share_bytes(trt_binary_range, &work, PyArray_SIZE(x), 2 * p->work.size);
     TRT_END_WORK
     outputs[0] = result;
     return 0;
@@ -93,6 +94,20 @@ typedef struct {
     int type;
     int size;
 } trt_leaky_grad_params;
+
+typedef struct {
+    const trt_leaky_grad_params *params;
+    char *out;
+    const char *gradients, *features;
+} trt_leaky_grad_work;
+
+static void trt_leaky_grad_range(void *context, Py_ssize_t begin, Py_ssize_t end)
+{
+    const trt_leaky_grad_work *work = (const trt_leaky_grad_work *)context;
+    npy_intp offset = begin * work->params->size;
+    work->params->loop(work->out + offset, work->gradients + offset, work->features + offset, work->params->slope,
+                       end - begin);
+}
 
 static inline int trt_leaky_relu_grad(PyObject **inputs, PyObject **outputs, unsigned int reusable,
                                       const trt_leaky_grad_params *p)
@@ -108,10 +123,10 @@ static inline int trt_leaky_relu_grad(PyObject **inputs, PyObject **outputs, uns
         result = trt_new_like(gradients, p->type);
     if (result == NULL)
         return -1;
-    npy_intp count = PyArray_SIZE(gradients);
-    char *out = PyArray_BYTES((PyArrayObject *)result);
-    TRT_BEGIN_WORK(3 * count * p->size)
-    p->loop(out, PyArray_BYTES(gradients), PyArray_BYTES(features), p->slope, count);
+    trt_leaky_grad_work work = {p, PyArray_BYTES((PyArrayObject *)result), PyArray_BYTES(gradients),
+                                PyArray_BYTES(features)};
+    TRT_BEGIN_WORK(3 * PyArray_NBYTES(gradients))
+    trt_share_bytes(trt_leaky_grad_range, &work, PyArray_SIZE(gradients), 3 * p->size);
     TRT_END_WORK
     outputs[0] = result;
     return 0;

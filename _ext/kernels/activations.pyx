@@ -1,4 +1,4 @@
-"""Activations, their gradients, the gradients of functions, and biases; for float32 and float64.
+"""Activations, their gradients, the gradients of functions, and biases; for float32, float64, half and bfloat16.
 
 As in `runtime._ext.kernels.elementwise`: C-contiguous arrays, aligned or not, and a dying input takes the result.
 """
@@ -13,25 +13,31 @@ from runtime._ext.kernels.elementwise cimport (
     datatype_of,
     fill_binary,
     item_size,
+    narrow_binary,
     trt_binary_entry,
     trt_binary_loop,
     trt_binary_params,
     trt_unary_entry,
-    trt_unary_params,
     unary_kernels,
 )
+from runtime._ext.kernels.narrow cimport BFLOAT16, HALF, narrow_of, over_float, widen_of
+from runtime._ext.running_step cimport spare_arrays, trt_spares
+from runtime._ext.worker_pool cimport parallel_ranges, range_fn
 
 cnp.import_array()
 
 cdef extern from "kernels/activations.h":
+    trt_spares *trt_spares_here
+    void trt_share_by(void (*share)(range_fn run, void *context, Py_ssize_t size, Py_ssize_t grain) noexcept nogil)
+
     ctypedef void (*trt_sloped_loop)(char *out, const char *gradients, const char *features, double slope,
                                      cnp.npy_intp count) noexcept nogil
 
     ctypedef struct trt_leaky_params:
-        trt_unary_params shape
-        trt_binary_loop loop
+        trt_binary_params work
         double slope
         float slope_f32
+        unsigned short slope_16
 
     ctypedef struct trt_leaky_grad_params:
         trt_sloped_loop loop
@@ -51,6 +57,9 @@ cdef extern from "kernels/activations.h":
                        const trt_leaky_params *params) except -1
     int trt_leaky_relu_grad(PyObject **inputs, PyObject **outputs, unsigned int reusable,
                             const trt_leaky_grad_params *params) except -1
+
+trt_spares_here = spare_arrays()
+trt_share_by(parallel_ranges)
 
 cdef enum:
     FLOAT = 1
@@ -76,9 +85,12 @@ cdef bint is_bias_add(CompiledKernel kernel):
 cdef CompiledKernel _make_bias_add(int datatype, bint channels_first):
     cdef trt_bias_params params
     cdef const trt_binary_entry *entry = trt_bias_entries(simd.level)
+    cdef bint is_narrow = datatype == HALF or datatype == BFLOAT16
     while entry.op != NULL:
-        if datatype_of(entry.type) == datatype:
+        if datatype_of(entry.type) == (FLOAT if is_narrow else datatype):
             fill_binary(&params.add, entry, True)
+            if is_narrow:
+                narrow_binary(&params.add, datatype)
             params.channels_first = channels_first
             return make_kernel(_bias_add, &params, sizeof(params))
         entry += 1
@@ -89,14 +101,15 @@ cdef CompiledKernel _make_leaky_relu(int datatype, double slope):
     cdef trt_leaky_params params
     cdef const trt_binary_entry *entry = trt_slope_entries(simd.level)
     cdef bytes name = b"LeakyRelu" if slope < 1 else b"steep LeakyRelu"
+    cdef bint is_narrow = datatype == HALF or datatype == BFLOAT16
     while entry.op != NULL:
-        if datatype_of(entry.type) == datatype and entry.op == name:
-            params.shape.loop = NULL
-            params.shape.type = params.shape.out_type = entry.type
-            params.shape.size = params.shape.out_size = item_size(entry.type)
-            params.loop = entry.right
+        if datatype_of(entry.type) == (FLOAT if is_narrow else datatype) and entry.op == name:
+            fill_binary(&params.work, entry, True)
             params.slope = slope
             params.slope_f32 = <float>slope
+            if is_narrow:
+                narrow_binary(&params.work, datatype)
+                narrow_of(datatype)(<char *>&params.slope_16, &params.slope_f32, 1)
             return make_kernel(_leaky_relu, &params, sizeof(params))
         entry += 1
     return None
@@ -104,6 +117,8 @@ cdef CompiledKernel _make_leaky_relu(int datatype, double slope):
 
 cdef CompiledKernel _make_leaky_relu_grad(int datatype, double slope):
     cdef trt_leaky_grad_params params
+    if datatype == HALF or datatype == BFLOAT16:
+        return over_float(_make_leaky_relu_grad(FLOAT, _rounded(slope, datatype)), datatype, 3, 1)
     if datatype == FLOAT:
         params.loop, params.type = trt_leaky_grad_of_f32(simd.level), cnp.NPY_FLOAT32
     elif datatype == DOUBLE:
@@ -113,6 +128,15 @@ cdef CompiledKernel _make_leaky_relu_grad(int datatype, double slope):
     params.size = item_size(params.type)
     params.slope = slope
     return make_kernel(_leaky_relu_grad, &params, sizeof(params))
+
+
+cdef float _rounded(float value, int datatype) noexcept:
+    """Return the nearest number of half or bfloat16."""
+    cdef unsigned short narrow
+    cdef float wide
+    narrow_of(datatype)(<char *>&narrow, &value, 1)
+    widen_of(datatype)(&wide, <const char *>&narrow, 1)
+    return wide
 
 
 cdef dict _kernels = {**unary_kernels(trt_activation_entries(simd.level)),

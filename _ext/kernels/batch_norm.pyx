@@ -1,6 +1,6 @@
-"""FusedBatchNorm and its gradient in all versions, for float32, channels first or last, images and volumes.
+"""FusedBatchNorm and its gradient in all versions, channels first or last, images and volumes.
 
-Training and inference. Other types, empty images and statistics of the wrong shape are left to the Python definitions.
+For float32, and images of half or bfloat16 with statistics of float32. Training and inference. Other types, empty images and statistics of the wrong shape are left to the Python definitions.
 """
 
 cimport numpy as cnp
@@ -8,6 +8,7 @@ from cpython.object cimport PyObject
 
 from runtime._ext.kernel_abi cimport KernelCall, make_kernel
 from runtime._ext.kernels cimport simd
+from runtime._ext.kernels.narrow cimport BFLOAT16, HALF, over_float
 from runtime._ext.worker_pool cimport parallel_ranges, range_fn
 
 cnp.import_array()
@@ -52,6 +53,10 @@ cdef int _gradient(KernelCall *call) except -1:
 def select(str op, input_types, output_types, attr):
     """Return the kernel of a node, or None; see `runtime._ext.kernels.select`."""
     cdef trt_norm_params params
+    cdef bint is_gradient = "Grad" in op
+    if input_types[0] == HALF or input_types[0] == BFLOAT16:
+        inner = select(op, [FLOAT], [FLOAT, *output_types[1:]], attr)
+        return None if inner is None else over_float(inner, input_types[0], 3 if is_gradient else 1, 1)
     if any([kind != FLOAT for kind in output_types]):
         return None
     layout = attr("data_format")
@@ -60,7 +65,7 @@ def select(str op, input_types, output_types, attr):
     params.channels_first = layout.startswith(b"NC")
     params.training = bool(attr("is_training"))
     params.epsilon = attr("epsilon")
-    if "Grad" in op:
+    if is_gradient:
         params.average_factor = 1
         return make_kernel(_gradient, &params, sizeof(params))
     params.average_factor = attr("exponential_avg_factor", 1.0)

@@ -6,12 +6,19 @@
 #define TRT_KERNELS_ELEMENTWISE_H
 
 #include "kernels/array_access.h"
+#include "kernels/sharing.h"
 
 typedef void (*trt_unary_loop)(char *out, const char *x, npy_intp count);
 typedef void (*trt_binary_loop)(char *out, const char *x, const char *y, npy_intp count);
 
+/* Elements of a type of 16 bits to float and back. */
+typedef void (*trt_widen_loop)(float *out, const char *x, npy_intp count);
+typedef void (*trt_narrow_loop)(char *out, const float *x, npy_intp count);
+
 typedef struct {
-    trt_unary_loop loop;
+    trt_unary_loop loop;     /* NULL: the elements stay as they are, widened or narrowed */
+    trt_widen_loop widen;    /* what makes the elements that `loop` takes; NULL: nothing */
+    trt_narrow_loop narrow;  /* what takes the elements that `loop` makes */
     int type, out_type;
     int size, out_size;      /* bytes of an element */
 } trt_unary_params;
@@ -20,6 +27,8 @@ typedef struct {
     trt_binary_loop both;    /* two arrays */
     trt_binary_loop right;   /* the right side is one element */
     trt_binary_loop left;    /* the left side is one element */
+    trt_widen_loop widen;    /* as above */
+    trt_narrow_loop narrow;
     int type, out_type;
     int size, out_size;
     int broadcasts;          /* 0: both shapes must be the same */
@@ -37,24 +46,47 @@ typedef struct {
     trt_binary_loop both, right, left;
 } trt_binary_entry;
 
-/* Elements after which a loop looks whether its step is cancelled: some 10 ms, in memory that was never touched. */
-enum { TRT_PIECE = 1 << 21 };
+/* Elements that are widened at a time: they and the results stay in the nearest cache. */
+enum { TRT_NARROW_BLOCK = 1024 };
 
-static inline void trt_run_unary(const trt_unary_params *p, char *out, const char *x, npy_intp count)
+static void trt_narrow_unary(const trt_unary_params *p, char *out, const char *x, npy_intp count)
 {
-    const int *stop = count > TRT_PIECE ? trt_find_stop() : NULL;
-    for (npy_intp start = 0; start < count && !trt_stopped(stop); start += TRT_PIECE)
-        p->loop(out + start * p->out_size, x + start * p->size, count - start < TRT_PIECE ? count - start : TRT_PIECE);
+    float wide[TRT_NARROW_BLOCK], made[TRT_NARROW_BLOCK];
+    for (npy_intp start = 0; start < count; start += TRT_NARROW_BLOCK) {
+        npy_intp length = count - start < TRT_NARROW_BLOCK ? count - start : TRT_NARROW_BLOCK;
+        char *to = out + start * p->out_size;
+        const char *from = x + start * p->size;
+        if (p->loop == NULL && p->narrow == NULL) {
+            p->widen((float *)to, from, length);
+            continue;
+        }
+        if (p->widen != NULL) {
+            p->widen(wide, from, length);
+            from = (const char *)wide;
+        }
+        if (p->loop != NULL) {
+            p->loop(p->narrow != NULL ? (char *)made : to, from, length);
+            from = (const char *)made;
+        }
+        if (p->narrow != NULL)
+            p->narrow(to, (const float *)from, length);
+    }
 }
 
-/* A side of one element has a step of 0. */
-static inline void trt_run_binary(trt_binary_loop loop, const trt_binary_params *p, char *out, const char *x, int x_step,
-                                  const char *y, int y_step, npy_intp count)
+typedef struct {
+    const trt_unary_params *params;
+    char *out;
+    const char *x;
+} trt_unary_work;
+
+static void trt_unary_range(void *context, Py_ssize_t begin, Py_ssize_t end)
 {
-    const int *stop = count > TRT_PIECE ? trt_find_stop() : NULL;
-    for (npy_intp start = 0; start < count && !trt_stopped(stop); start += TRT_PIECE)
-        loop(out + start * p->out_size, x + start * x_step, y + start * y_step,
-             count - start < TRT_PIECE ? count - start : TRT_PIECE);
+    const trt_unary_work *work = (const trt_unary_work *)context;
+    const trt_unary_params *p = work->params;
+    if (p->widen == NULL && p->narrow == NULL)
+        p->loop(work->out + begin * p->out_size, work->x + begin * p->size, end - begin);
+    else
+        trt_narrow_unary(p, work->out + begin * p->out_size, work->x + begin * p->size, end - begin);
 }
 
 static inline int trt_unary(PyObject **inputs, PyObject **outputs, unsigned int reusable, const trt_unary_params *p)
@@ -66,12 +98,59 @@ static inline int trt_unary(PyObject **inputs, PyObject **outputs, unsigned int 
     if (result == NULL)
         return -1;
     npy_intp count = PyArray_SIZE(x);
-    char *out = PyArray_BYTES((PyArrayObject *)result);
+    trt_unary_work work = {p, PyArray_BYTES((PyArrayObject *)result), PyArray_BYTES(x)};
     TRT_BEGIN_WORK(count * (p->size + p->out_size))
-    trt_run_unary(p, out, PyArray_BYTES(x), count);
+    trt_share_bytes(trt_unary_range, &work, count, p->size + p->out_size);
     TRT_END_WORK
     outputs[0] = result;
     return 0;
+}
+
+static void trt_narrow_binary(trt_binary_loop loop, const trt_binary_params *p, char *out, const char *x, int x_step,
+                              const char *y, int y_step, npy_intp count)
+{
+    float left[TRT_NARROW_BLOCK], right[TRT_NARROW_BLOCK], made[TRT_NARROW_BLOCK];
+    if (x_step == 0)
+        p->widen(left, x, 1);
+    if (y_step == 0)
+        p->widen(right, y, 1);
+    for (npy_intp start = 0; start < count; start += TRT_NARROW_BLOCK) {
+        npy_intp length = count - start < TRT_NARROW_BLOCK ? count - start : TRT_NARROW_BLOCK;
+        char *to = out + start * p->out_size;
+        if (x_step)
+            p->widen(left, x + start * x_step, length);
+        if (y_step)
+            p->widen(right, y + start * y_step, length);
+        loop(p->narrow != NULL ? (char *)made : to, (const char *)left, (const char *)right, length);
+        if (p->narrow != NULL)
+            p->narrow(to, made, length);
+    }
+}
+
+/* Run a loop of `p`; a side of one element has a step of 0. */
+static inline void trt_run_binary(trt_binary_loop loop, const trt_binary_params *p, char *out, const char *x, int x_step,
+                                  const char *y, int y_step, npy_intp count)
+{
+    if (p->widen == NULL)
+        loop(out, x, y, count);
+    else
+        trt_narrow_binary(loop, p, out, x, x_step, y, y_step, count);
+}
+
+typedef struct {
+    const trt_binary_params *params;
+    trt_binary_loop loop;
+    char *out;
+    const char *x, *y;
+    int x_step, y_step;
+} trt_binary_work;
+
+static void trt_binary_range(void *context, Py_ssize_t begin, Py_ssize_t end)
+{
+    const trt_binary_work *work = (const trt_binary_work *)context;
+    trt_run_binary(work->loop, work->params, work->out + begin * work->params->out_size,
+                   work->x + begin * work->x_step, work->x_step, work->y + begin * work->y_step, work->y_step,
+                   end - begin);
 }
 
 /* The axes of two shapes that broadcast, innermost first, with neighbours of one kind taken together. */
@@ -121,52 +200,84 @@ static int trt_plan_broadcast(trt_broadcast *plan, int x_rank, const npy_intp *x
     return 1;
 }
 
+/* A broadcast in units: a row along the innermost axis, or a part of a long one. */
+typedef struct {
+    const trt_broadcast *plan;
+    const trt_binary_params *params;
+    trt_binary_loop loop;
+    char *out;
+    const char *x, *y;
+    npy_intp x_steps[TRT_MAX_RANK], y_steps[TRT_MAX_RANK];
+    int x_step, y_step;      /* bytes from one element of a row to the next */
+    npy_intp unit;           /* elements */
+    npy_intp units;          /* of a row */
+} trt_broadcast_work;
+
+static void trt_broadcast_range(void *context, Py_ssize_t begin, Py_ssize_t end)
+{
+    const trt_broadcast_work *work = (const trt_broadcast_work *)context;
+    const trt_broadcast *plan = work->plan;
+    const trt_binary_params *p = work->params;
+    npy_intp turns[TRT_MAX_RANK], row = begin / work->units, inner = plan->lengths[0], rest = row;
+    npy_intp part = begin % work->units;
+    const char *x = work->x, *y = work->y;
+    for (int axis = 1; axis < plan->axes; axis++) {
+        turns[axis] = rest % plan->lengths[axis];
+        rest /= plan->lengths[axis];
+        x += turns[axis] * work->x_steps[axis];
+        y += turns[axis] * work->y_steps[axis];
+    }
+    for (npy_intp left = end - begin; left > 0; left--) {
+        npy_intp start = part * work->unit;
+        npy_intp length = inner - start < work->unit ? inner - start : work->unit;
+        trt_run_binary(work->loop, p, work->out + (row * inner + start) * p->out_size, x + start * work->x_step,
+                       work->x_step, y + start * work->y_step, work->y_step, length);
+        if (++part < work->units)
+            continue;
+        part = 0;
+        row++;
+        for (int axis = 1; axis < plan->axes; axis++) {
+            x += work->x_steps[axis];
+            y += work->y_steps[axis];
+            if (++turns[axis] < plan->lengths[axis])
+                break;
+            x -= work->x_steps[axis] * plan->lengths[axis];
+            y -= work->y_steps[axis] * plan->lengths[axis];
+            turns[axis] = 0;
+        }
+    }
+}
+
 static void trt_run_broadcast(const trt_broadcast *plan, const trt_binary_params *p, char *out, const char *x,
                               const char *y)
 {
-    npy_intp x_steps[TRT_MAX_RANK], y_steps[TRT_MAX_RANK], turns[TRT_MAX_RANK] = {0};
-    npy_intp x_extent = p->size, y_extent = p->size;
+    trt_broadcast_work work = {plan, p, p->both, out, x, y, {0}, {0}, p->size, p->size, 0, 1};
+    npy_intp x_extent = p->size, y_extent = p->size, each = 2 * p->size + p->out_size;
     if (plan->count == 0)
         return;
     if (plan->axes == 0) {
-        p->both(out, x, y, 1);
+        trt_run_binary(p->both, p, out, x, p->size, y, p->size, 1);
         return;
     }
     for (int i = 0; i < plan->axes; i++) {
-        x_steps[i] = plan->kinds[i] == TRT_LEFT_ONE ? 0 : x_extent;
-        y_steps[i] = plan->kinds[i] == TRT_RIGHT_ONE ? 0 : y_extent;
+        work.x_steps[i] = plan->kinds[i] == TRT_LEFT_ONE ? 0 : x_extent;
+        work.y_steps[i] = plan->kinds[i] == TRT_RIGHT_ONE ? 0 : y_extent;
         x_extent *= plan->kinds[i] == TRT_LEFT_ONE ? 1 : plan->lengths[i];
         y_extent *= plan->kinds[i] == TRT_RIGHT_ONE ? 1 : plan->lengths[i];
     }
-    trt_binary_loop loop = plan->kinds[0] == TRT_BOTH ? p->both : plan->kinds[0] == TRT_RIGHT_ONE ? p->right : p->left;
-    npy_intp inner = plan->lengths[0], since_look = 0;
-    npy_intp out_step = inner * p->out_size;
-    const int *stop = plan->count > TRT_PIECE ? trt_find_stop() : NULL;
-    int x_step = plan->kinds[0] == TRT_LEFT_ONE ? 0 : p->size, y_step = plan->kinds[0] == TRT_RIGHT_ONE ? 0 : p->size;
-    for (;;) {
-        int axis = 1;
-        if (inner > TRT_PIECE)
-            trt_run_binary(loop, p, out, x, x_step, y, y_step, inner);
-        else
-            loop(out, x, y, inner);
-        if ((since_look += inner) > TRT_PIECE) {
-            since_look = 0;
-            if (trt_stopped(stop))
-                return;
-        }
-        out += out_step;
-        while (axis < plan->axes) {
-            x += x_steps[axis];
-            y += y_steps[axis];
-            if (++turns[axis] < plan->lengths[axis])
-                break;
-            x -= x_steps[axis] * plan->lengths[axis];
-            y -= y_steps[axis] * plan->lengths[axis];
-            turns[axis++] = 0;
-        }
-        if (axis == plan->axes)
-            return;
+    if (plan->kinds[0] == TRT_RIGHT_ONE) {
+        work.loop = p->right;
+        work.y_step = 0;
+    } else if (plan->kinds[0] == TRT_LEFT_ONE) {
+        work.loop = p->left;
+        work.x_step = 0;
     }
+    work.unit = plan->lengths[0];
+    if (work.unit > TRT_SHARED_BYTES / each) {
+        work.unit = TRT_SHARED_BYTES / each;
+        work.units = (plan->lengths[0] + work.unit - 1) / work.unit;
+    }
+    trt_share_bytes(trt_broadcast_range, &work, plan->count / plan->lengths[0] * work.units, work.unit * each);
 }
 
 /* Shapes that are neither the same nor one of a single element; x_dims and y_dims may differ from the arrays' own. */
@@ -229,13 +340,38 @@ static inline int trt_binary(PyObject **inputs, PyObject **outputs, unsigned int
         result = trt_new_like(shape, p->out_type);
     if (result == NULL)
         return -1;
-    npy_intp count = PyArray_SIZE(shape);
-    char *out = PyArray_BYTES((PyArrayObject *)result);
-    TRT_BEGIN_WORK(count * (2 * p->size + p->out_size))
-    trt_run_binary(loop, p, out, PyArray_BYTES(x), x_step, PyArray_BYTES(y), y_step, count);
+    npy_intp count = PyArray_SIZE(shape), each = 2 * p->size + p->out_size;
+    trt_binary_work work = {p, loop, PyArray_BYTES((PyArrayObject *)result), PyArray_BYTES(x), PyArray_BYTES(y),
+                            x_step, y_step};
+    TRT_BEGIN_WORK(count * each)
+    trt_share_bytes(trt_binary_range, &work, count, each);
     TRT_END_WORK
     outputs[0] = result;
     return 0;
+}
+
+typedef struct {
+    const trt_binary_params *params;
+    char *out;
+    PyObject **inputs;
+    int num_inputs;
+} trt_add_n_work;
+
+static void trt_add_n_range(void *context, Py_ssize_t begin, Py_ssize_t end)
+{
+    const trt_add_n_work *work = (const trt_add_n_work *)context;
+    const trt_binary_params *p = work->params;
+    /* A block at a time, so that the sum stays in the nearest cache. */
+    npy_intp block = 4096 / p->size;
+    for (npy_intp start = begin; start < end; start += block) {
+        npy_intp length = end - start < block ? end - start : block, offset = start * p->size;
+        const char *sum = PyArray_BYTES((PyArrayObject *)work->inputs[0]) + offset;
+        for (int i = 1; i < work->num_inputs; i++) {
+            trt_run_binary(p->both, p, work->out + offset, sum, p->size,
+                           PyArray_BYTES((PyArrayObject *)work->inputs[i]) + offset, p->size, length);
+            sum = work->out + offset;
+        }
+    }
 }
 
 /* x[n...] + x[n...] + ..., all of one shape. */
@@ -259,18 +395,9 @@ static inline int trt_add_n(PyObject **inputs, PyObject **outputs, int num_input
     if (result == NULL)
         return -1;
     npy_intp count = PyArray_SIZE(x);
-    char *out = PyArray_BYTES((PyArrayObject *)result);
-    TRT_BEGIN_WORK(count * p->size * num_inputs)
-    /* A block at a time, so that the sum stays in the nearest cache. */
-    npy_intp block = 4096 / p->size;
-    const int *stop = count > TRT_PIECE ? trt_find_stop() : NULL;
-    for (npy_intp start = 0; start < count && !trt_stopped(stop); start += block) {
-        npy_intp length = count - start < block ? count - start : block;
-        npy_intp offset = start * p->size;
-        p->both(out + offset, PyArray_BYTES(x) + offset, PyArray_BYTES((PyArrayObject *)inputs[1]) + offset, length);
-        for (int i = 2; i < num_inputs; i++)
-            p->both(out + offset, out + offset, PyArray_BYTES((PyArrayObject *)inputs[i]) + offset, length);
-    }
+    trt_add_n_work work = {p, PyArray_BYTES((PyArrayObject *)result), inputs, num_inputs};
+    TRT_BEGIN_WORK(count * p->size * (num_inputs + 1))
+    trt_share_bytes(trt_add_n_range, &work, count, p->size * (num_inputs + 1));
     TRT_END_WORK
     outputs[0] = result;
     return 0;

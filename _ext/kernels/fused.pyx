@@ -78,6 +78,8 @@ cdef int _element_type(CompiledKernel kernel, int num_inputs) except -2:
         binary = &(<trt_bias_params *>kernel.params).add
     else:
         return -1
+    if binary.widen != NULL:
+        return -1
     return binary.type if binary.type == binary.out_type else -1
 
 

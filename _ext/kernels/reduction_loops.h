@@ -71,17 +71,17 @@
             out[k] = total[k]; \
     } \
     static TRT_TARGET void TRT_LEVEL(trt_sum_columns_##TYPE)(char *out_, const char *x_, npy_intp rows, \
-                                                             npy_intp count) \
+                                                             npy_intp step, npy_intp width) \
     { \
         MEM *out = (MEM *)out_; \
         const MEM *x = (const MEM *)x_; \
         if (rows == 0) { \
-            memset(out_, 0, count * sizeof(C)); \
+            memset(out_, 0, width * sizeof(C)); \
             return; \
         } \
-        for (npy_intp start = 0; start < count; start += TRT_STRIP_WIDTH) { \
-            npy_intp width = count - start < TRT_STRIP_WIDTH ? count - start : TRT_STRIP_WIDTH; \
-            TRT_LEVEL(trt_sum_strip_##TYPE)(out + start, x + start, rows, count, width); \
+        for (npy_intp start = 0; start < width; start += TRT_STRIP_WIDTH) { \
+            npy_intp strip = width - start < TRT_STRIP_WIDTH ? width - start : TRT_STRIP_WIDTH; \
+            TRT_LEVEL(trt_sum_strip_##TYPE)(out + start, x + start, rows, step, strip); \
         } \
     }
 
@@ -90,7 +90,7 @@
     static TRT_TARGET void TRT_LEVEL(trt_##NAME##_rows_##TYPE)(char *out_, const char *x_, npy_intp rows, \
                                                                npy_intp count) \
     { \
-        enum { LANES = 64 / sizeof(C) }; \
+        enum { LANES = 256 / sizeof(C) }; \
         MEM *out = (MEM *)out_; \
         const MEM *x = (const MEM *)x_; \
         for (npy_intp row = 0; row < rows; row++, x += count) { \
@@ -118,15 +118,15 @@
         } \
     } \
     static TRT_TARGET void TRT_LEVEL(trt_##NAME##_columns_##TYPE)(char *out_, const char *x_, npy_intp rows, \
-                                                                  npy_intp count) \
+                                                                  npy_intp step, npy_intp width) \
     { \
         MEM *out = (MEM *)out_; \
         const MEM *x = (const MEM *)x_; \
-        for (npy_intp k = 0; k < count; k++) \
+        for (npy_intp k = 0; k < width; k++) \
             out[k] = FIRST; \
-        for (npy_intp row = 0; row < rows; row++, x += count) { \
+        for (npy_intp row = 0; row < rows; row++, x += step) { \
             TRT_INDEPENDENT \
-            for (npy_intp k = 0; k < count; k++) { \
+            for (npy_intp k = 0; k < width; k++) { \
                 const C a = out[k], b = x[k]; \
                 out[k] = FORMULA; \
             } \
@@ -137,6 +137,8 @@ TRT_PAIRWISE_SUM(f32, trt_mem_f32, float)
 TRT_PAIRWISE_SUM(f64, trt_mem_f64, double)
 TRT_FOLD(sum, i32, trt_mem_u32, uint32_t, 0, a + b)
 TRT_FOLD(sum, i64, trt_mem_u64, uint64_t, 0, a + b)
+TRT_FOLD(prod, f32, trt_mem_f32, float, 1, a * b)
+TRT_FOLD(prod, f64, trt_mem_f64, double, 1, a * b)
 TRT_FOLD(prod, i32, trt_mem_u32, uint32_t, 1, a * b)
 TRT_FOLD(prod, i64, trt_mem_u64, uint64_t, 1, a * b)
 /* NaN wins. */
@@ -163,8 +165,7 @@ static const trt_reduction_entry TRT_LEVEL(trt_reduction_table)[] = {
     TRT_REDUCTION("Mean", sum, f64, NPY_FLOAT64)
     TRT_REDUCTIONS("Max", max)
     TRT_REDUCTIONS("Min", min)
-    TRT_REDUCTION("Prod", prod, i32, NPY_INT32)
-    TRT_REDUCTION("Prod", prod, i64, NPY_INT64)
+    TRT_REDUCTIONS("Prod", prod)
     TRT_REDUCTION("All", all, bool, NPY_BOOL)
     TRT_REDUCTION("Any", any, bool, NPY_BOOL)
     TRT_REDUCTION("BiasAddGrad", sum, f32, NPY_FLOAT32)
@@ -172,44 +173,76 @@ static const trt_reduction_entry TRT_LEVEL(trt_reduction_table)[] = {
     {NULL, 0, NULL, NULL}
 };
 
-/* Where the largest or smallest element of a column of blocks is: x is [count, inner], the first of equals is taken,
- * and NaN counts as LOWEST. */
-#define TRT_ARG(NAME, TYPE, MEM, C, LOWEST, BETTER) \
+/* Where the largest or smallest element of each column is: x is [count, inner], of which `width` columns are looked at;
+ * the first of equals is taken, and what is NaN is not. */
+#define TRT_ARG(NAME, TYPE, MEM, C, INDEX, LOWEST, BETTER) \
     static TRT_TARGET void TRT_LEVEL(trt_##NAME##_##TYPE)(trt_mem_i64 *out, const char *x_, npy_intp count, \
-                                                          npy_intp inner) \
+                                                          npy_intp inner, npy_intp width) \
     { \
+        enum { LANES = 256 / sizeof(C) }; \
         const MEM *x = (const MEM *)x_; \
         if (inner == 1) { \
-            C b = LOWEST; \
-            npy_intp found = 0; \
-            for (npy_intp i = 0; i < count; i++) { \
-                const C a = x[i]; \
-                if (BETTER) { \
-                    b = a; \
-                    found = i; \
+            C lanes[LANES], best = LOWEST; \
+            npy_intp i = 0; \
+            for (int k = 0; k < LANES; k++) \
+                lanes[k] = LOWEST; \
+            for (; i + LANES <= count; i += LANES) \
+                for (int k = 0; k < LANES; k++) { \
+                    const C a = x[i + k], b = lanes[k]; \
+                    lanes[k] = BETTER ? a : b; \
                 } \
+            for (int k = 0; k < LANES; k++) { \
+                const C a = lanes[k], b = best; \
+                best = BETTER ? a : b; \
             } \
-            out[0] = found; \
+            for (; i < count; i++) { \
+                const C a = x[i], b = best; \
+                best = BETTER ? a : b; \
+            } \
+            out[0] = 0; \
+            if (best == (C)LOWEST) \
+                return; \
+            for (i = 0; i + LANES <= count; i += LANES) { \
+                int here = 0; \
+                for (int k = 0; k < LANES; k++) \
+                    here |= x[i + k] == best; \
+                if (here) \
+                    break; \
+            } \
+            while (i < count - 1 && x[i] != best) \
+                i++; \
+            out[0] = i; \
             return; \
         } \
-        for (npy_intp k = 0; k < inner; k++) \
-            out[k] = 0; \
-        for (npy_intp i = 1; i < count; i++) \
-            for (npy_intp k = 0; k < inner; k++) { \
-                const C a = x[i * inner + k]; \
-                C b = x[out[k] * inner + k]; \
-                b = b != b ? (C)LOWEST : b; \
-                if (BETTER) \
-                    out[k] = i; \
+        for (npy_intp start = 0; start < width; start += TRT_STRIP_WIDTH) { \
+            C best[TRT_STRIP_WIDTH]; \
+            INDEX found[TRT_STRIP_WIDTH]; \
+            const npy_intp strip = width - start < TRT_STRIP_WIDTH ? width - start : TRT_STRIP_WIDTH; \
+            for (npy_intp k = 0; k < strip; k++) { \
+                best[k] = LOWEST; \
+                found[k] = 0; \
             } \
+            for (npy_intp i = 0; i < count; i++) { \
+                const MEM *row = x + i * inner + start; \
+                for (npy_intp k = 0; k < strip; k++) { \
+                    const C a = row[k], b = best[k]; \
+                    const int better = BETTER; \
+                    best[k] = better ? a : b; \
+                    found[k] = better ? (INDEX)i : found[k]; \
+                } \
+            } \
+            for (npy_intp k = 0; k < strip; k++) \
+                out[start + k] = found[k]; \
+        } \
     }
-#define TRT_ARG_BOTH(TYPE, MEM, C, LOWEST, HIGHEST) \
-    TRT_ARG(argmax, TYPE, MEM, C, LOWEST, a > b) \
-    TRT_ARG(argmin, TYPE, MEM, C, HIGHEST, a < b)
-TRT_ARG_BOTH(f32, trt_mem_f32, float, -INFINITY, INFINITY)
-TRT_ARG_BOTH(f64, trt_mem_f64, double, -INFINITY, INFINITY)
-TRT_ARG_BOTH(i32, trt_mem_i32, int32_t, INT32_MIN, INT32_MAX)
-TRT_ARG_BOTH(i64, trt_mem_i64, int64_t, INT64_MIN, INT64_MAX)
+#define TRT_ARG_BOTH(TYPE, MEM, C, INDEX, LOWEST, HIGHEST) \
+    TRT_ARG(argmax, TYPE, MEM, C, INDEX, LOWEST, a > b) \
+    TRT_ARG(argmin, TYPE, MEM, C, INDEX, HIGHEST, a < b)
+/* An index as wide as the elements fits their vectors; 2^31 rows of 4 bytes are declined. */
+TRT_ARG_BOTH(f32, trt_mem_f32, float, int32_t, -INFINITY, INFINITY)
+TRT_ARG_BOTH(f64, trt_mem_f64, double, int64_t, -INFINITY, INFINITY)
+TRT_ARG_BOTH(i32, trt_mem_i32, int32_t, int32_t, INT32_MIN, INT32_MAX)
+TRT_ARG_BOTH(i64, trt_mem_i64, int64_t, int64_t, INT64_MIN, INT64_MAX)
 
 #define TRT_ARG_ROWS(OP, NAME) \
     {OP, NPY_FLOAT32, TRT_LEVEL(trt_##NAME##_f32)}, {OP, NPY_FLOAT64, TRT_LEVEL(trt_##NAME##_f64)}, \

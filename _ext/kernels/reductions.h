@@ -5,15 +5,21 @@
 #include <math.h>
 #include "kernels/simd.h"
 #include "kernels/array_access.h"
+#include "kernels/elementwise.h"
+#include "kernels/sharing.h"
 
-/* rows: out[r] from x[r, :]; columns: out[k] from x[:, k]. */
-typedef void (*trt_reduce_loop)(char *out, const char *x, npy_intp rows, npy_intp count);
-typedef void (*trt_arg_loop)(trt_mem_i64 *out, const char *x, npy_intp count, npy_intp inner);
+/* out[r] from x[r, :] */
+typedef void (*trt_rows_loop)(char *out, const char *x, npy_intp rows, npy_intp count);
+/* out[k] from x[:, k] for k < width; rows are `step` elements apart */
+typedef void (*trt_columns_loop)(char *out, const char *x, npy_intp rows, npy_intp step, npy_intp width);
+/* The same for where the best element is. */
+typedef void (*trt_arg_loop)(trt_mem_i64 *out, const char *x, npy_intp count, npy_intp inner, npy_intp width);
 
 typedef struct {
     const char *op;
     int type;
-    trt_reduce_loop rows, columns;
+    trt_rows_loop rows;
+    trt_columns_loop columns;
 } trt_reduction_entry;
 
 typedef struct {
@@ -45,13 +51,18 @@ static const trt_arg_entry *trt_arg_entries(int level)
 enum { TRT_REDUCE_RANK = 16 };
 
 typedef struct {
-    trt_reduce_loop rows, columns;
+    trt_rows_loop rows;
+    trt_columns_loop columns;
+    trt_widen_loop widen;    /* what makes the floats that the loops take; NULL: nothing */
+    trt_narrow_loop narrow;  /* what takes those that they make; with `widen` only */
     int type;
-    int size;
+    int size;                /* bytes of an element */
     int keeps_axes;
     int is_mean;
     int channel_axis;        /* BiasAddGrad: the one axis that stays, counted from the end when negative; else 0 */
 } trt_reduce_params;
+
+#include "kernels/reduction_runs.h"
 
 /* Neighbouring axes that are all reduced or all kept, outermost first. */
 typedef struct {
@@ -112,41 +123,40 @@ static void trt_divide(char *out, npy_intp count, npy_intp divisor, int type)
     }
 }
 
-/* Reduce x, whose axes were grouped, into out. `space` has room for the rows' results where the last of three or more
- * groups is reduced. */
-static void trt_run_reduction(const trt_reduce_params *p, trt_groups *groups, char *out, const char *x, char *space)
+/* Reduce x, whose axes were grouped, into out; both hold what the loops take and give, or x what is widened to that.
+ * Return 0 when there is no memory. */
+static int trt_run_reduction(const trt_reduce_params *p, trt_groups *groups, char *out, const char *x)
 {
-    if (groups->groups > 2 && groups->reduced[groups->groups - 1]) {
-        npy_intp rows = 1;
-        for (int i = 0; i < groups->groups - 1; i++)
-            rows *= groups->lengths[i];
-        p->rows(space, x, rows, groups->lengths[groups->groups - 1]);
-        groups->groups--;
-        x = space;
-    }
+    trt_reduce_work work = {p, p->widen != NULL, out, x};
     npy_intp *lengths = groups->lengths;
-    switch (groups->groups) {
-    case 0:
-        p->rows(out, x, 1, 1);
-        break;
-    case 1:
-        if (groups->reduced[0])
-            p->rows(out, x, 1, lengths[0]);
-        else
-            memcpy(out, x, lengths[0] * p->size);
-        break;
-    case 2:
-        if (groups->reduced[0])
-            p->columns(out, x, lengths[0], lengths[1]);
-        else
-            p->rows(out, x, lengths[0], lengths[1]);
-        break;
-    default:
-        for (npy_intp i = 0; i < lengths[0]; i++) {
-            npy_intp strip = i * lengths[2] * p->size;
-            p->columns(out + strip, x + strip * lengths[1], lengths[1], lengths[2]);
+    char *space = NULL;
+    int last = groups->groups - 1, done;
+    if (last >= 2 && groups->reduced[last]) {
+        npy_intp rows = 1;
+        for (int i = 0; i < last; i++)
+            rows *= lengths[i];
+        space = (char *)PyMem_RawMalloc(rows * trt_wide_size(p) + 1);
+        work.out = space;
+        if (space == NULL || !trt_reduce_rows(&work, rows, lengths[last])) {
+            PyMem_RawFree(space);
+            return 0;
         }
+        groups->groups--;
+        work.out = out;
+        work.x = space;
+        work.narrow = 0;
     }
+    if (groups->groups == 0)
+        done = trt_reduce_rows(&work, 1, 1);
+    else if (groups->groups == 1)
+        done = trt_reduce_rows(&work, groups->reduced[0] ? 1 : lengths[0], groups->reduced[0] ? lengths[0] : 1);
+    else if (groups->groups == 2)
+        done = groups->reduced[0] ? trt_reduce_columns(&work, lengths[0], lengths[1])
+                                  : trt_reduce_rows(&work, lengths[0], lengths[1]);
+    else
+        done = trt_reduce_middle(&work, lengths[0], lengths[1], lengths[2]);
+    PyMem_RawFree(space);
+    return done;
 }
 
 static int trt_reduce_axes(PyArrayObject *x, unsigned int axes, PyObject **outputs, const trt_reduce_params *p)
@@ -154,7 +164,6 @@ static int trt_reduce_axes(PyArrayObject *x, unsigned int axes, PyObject **outpu
     int rank = PyArray_NDIM(x), out_rank = 0;
     npy_intp dims[TRT_REDUCE_RANK], count = 1, kept = 1;
     trt_groups groups;
-    char *space = NULL;
     for (int i = 0; i < rank; i++) {
         npy_intp length = PyArray_DIM(x, i);
         if (!(axes >> i & 1)) {
@@ -176,26 +185,23 @@ static int trt_reduce_axes(PyArrayObject *x, unsigned int axes, PyObject **outpu
         return -1;
     char *out = PyArray_BYTES((PyArrayObject *)result);
     npy_intp bytes = PyArray_NBYTES(x);
-    if (folds_rows && groups.lengths[last]) {
-        space = (char *)PyMem_RawMalloc(bytes / groups.lengths[last] + 1);
-    } else if (folds_rows) {
-        npy_intp rows = 1;
-        for (int i = 0; i < last; i++)
-            rows *= groups.lengths[i];
-        space = (char *)PyMem_RawMalloc(rows * p->size + 1);
-    }
-    if (folds_rows && space == NULL) {
+    char *wide = p->narrow == NULL ? out : (char *)PyMem_RawMalloc(kept * sizeof(float) + 1);
+    int done = wide != NULL;
+    TRT_BEGIN_WORK(bytes)
+    if (done && kept)
+        done = trt_run_reduction(p, &groups, wide, PyArray_BYTES(x));
+    if (done && p->is_mean)
+        trt_divide(wide, kept, count, p->narrow == NULL ? p->type : NPY_FLOAT32);
+    if (done && p->narrow != NULL)
+        p->narrow(out, (const float *)wide, kept);
+    TRT_END_WORK
+    if (p->narrow != NULL)
+        PyMem_RawFree(wide);
+    if (!done) {
         Py_DECREF(result);
         PyErr_NoMemory();
         return -1;
     }
-    TRT_BEGIN_WORK(bytes)
-    if (kept)
-        trt_run_reduction(p, &groups, out, PyArray_BYTES(x), space);
-    if (p->is_mean)
-        trt_divide(out, kept, count, p->type);
-    TRT_END_WORK
-    PyMem_RawFree(space);
     outputs[0] = result;
     return 0;
 }
@@ -230,6 +236,26 @@ typedef struct {
     int size;
 } trt_arg_params;
 
+typedef struct {
+    const trt_arg_params *params;
+    trt_mem_i64 *out;
+    const char *x;
+    npy_intp count, inner;
+    npy_intp width, strips;  /* of the columns that are done together; how many of them there are */
+} trt_arg_work;
+
+static void trt_arg_range(void *context, Py_ssize_t begin, Py_ssize_t end)
+{
+    const trt_arg_work *work = (const trt_arg_work *)context;
+    for (Py_ssize_t task = begin; task < end; task++) {
+        npy_intp block = task / work->strips, start = task % work->strips * work->width;
+        npy_intp width = work->inner - start < work->width ? work->inner - start : work->width;
+        work->params->loop(work->out + block * work->inner + start,
+                           work->x + (block * work->count * work->inner + start) * work->params->size, work->count,
+                           work->inner, width);
+    }
+}
+
 static inline int trt_arg_extremum(PyObject **inputs, PyObject **outputs, const trt_arg_params *p)
 {
     PyArrayObject *x = (PyArrayObject *)inputs[0];
@@ -242,7 +268,7 @@ static inline int trt_arg_extremum(PyObject **inputs, PyObject **outputs, const 
     while (!(axes >> axis & 1))
         axis++;
     npy_intp count = PyArray_DIM(x, axis);
-    if (count == 0)
+    if (count == 0 || count > INT32_MAX)
         return 1;
     for (int i = 0; i < rank; i++) {
         if (i < axis)
@@ -254,9 +280,13 @@ static inline int trt_arg_extremum(PyObject **inputs, PyObject **outputs, const 
     if (wide == NULL)
         return -1;
     trt_mem_i64 *out = (trt_mem_i64 *)PyArray_DATA((PyArrayObject *)wide);
+    trt_arg_work work = {p, out, PyArray_BYTES(x), count, inner, inner, 1};
+    if (outer < 16 && inner > TRT_STRIP_WIDTH) {
+        work.width = TRT_STRIP_WIDTH;
+        work.strips = (inner + TRT_STRIP_WIDTH - 1) / TRT_STRIP_WIDTH;
+    }
     TRT_BEGIN_WORK(PyArray_NBYTES(x))
-    for (npy_intp i = 0; i < outer; i++)
-        p->loop(out + i * inner, PyArray_BYTES(x) + i * count * inner * p->size, count, inner);
+    trt_share_bytes(trt_arg_range, &work, outer * work.strips, count * work.width * p->size);
     TRT_END_WORK
     if (p->out_type == NPY_INT32) {
         result = trt_new_array(NPY_INT32, rank - 1, dims);

@@ -24,4 +24,13 @@ static inline void trt_share_by(trt_share_ranges share)
 /* Bytes that one thread reads and writes at a time; less work than twice this is not shared. */
 #define TRT_SHARED_BYTES ((npy_intp)1 << 19)
 
+/* Run over `size` entries, each of which reads and writes so many bytes. */
+static inline void trt_share_bytes(trt_range_work run, void *context, npy_intp size, npy_intp bytes)
+{
+    if (size < 2 * TRT_SHARED_BYTES / (bytes + 1))
+        trt_share_alone(run, context, size, size);
+    else
+        trt_share(run, context, size, TRT_SHARED_BYTES / (bytes + 1) + 1);
+}
+
 #endif

@@ -1,4 +1,4 @@
-"""Softmax, LogSoftmax and the cross entropies, dense and sparse, of float32 and float64.
+"""Softmax, LogSoftmax and the cross entropies, dense and sparse, of float32 and float64; half and bfloat16 in float32.
 
 One pass over the rows, in blocks, by several threads where there are many. What has the wrong shape, or a label out of
 range, is declined: the Python definition says what is wrong with it.
@@ -9,6 +9,7 @@ from cpython.object cimport PyObject
 
 from runtime._ext.kernel_abi cimport CompiledKernel, KernelCall, make_kernel
 from runtime._ext.kernels cimport simd
+from runtime._ext.kernels.narrow cimport BFLOAT16, HALF, over_float
 from runtime._ext.worker_pool cimport parallel_ranges, range_fn
 
 cnp.import_array()
@@ -55,6 +56,13 @@ def select(str op, input_types, output_types, attr):
     """Return the kernel of a node, or None; see `runtime._ext.kernels.select`."""
     cdef trt_softmax_params params
     cdef int datatype = input_types[0]
+    if datatype == HALF or datatype == BFLOAT16:
+        labelled = op != "Softmax" and op != "LogSoftmax"
+        inner = select(op, [FLOAT, FLOAT if op == "SoftmaxCrossEntropyWithLogits" else input_types[len(input_types) - 1]],
+                       output_types, attr)
+        if inner is None:
+            return None
+        return over_float(inner, datatype, 3 if op == "SoftmaxCrossEntropyWithLogits" else 1, 3 if labelled else 1)
     if datatype != FLOAT and datatype != DOUBLE:
         return None
     params.loop = trt_softmax_of_f32(simd.level) if datatype == FLOAT else trt_softmax_of_f64(simd.level)

@@ -1,6 +1,7 @@
-"""Exponentials, logarithms, sigmoids and the activations made of them, roundings and tests of floats; float32, float64.
+"""Exponentials, logarithms, sigmoids and the activations made of them, roundings and tests of floats.
 
-As in `runtime._ext.kernels.elementwise`: C-contiguous arrays, aligned or not, and a dying input takes the result.
+For float32, float64, half and bfloat16; as in `runtime._ext.kernels.elementwise`: C-contiguous arrays, aligned or not, and a dying input
+takes the result.
 """
 
 cimport numpy as cnp

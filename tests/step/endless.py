@@ -103,6 +103,10 @@ LONG: dict[str, tuple[Callable[[], tuple[GraphMaker, str]], dict[str, np.ndarray
     "AddV2": (lambda: kernel("AddV2", "x", "x"), {"x:0": zeros(1 << 30)}),
     "AddV2 of a row": (lambda: kernel("AddV2", "x", "y"), {"x:0": zeros(1 << 16, 1 << 14), "y:0": zeros(1 << 14)}),
     "Neg": (lambda: kernel("Neg", "x"), {"x:0": zeros(1 << 30)}),
+    "Sum": (
+        lambda: kernel("Sum", "x", "dims", Tidx=INT32),
+        {"x:0": zeros(1 << 30), "dims:0": zeros(1, dtype=np.int32)},
+    ),
     "Fill": (
         lambda: kernel("Fill", "dims", "value", index_type=INT32),
         {"dims:0": np.array([1 << 30], np.int32), "value:0": np.float32(1).reshape(())},

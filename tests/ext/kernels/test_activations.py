@@ -9,9 +9,9 @@ import pytest
 
 from runtime._ext.errors import InvalidArgument
 from runtime._ext.kernels import activations
-from tests.ext.kernels.harness import Op, check, misaligned, scattered, swapped, values
+from tests.ext.kernels.harness import Op, bf16, check, misaligned, scattered, swapped, values
 
-FLOATS = (np.float32, np.float64)
+FLOATS = (np.float32, np.float64, np.float16, bf16)
 UNARY = ("Relu", "Relu6", "Softsign")
 GRADIENTS = ("ReluGrad", "Relu6Grad", "SoftsignGrad", "TanhGrad", "SigmoidGrad", "SqrtGrad", "RsqrtGrad",
              "ReciprocalGrad", "InvGrad")

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runtime._ext import worker_pool
 from runtime._ext.errors import InvalidArgument
 from runtime._ext.kernels import casts, elementwise
-from tests.ext.kernels.harness import Op, check, misaligned, scattered, swapped, values
+from tests.ext.kernels.harness import Op, assert_same, bf16, check, is_floating, misaligned, scattered, swapped, values
 
-FLOATS = (np.float32, np.float64)
+FLOATS = (np.float32, np.float64, np.float16, bf16)
 NUMBERS = (*FLOATS, np.int32, np.int64)
 BOOLS = (np.bool_,)
 
@@ -29,6 +30,8 @@ CAST_TYPES = (*NUMBERS, np.uint8, np.bool_)
 
 PAIRS = [(op, dtype) for op, dtypes in BINARY.items() for dtype in dtypes]
 SINGLES = [(op, dtype) for op, dtypes in UNARY.items() for dtype in dtypes]
+# Where arrays lie and whose memory is taken concerns all 16-bit types alike.
+PLACED = [(op, dtype) for op, dtype in PAIRS if dtype not in (np.float16, bf16) or op in ("AddV2", "Less")]
 
 SAME = [(), (1,), (4,), (17,), (33,), (3, 5), (0,), (2, 0, 3), (1, 1, 1), (2, 3, 4, 5)]
 BROADCAST = [
@@ -61,7 +64,7 @@ def test_two_arrays(pair: tuple[str, Any]) -> None:
 def test_every_special_value_meets_every_other(pair: tuple[str, Any]) -> None:
     op, dtype = pair
     some = np.unique(values((400,), dtype))
-    if np.dtype(dtype).kind == "f":
+    if is_floating(dtype):
         some = np.append(some, np.array([-0.0], dtype))
     check(op, np.repeat(some, len(some)), np.tile(some, len(some)))
     for item in some:
@@ -89,6 +92,30 @@ def test_cast(source: Any, target: Any) -> None:
         check("Cast", misaligned(x), DstT=target)
 
 
+def test_every_number_of_16_bits_is_widened_exactly() -> None:
+    for dtype in (np.float16, bf16):
+        every = np.arange(1 << 16, dtype=np.uint16).view(dtype)
+        for target in (np.float32, np.float64, np.int64, np.bool_, bf16 if dtype is np.float16 else np.float16):
+            if target is np.int64:  # what is no whole number may be anything
+                check("Cast", every[np.isfinite(every.astype(np.float32))], DstT=target)
+            else:
+                check("Cast", every, DstT=target)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, bf16])
+def test_floats_are_narrowed_to_the_nearest(dtype: Any) -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(dtype).astype(np.float32)
+    every = np.unique(every[np.isfinite(every)])
+    middles = every[:-1] / 2 + every[1:] / 2
+    largest = every[-1] + (every[-1] - every[-2]) / 2
+    some = np.concatenate([every, middles, np.nextafter(middles, np.float32(np.inf)),
+                           np.nextafter(middles, np.float32(-np.inf)),
+                           np.array([largest, -largest, np.nextafter(largest, np.float32(0)), np.nan, np.inf, -np.inf,
+                                     1e-45, -1e-45, 3e38], np.float32)])
+    for count in (len(some), len(some) - 1, 7):
+        check("Cast", some[:count], DstT=dtype)
+
+
 @pytest.mark.parametrize("dtype", NUMBERS)
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_sum_of_several(dtype: Any, count: int) -> None:
@@ -101,7 +128,7 @@ def test_sum_of_several(dtype: Any, count: int) -> None:
 # Memory of inputs
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=ids)
+@pytest.mark.parametrize("pair", PLACED, ids=ids)
 @pytest.mark.parametrize("dying", [(0,), (1,), (0, 1)])
 def test_dying_inputs_change_no_result(pair: tuple[str, Any], dying: tuple[int, ...]) -> None:
     op, dtype = pair
@@ -137,7 +164,7 @@ def test_array_on_both_sides() -> None:
 # What kernels are not made for
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=ids)
+@pytest.mark.parametrize("pair", PLACED, ids=ids)
 @pytest.mark.parametrize("change", [scattered, swapped])
 def test_unusual_memory_is_declined(pair: tuple[str, Any], change: Any) -> None:
     op, dtype = pair
@@ -183,7 +210,7 @@ def test_many_axes() -> None:
         np.testing.assert_array_equal(op.run().outputs[0], op.run(compiled=False).outputs[0])
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.int8, np.uint16, np.complex64])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.complex64])
 def test_other_types_have_no_compiled_kernel(dtype: Any) -> None:
     x = np.ones(3, dtype)
     assert Op("AddV2", x, x).compiled is None
@@ -203,3 +230,24 @@ def test_large_arrays(right: tuple[int, ...]) -> None:
     check("Sqrt", x)
     check("AddN", x, x, x)
     check("Cast", x, DstT=np.float64)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, bf16])
+def test_ranges_of_several_threads_give_the_same_bits(dtype: Any) -> None:
+    workers = worker_pool.workers()
+    shapes = [((2000, 700), (2000, 700)), ((2000, 700), ()), ((1, 1), (2000, 700)), ((2000, 700), (700,)),
+              ((2000, 1), (2000, 700)), ((2, 700_001), (1, 700_001)), ((2, 1), (2, 700_001)),
+              ((3, 1, 400), (1, 1200, 1)), ((40, 1, 30, 1), (1, 40, 1, 50)), ((900_001, 2), (900_001, 1))]
+    for left, right in shapes:
+        x, y = values(left, dtype), values(right, dtype, 1)
+        answers = []
+        for count in (1, 2, 5):
+            worker_pool.set_workers(count)
+            answers.append([Op(op, *inputs).run() for op, inputs in (("Sub", (x, y)), ("Less", (x, y)), ("Neg", (x,)),
+                                                                     ("AddN", (x, x, x)))])
+        worker_pool.set_workers(workers)
+        for answer in answers:
+            assert not any(one.declined for one in answer)
+            assert [one.outputs[0].tobytes() for one in answer] == [one.outputs[0].tobytes() for one in answers[0]]
+        expected = Op("Sub", x, y).run(compiled=False).outputs[0]
+        assert_same(answers[0][0].outputs[0], expected, f"{left} {right}")

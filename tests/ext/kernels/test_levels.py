@@ -17,9 +17,10 @@ TABLES = sorted(path.name for path in Path(__file__).parent.glob("test_*.py") if
 
 def run(level: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, env={**os.environ, simd.VARIABLE: level},
-                          capture_output=True, text=True, timeout=100)
+                          capture_output=True, text=True, timeout=400)
 
 
+@pytest.mark.timeout(450)  # a minute on an idle machine
 @pytest.mark.parametrize("level", [name for name in simd.levels() if name != simd.level_name()])
 def test_tables_hold_at_the_other_levels(level: str) -> None:
     files = [str(Path(__file__).with_name(name)) for name in TABLES]

@@ -5,15 +5,29 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
+from runtime._ext import worker_pool
 from runtime._ext.errors import InvalidArgument
 from runtime._ext.kernels import reductions
-from tests.ext.kernels.harness import Array, Op, assert_same, check, misaligned, scattered, swapped, values
+from tests.ext.kernels.harness import (
+    Array,
+    Op,
+    assert_same,
+    bf16,
+    check,
+    is_floating,
+    misaligned,
+    scattered,
+    swapped,
+    values,
+)
 
 FLOATS = (np.float32, np.float64)
-NUMBERS = (*FLOATS, np.int32, np.int64)
+SMALL = (np.float16, bf16)
+NUMBERS = (*FLOATS, np.int32, np.int64, *SMALL)
 EXACT: dict[str, tuple[Any, ...]] = {"Max": NUMBERS, "Min": NUMBERS, "Sum": (np.int32, np.int64),
                                      "Prod": (np.int32, np.int64), "All": (np.bool_,), "Any": (np.bool_,)}
 CASES = [(op, dtype) for op, dtypes in EXACT.items() for dtype in dtypes]
@@ -54,34 +68,41 @@ def test_where_the_order_does_not_matter(case: tuple[str, Any], keep_dims: bool)
                 made = Op(op, x, axis, constants=(1,), keep_dims=keep_dims)
                 answer, expected = made.run(), made.run(compiled=False)
                 # of two zeros either may be the largest
-                np.testing.assert_array_equal(answer.outputs[0], expected.outputs[0], f"{op} {shape} {axes}")
+                found, there = (side.outputs[0] if dtype is not bf16 else side.outputs[0].astype(np.float32)
+                                for side in (answer, expected))
+                np.testing.assert_array_equal(found, there, f"{op} {shape} {axes}")
                 assert answer.outputs[0].dtype == expected.outputs[0].dtype
                 assert answer.outputs[0].shape == expected.outputs[0].shape
                 assert answer.declined == (alternates(shape, axes) if axes else False), (shape, axes)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", [*FLOATS, *SMALL])
 @pytest.mark.parametrize("op", ["Sum", "Mean"])
 def test_sums_are_near_the_exact_ones(op: str, dtype: Any) -> None:
     rng = np.random.default_rng(5)
     for shape in [*SHAPES, (10_000,), (3, 5000), (5000, 3), (3, 700, 5), (1000, 300)]:
-        x = np.asarray(rng.standard_normal(shape) + 1, dtype)
+        x = np.asarray((rng.standard_normal(shape) + 1) / 10, dtype)
         for axes in subsets(len(shape)):
             for source in (x, misaligned(x)):
                 made = Op(op, source, np.array(axes, np.int32), constants=(1,))
                 answer = made.run()
                 assert answer.declined == (alternates(shape, axes) if axes else False)
-                total = source.astype(np.longdouble).sum(axes) if axes else source.astype(np.longdouble)
-                size = np.abs(source.astype(np.longdouble)).sum(axes) if axes else np.abs(total)
+                exact = source.astype(np.float64).astype(np.longdouble)
+                total = exact.sum(axes) if axes else exact
+                size = np.abs(exact).sum(axes) if axes else np.abs(total)
                 if op == "Mean" and axes:
                     count = np.prod([shape[axis] for axis in axes])
                     if not count:
-                        assert np.isnan(answer.outputs[0]).all()
+                        assert np.isnan(answer.outputs[0].astype(np.float64)).all()
                         continue
                     total, size = total / count, size / count
                 assert answer.outputs[0].dtype == dtype
                 assert answer.outputs[0].shape == total.shape
-                assert (np.abs(answer.outputs[0] - total) <= 8 * np.finfo(dtype).eps * size).all(), (shape, axes)
+                found = answer.outputs[0].astype(np.float64)
+                assert (np.abs(found - total) <= 8 * float(ml_dtypes.finfo(dtype).eps) * size).all(), (shape, axes)
+                if dtype in SMALL:  # rounded once, after sums that are much more precise
+                    slack = 0.5001 * np.spacing(np.abs(total).astype(dtype)).astype(np.float64) + 1e-5 * size
+                    assert (np.abs(found - total) <= slack).all(), (shape, axes)
 
 
 @pytest.mark.parametrize("rows", [(1, 100_000), (100_000, 1), (100_000, 2)])
@@ -129,7 +150,7 @@ def test_unusual_memory_is_declined(change: Any) -> None:
         assert Op("BiasAddGrad", change(x)).run().declined
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", [*FLOATS, *SMALL])
 @pytest.mark.parametrize("data_format", ["NHWC", "NCHW"])
 def test_gradient_of_a_bias(data_format: str, dtype: Any) -> None:
     for shape in [(3, 5), (128, 10), (1, 1), (2, 3, 4), (8, 3, 4, 5), (2, 3, 1, 2, 4), (0, 3), (3, 0), (2, 0, 3)]:
@@ -137,8 +158,10 @@ def test_gradient_of_a_bias(data_format: str, dtype: Any) -> None:
         made = Op("BiasAddGrad", misaligned(x), data_format=data_format)
         answer, expected = made.run(), made.run(compiled=False)
         assert not answer.declined
-        np.testing.assert_allclose(answer.outputs[0], expected.outputs[0], rtol=0,
-                                   atol=20 * float(np.finfo(dtype).eps) * (np.abs(x).sum() + 1))
+        found, there = (side.outputs[0].astype(np.float64) for side in (answer, expected))
+        np.testing.assert_allclose(found, there, rtol=0 if dtype in FLOATS else float(ml_dtypes.finfo(dtype).eps),
+                                   atol=20 * float(np.finfo(np.float32 if dtype in SMALL else dtype).eps)
+                                   * (np.abs(x.astype(np.float64)).sum() + 1))
         assert answer.outputs[0].dtype == dtype and answer.outputs[0].shape == expected.outputs[0].shape
     with pytest.raises(InvalidArgument, match="must be at least 2D"):
         Op("BiasAddGrad", np.ones(3, dtype)).run()
@@ -169,6 +192,49 @@ def test_nan_is_never_the_extremum(op: str) -> None:
         check(op, x, np.array(axis, np.int32), output_type=np.int64)
 
 
+@pytest.mark.parametrize("dtype", FLOATS + SMALL)
+def test_products(dtype: Any) -> None:
+    for shape in [(3, 5), (7,), (200, 3), (3, 200), (2, 3, 4), (0, 3), ()]:
+        x = np.asarray(np.random.default_rng(3).uniform(0.8, 1.2, shape), dtype)
+        for axes in subsets(len(shape)):
+            made = Op("Prod", x, np.array(axes, np.int32), constants=(1,))
+            answer, expected = (made.run(compiled).outputs[0] for compiled in (True, False))
+            assert answer.dtype == dtype and answer.shape == expected.shape
+            np.testing.assert_allclose(answer.astype(np.float64), expected.astype(np.float64),
+                                       rtol=(50 if dtype in FLOATS else 1) * float(ml_dtypes.finfo(dtype).eps))
+
+
+LARGE = [(700_001,), (2, 600_001), (3, 400_000), (5000, 257), (70_000, 9), (9, 70_000), (30, 40_001), (6, 300, 700),
+         (2, 3000, 300), (3, 100_000, 3), (1000, 30, 30), (40, 3, 9000)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.float16, bf16])
+def test_large_arrays_give_the_same_bits_whatever_the_number_of_threads(dtype: Any) -> None:
+    workers = worker_pool.workers()
+    rng = np.random.default_rng(7)
+    for shape in LARGE:
+        x = (rng.integers(-1000, 1000, shape) if dtype is np.int64 else rng.standard_normal(shape)).astype(dtype)
+        for axes in subsets(len(shape))[1:]:
+            if alternates(shape, axes):
+                continue
+            for op in ("Sum", "Max"):
+                made = Op(op, x, np.array(axes, np.int32))
+                answers = []
+                for count in (1, 2, 5):
+                    worker_pool.set_workers(count)
+                    answers.append(made.run().outputs[0])
+                worker_pool.set_workers(workers)
+                for answer in answers[1:]:
+                    assert answer.tobytes() == answers[0].tobytes(), (op, shape, axes)
+                if op == "Max" or not is_floating(dtype):
+                    np.testing.assert_array_equal(answers[0], getattr(np, op.lower())(x, axes))
+                else:
+                    exact = x.astype(np.float64)
+                    np.testing.assert_allclose(
+                        answers[0].astype(np.float64), exact.sum(axes), rtol=float(ml_dtypes.finfo(dtype).eps),
+                        atol=float(1e-6 * np.abs(exact).sum(axes).max()))
+
+
 def test_large_arrays() -> None:
     x = np.random.default_rng(1).standard_normal((1000, 400)).astype(np.float32)
     for axes in ((0,), (1,), (0, 1)):
@@ -176,4 +242,7 @@ def test_large_arrays() -> None:
             check(op, x, np.array(axes, np.int32))
         made = Op("Mean", x, np.array(axes, np.int32))
         assert_same(made.run().outputs[0].round(4), made.run(compiled=False).outputs[0].round(4))
-    check("ArgMax", x, np.array(1, np.int32), output_type=np.int64)
+    for shape in ((1000, 400), (3, 200_000), (2, 3, 100_000), (200_000, 3)):
+        for axis in range(len(shape)):
+            check("ArgMax", x.reshape(-1)[:np.prod(shape)].reshape(shape) if np.prod(shape) <= x.size else
+                  np.resize(x, shape), np.array(axis, np.int32), output_type=np.int64)

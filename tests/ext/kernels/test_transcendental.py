@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from runtime._ext.errors import InvalidArgument
 from runtime._ext.kernels import transcendental
-from tests.ext.kernels.harness import Op, assert_same, check, misaligned, scattered, swapped, values
+from tests.ext.kernels.harness import Op, assert_same, bf16, check, misaligned, scattered, swapped, values
 
 FLOATS = (np.float32, np.float64)
+ALL = (*FLOATS, np.float16, bf16)
 SHAPES = [(), (1,), (4,), (17,), (3, 5), (0,), (2, 0, 3), (1000,)]
 SMOOTH: dict[str, Callable[..., Any]] = {"Exp": np.exp, "Expm1": np.expm1, "Log": np.log, "Log1p": np.log1p,
                                          "Tanh": np.tanh}
@@ -23,14 +25,16 @@ UNITS_IN_LAST_PLACE = 4
 
 
 def close(dtype: Any) -> float:
-    return UNITS_IN_LAST_PLACE * float(np.finfo(dtype).eps)
+    """Return a relative difference; of 16 bits only a rounding may go the other way."""
+    epsilon = float(ml_dtypes.finfo(dtype).eps)
+    return epsilon / 2 if epsilon > 1e-4 else UNITS_IN_LAST_PLACE * epsilon
 
 
 def test_every_op_of_the_module_is_in_these_tables() -> None:
     assert {*SMOOTH, *BUILT, *EXACT, *GRADIENTS} == transcendental.OPS
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("op", [*SMOOTH, *BUILT, *EXACT])
 def test_one_array(op: str, dtype: Any) -> None:
     relative = 0.0 if op in EXACT else 2 * close(dtype)  # both sides have an error of their own
@@ -41,7 +45,8 @@ def test_one_array(op: str, dtype: Any) -> None:
         reused = check(op, x, dying=(0,), relative=relative).reused
         assert reused == ((0,) if x.size and not op.startswith("Is") else ())
     assert Op(op, scattered(values((3, 4), dtype))).run().declined
-    assert Op(op, swapped(values((3, 4), dtype))).run().declined
+    if dtype is not bf16:  # of which other byte orders are unknown to its own functions
+        assert Op(op, swapped(values((3, 4), dtype))).run().declined
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -75,7 +80,7 @@ def test_special_values(op: str, dtype: Any) -> None:
     assert np.array_equal(np.signbit(Op(op, points[:2]).run().outputs[0]), np.signbit(expected[:2]))
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("op", GRADIENTS)
 def test_gradients(op: str, dtype: Any) -> None:
     for shape in SHAPES:
