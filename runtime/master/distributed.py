@@ -114,11 +114,11 @@ class DistributedStep:
 
     def start(self, step: StepContext, feeds: Sequence[Any], done: Done) -> None:
         """Run; ``done(outputs, error)`` is called exactly once, when every part has ended."""
-
-        token = step.on_cancel(_nothing, self._awaited)
+        token = step.on_cancel(_nothing, self._awaited) if self._handles is None else 0
 
         def registered(error: BaseException | None) -> None:
-            step.forget(token)
+            if token:
+                step.forget(token)
             if error is not None:
                 done(None, error)
             elif step.cancelled:

@@ -266,17 +266,18 @@ def test_what_waits_names_what_it_waits_for(build: Callable[[runtime.Graph], Any
 
 
 def test_a_server_of_another_kind_tells_its_devices(tmp_path: Any) -> None:
-    addresses = {job: [f"127.0.0.1:{processes.free_port()}"] for job in ("ours", "theirs")}
-    theirs = json.dumps({"cluster": addresses, "job": "theirs", "task": 0})
     with (
-        runtime.Server(addresses, "ours") as server,
-        processes.start_tensorflow_server(tmp_path, theirs) as other,
+        contextlib.ExitStack() as stack,
+        runtime.Cluster(jobs={"ours": 1, "theirs": 1}, absent=[("theirs", 0)], services=("graph",)) as cluster,
     ):
-        found = status(server.target)["/job:theirs/replica:0/task:0"]
+        addresses = {job: list(tasks.values()) for job, tasks in cluster.spec.jobs.items()}
+        theirs = json.dumps({"cluster": addresses, "job": "theirs", "task": 0})
+        other = stack.enter_context(processes.start_tensorflow_server(tmp_path, theirs))
+        found = status(cluster.target)["/job:theirs/replica:0/task:0"]
         assert found.address == addresses["theirs"][0]
         assert found.error == "a server of another kind: it tells its devices alone"
         assert [device.name for device in found.device] == ["/job:theirs/replica:0/task:0/device:CPU:0"]
-        assert command(server.target)[0] == 0
+        assert command(cluster.target)[0] == 0
         with pytest.raises(Unimplemented, match="does not tell its status"):
             fetch_status(other.target, NOBODY, 3)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import runtime
 from tests import processes
 from tests.interop.programs import Answers, run_program
 from tests.interop.test_loops import about
@@ -28,24 +29,22 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
     """What a client saw of every cluster."""
     with contextlib.ExitStack() as stack:
         targets = {}
-        ours = []
+        clusters = []
         for name in (*CLUSTERS, THEIRS):
-            cluster = {job: [f"127.0.0.1:{processes.free_port()}"] for job in ("master", "worker")}
-            started = {}
-            for job, whose in zip(cluster, name.split("-"), strict=True):
-                folder = tmp_path_factory.mktemp(f"{name}-{job}")
-                if whose == "ours":
-                    started[job] = stack.enter_context(processes.start_server(
-                        folder, "--cluster", json.dumps(cluster), "--job", job, listen=cluster[job][0]))
-                    ours.append(started[job])
-                else:
-                    started[job] = stack.enter_context(processes.start_tensorflow_server(
-                        folder, json.dumps({"cluster": cluster, "job": job, "task": 0})))
-            targets[name] = started["master"].target
+            theirs = [job for job, whose in zip(("master", "worker"), name.split("-"), strict=True) if whose != "ours"]
+            cluster = stack.enter_context(runtime.Cluster(
+                jobs={"master": 1, "worker": 1}, absent=[(job, 0) for job in theirs], grace_s=1))
+            clusters.append(cluster)
+            for job in theirs:
+                addresses = {other: list(tasks.values()) for other, tasks in cluster.spec.jobs.items()}
+                stack.enter_context(processes.start_tensorflow_server(
+                    tmp_path_factory.mktemp(f"{name}-{job}"),
+                    json.dumps({"cluster": addresses, "job": job, "task": 0})))
+            targets[name] = cluster.target
         yield run_program(PROGRAM, targets, timeout_s=300)
-        for one in ours:
-            assert one.process.poll() is None, one.log()
-            assert "Traceback" not in one.log()
+        for cluster in clusters:
+            assert not cluster.failed()
+            assert not any("Traceback" in task.log() for task in cluster.tasks)
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS)
