@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["EMPTY", "ObjectRef", "UnusedObject", "Value"]
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectRef:
+class ObjectRef(NamedTuple):
     """The name of an object.
 
     Attributes
@@ -26,15 +25,13 @@ class ObjectRef:
     crc: int
 
 
-@dataclass(frozen=True, slots=True)
-class UnusedObject:
+class UnusedObject(NamedTuple):
     """No row refers to an object any more: noted for the plane's watcher, which removes it."""
 
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """Bytes, here or in an object.
 
     Attributes

@@ -13,17 +13,21 @@ from runtime.tasks.model import ResultStatus, TaskRow, TaskStatus
 __all__ = ["end_with_error", "succeed"]
 
 
-def succeed(tables: TaskTables, task: TaskRow, values: Mapping[str, Value], now_s: float) -> None:
+def succeed(
+    tables: TaskTables, task: TaskRow, values: Mapping[str, Value], now_s: float, *, has_subtasks: bool = True
+) -> None:
     """Commit a PROCESSING task with its results and subtasks; it ends in ERROR when it gave what is not its own.
 
     Parameters
     ----------
     values : mapping of str to Value
         By key; their objects, if any, are durable already.
+    has_subtasks : bool
+        False: it has staged none.
     """
     session = task.session
     keys = tables.spec(task.spec).expected_keys
-    children = tables.staged_children(task.number)
+    children = tables.staged_children(task.number) if has_subtasks else []
     handed_over = {key for child in children for key in tables.spec(child.spec).expected_keys}
     owned = {}
     for key in values:
@@ -32,7 +36,7 @@ def succeed(tables: TaskTables, task: TaskRow, values: Mapping[str, Value], now_
             return end_with_error(tables, task, f"result {key!r} does not belong to task {task.id!r}", now_s)
         owned[key] = result
     try:
-        submit_subtasks(tables, task, now_s)
+        submit_subtasks(tables, task, children, now_s)
     except Refused as refused:
         text = f"subtask {refused.ids[0]!r} claims a result that belongs to another task meanwhile"
         return end_with_error(tables, task, text, now_s)

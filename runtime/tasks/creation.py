@@ -114,8 +114,8 @@ def stage_subtasks(
     _insert(tables, session, requests, tasks, specs, [], inherited=inherited, claimed=claimed, parent=parent.number)
 
 
-def submit_subtasks(tables: TaskTables, parent: TaskRow, now_s: float) -> None:
-    """Put the subtasks of a task that ends well into the queue, and give them the keys that they claim.
+def submit_subtasks(tables: TaskTables, parent: TaskRow, children: Sequence[TaskRow], now_s: float) -> None:
+    """Put the staged subtasks of a task that ends well into the queue, and give them the keys that they claim.
 
     Raises
     ------
@@ -123,7 +123,6 @@ def submit_subtasks(tables: TaskTables, parent: TaskRow, now_s: float) -> None:
         Another task has made a key meanwhile that a subtask claims, or the parent does not own one any more.
     """
     session = parent.session
-    children = tables.staged_children(parent.number)
     if not children:
         return
     specs = [tables.spec(child.spec) for child in children]

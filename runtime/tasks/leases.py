@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.errors import Aborted
 from runtime.objects.value import Value
@@ -32,8 +31,7 @@ class LeaseLost(Aborted):
     """The attempt is not this agent's any more; nothing of what was asked for has happened."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeasedTask:
+class LeasedTask(NamedTuple):
     """What an agent has to know of a task.
 
     Attributes
@@ -91,6 +89,7 @@ class Lease:
         self.is_cancelled = False
         self.is_lost = False
         self.is_ended = False
+        self.has_subtasks = False
         self.started_s: float | None = None
         self.deadline = 0.0
         self._tasks = tasks

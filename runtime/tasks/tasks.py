@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from runtime.errors import DataLoss, Error, InvalidArgument, NotFound, ResourceExhausted, Unavailable
+from runtime.errors import DataLoss, Error, InvalidArgument, NotFound
 from runtime.objects.objects import ObjectStore, ValueWriter
 from runtime.objects.value import UnusedObject, Value
 from runtime.store.tasks import TaskStore, TaskTables
@@ -28,6 +28,7 @@ from runtime.tasks.model import (
     TaskRow,
     TaskStatus,
 )
+from runtime.tasks.outcomes import Outcomes
 from runtime.tasks.scheduler import Scheduler
 from runtime.tasks.transitions import TaskChange
 from runtime.tasks.waiting import Waiting
@@ -125,10 +126,11 @@ class Tasks:
         self.scheduler = Scheduler(self)
         self.waiting = Waiting(store)
         self._loop = asyncio.get_running_loop()
+        self._outcomes = Outcomes(store, self.let_go)
         self._session_ids: dict[int, str] = {}
         self._starting: list[Lease] = []
         self._start_timer: asyncio.TimerHandle | None = None
-        self._background: set[asyncio.Future[Any]] = set()
+        self._background: dict[asyncio.Future[Any], None] = {}
         store.watch(self._notify)
 
     async def start(self) -> None:
@@ -154,6 +156,7 @@ class Tasks:
         """Let everybody who waits go, and give back what agents have not given back. The store is closed by others."""
         self.scheduler.close()
         self.waiting.close()
+        self._outcomes.close()
         if self._start_timer is not None:
             self._start_timer.cancel()
             self._start_timer = None
@@ -162,6 +165,7 @@ class Tasks:
             self.give_back(leases)
         while self._background:
             await asyncio.wait(self._background)
+        await self._outcomes.written()
         self.leases.close()
 
     # Sessions
@@ -448,6 +452,7 @@ class Tasks:
     ) -> tuple[str, ...]:
         """See `Lease.stage_subtasks`."""
         lease.check()
+        lease.has_subtasks = True
         now_s = self.now_s()
 
         def stage(tables: TaskTables) -> tuple[str, ...]:
@@ -464,9 +469,11 @@ class Tasks:
     async def succeed(self, lease: Lease, values: Mapping[str, Value]) -> TaskStatus:
         """See `Lease.succeed`."""
         held = [value for value in values.values() if value.ref is not None]
-        return await self._end(
-            lease, lambda tables, task, now_s: completion.succeed(tables, task, values, now_s), held
-        )
+
+        def succeed(tables: TaskTables, task: TaskRow, now_s: float) -> None:
+            completion.succeed(tables, task, values, now_s, has_subtasks=lease.has_subtasks)
+
+        return await self._end(lease, succeed, held)
 
     async def report_error(self, lease: Lease, text: str) -> TaskStatus:
         """See `Lease.report_error`."""
@@ -530,37 +537,20 @@ class Tasks:
                 cancellation.end_canceling(tables, task, now_s)
             else:
                 if task.status is TaskStatus.DISPATCHED and lease.started_s is not None:
-                    task.started_s = lease.started_s
-                    transitions.move_task(tables, task, TaskStatus.PROCESSING, now_s=now_s)
+                    transitions.began(task, lease.started_s)
                 end(tables, task, now_s)
             return task.status
 
         try:
-            return await self._shielded(self._write_outcome(write, held))
+            return await self._outcomes.write(write, held)
         except LeaseLost:
             self.lose(lease)
             raise
 
-    async def _write_outcome(self, write: Callable[[TaskTables], _V], held: Sequence[Value] = ()) -> _V:
-        """Write what must not be forgotten; while the disk fails, try again."""
-        delay_s = 0.05
-        try:
-            while True:
-                try:
-                    return await self.store.write(write)
-                except (ResourceExhausted, Unavailable) as error:
-                    if self.scheduler.is_closed:
-                        raise
-                    logger.warning("the outcome of a task could not be written yet: %s", error)
-                    await asyncio.sleep(delay_s)
-                    delay_s = min(delay_s * 2, 2.0)
-        finally:
-            self.let_go(held)
-
     async def _shielded(self, work: Coroutine[Any, Any, _V]) -> _V:
         task = self._loop.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._background[task] = None
+        task.add_done_callback(lambda done: self._background.pop(done, None))
         return await asyncio.shield(task)
 
     def _write_starts(self) -> None:
@@ -569,14 +559,13 @@ class Tasks:
         self._starting.clear()
         if not leases:
             return
-        now_s = self.now_s()
 
         def write(tables: TaskTables) -> None:
             for lease in leases:
                 task = tables.task(lease.number)
                 if task.fence == lease.fence and task.status is TaskStatus.DISPATCHED:
-                    task.started_s = lease.started_s
-                    transitions.move_task(tables, task, TaskStatus.PROCESSING, now_s=now_s)
+                    assert lease.started_s is not None
+                    transitions.move_task(tables, task, TaskStatus.PROCESSING, now_s=lease.started_s)
 
         self._in_background(self.store.write(write))
 
@@ -586,7 +575,7 @@ class Tasks:
         logger.warning(
             "an agent gave no sign of life and loses its task", extra={"agent": lease.owner, "task": lease.task.id}
         )
-        self._in_background(self._write_outcome(lambda tables: _fail_unless_ended(tables, lease, self.now_s())))
+        self._in_background(self._outcomes.write(lambda tables: _fail_unless_ended(tables, lease, self.now_s())))
 
     def _notify(self, changes: list[Any]) -> None:
         is_ready = False
@@ -613,7 +602,7 @@ class Tasks:
         """End a canceled attempt whose agent has not said that its call is gone."""
         if not lease.is_ended and not lease.is_lost:
             self.lose(lease)
-            self._in_background(self._write_outcome(lambda tables: _fail_unless_ended(tables, lease, self.now_s())))
+            self._in_background(self._outcomes.write(lambda tables: _fail_unless_ended(tables, lease, self.now_s())))
 
     def let_go(self, values: Sequence[Value]) -> None:
         """Hold these values no longer, and remove those that no row refers to."""
@@ -634,11 +623,11 @@ class Tasks:
 
     def _in_background(self, work: Any) -> None:
         future = asyncio.ensure_future(work)
-        self._background.add(future)
+        self._background[future] = None
         future.add_done_callback(self._background_done)
 
     def _background_done(self, future: asyncio.Future[Any]) -> None:
-        self._background.discard(future)
+        self._background.pop(future, None)
         if future.cancelled():
             return
         error = future.exception()
@@ -665,14 +654,15 @@ def _release(tables: TaskTables, task: TaskRow, now_s: float) -> None:
     transitions.move_task(tables, task, TaskStatus.SUBMITTED, now_s=now_s)
 
 
-def _fail_unless_ended(tables: TaskTables, lease: Lease, now_s: float) -> None:
+def _fail_unless_ended(tables: TaskTables, lease: Lease, now_s: float) -> TaskStatus:
     task = tables.task(lease.number)
     if task.fence != lease.fence:
-        return
+        return task.status
     if task.status is TaskStatus.CANCELING:
         cancellation.end_canceling(tables, task, now_s)
     elif task.status in RUNNING:
         retries.fail(tables, task, FailureKind.CALL, AGENT_LOST, now_s)
+    return task.status
 
 
 def _ignore(_: object) -> None:

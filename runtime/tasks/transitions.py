@@ -7,7 +7,7 @@ the change for whoever waits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from runtime.errors import Internal
 from runtime.objects.value import EMPTY, Value
@@ -29,6 +29,7 @@ __all__ = [
     "TaskChange",
     "add_results",
     "add_tasks",
+    "began",
     "hand_over",
     "move_result",
     "move_session",
@@ -49,8 +50,7 @@ LEGAL: dict[TaskStatus, frozenset[TaskStatus]] = {
 _FREE = frozenset({_T.SUBMITTED, *TERMINAL})
 
 
-@dataclass(frozen=True, slots=True)
-class TaskChange:
+class TaskChange(NamedTuple):
     """A task has another status: noted for the plane's watcher."""
 
     session: int
@@ -62,8 +62,7 @@ class TaskChange:
     has_next: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ResultChange:
+class ResultChange(NamedTuple):
     """A result has another status."""
 
     session: int
@@ -71,8 +70,7 @@ class ResultChange:
     after: ResultStatus
 
 
-@dataclass(frozen=True, slots=True)
-class SessionChange:
+class SessionChange(NamedTuple):
     """A session has another status."""
 
     number: int
@@ -123,28 +121,44 @@ def move_task(tables: TaskTables, task: TaskRow, *path: TaskStatus, now_s: float
     Internal
         If that is no path of the state machine.
     """
-    before = status = task.status
+    before = task.stored or task.status
+    status = task.status
     for after in path:
-        if after not in LEGAL.get(status, ()):
-            raise Internal(f"task {task.id}: {status.name} does not become {after.name}")
+        _check(task, status, after)
         if after is _T.SUBMITTED:
             if status is _T.CREATING:
                 task.submitted_s = now_s
             task.started_s = None
         elif after is _T.PROCESSING:
-            # An agent that says later that it has begun says when.
-            if task.started_s is None:
-                task.started_s = now_s
+            task.started_s = now_s
         elif after in TERMINAL:
             task.ended_s = now_s
         if after in _FREE:
             task.owner = ""
         status = after
     task.status = status
+    task.stored = None
     tables.update_task(task)
     tables.count(task.session, before, -1)
     tables.count(task.session, status, 1)
     tables.note(TaskChange(task.session, task.number, task.id, before, status, task.is_ready, task.next != 0))
+
+
+def began(task: TaskRow, started_s: float) -> None:
+    """Make a DISPATCHED task PROCESSING, since ``started_s``; written with its next transition, which must follow.
+
+    Raises
+    ------
+    Internal
+        If it is not DISPATCHED.
+    """
+    _check(task, task.status, _T.PROCESSING)
+    task.stored, task.status, task.started_s = task.status, _T.PROCESSING, started_s
+
+
+def _check(task: TaskRow, before: TaskStatus, after: TaskStatus) -> None:
+    if after not in LEGAL.get(before, ()):
+        raise Internal(f"task {task.id}: {before.name} does not become {after.name}")
 
 
 def add_results(tables: TaskTables, results: Sequence[ResultRow]) -> None:

@@ -62,7 +62,7 @@ class _Group:
         self.selection = selection
         self.on_error = on_error
         self.on_cancel = on_cancel
-        self.futures: set[asyncio.Future[dict[TaskStatus, int]]] = set()
+        self.futures: dict[asyncio.Future[dict[TaskStatus, int]], None] = {}
         self.pending: set[str] = set()
         # `pending` shrinks while tasks end; the links in `Waiting` are those of the last look.
         self.linked: tuple[str, ...] = ()
@@ -132,11 +132,11 @@ class _Group:
             return self._waiting.store.read(self._evaluate)
         # What is committed while the thread looks may not be seen there, and nobody listens for it yet.
         self.missed = []
-        self._waiting.in_thread.add(self)
+        self._waiting.in_thread[self] = None
         try:
             return await self._waiting.store.read_in_thread(self._evaluate)
         finally:
-            self._waiting.in_thread.discard(self)
+            self._waiting.in_thread.pop(self, None)
 
     def _evaluate(self, tables: TaskTables) -> _Look:
         selection = self.selection
@@ -171,6 +171,10 @@ class _Group:
         return _Look(counts, is_over, pending, sessions)
 
 
+# Dictionaries in place of sets: what happens must not depend on where objects lie in memory.
+_Groups = dict[_Group, None]
+
+
 class Waiting:
     """Everybody who waits. Belongs to one loop.
 
@@ -183,11 +187,11 @@ class Waiting:
     def __init__(self, store: TaskStore) -> None:
         self.store = store
         self._closed = False
-        self._by_key: dict[tuple[int, str], set[asyncio.Future[None]]] = {}
+        self._by_key: dict[tuple[int, str], dict[asyncio.Future[None], None]] = {}
         self._groups: dict[tuple[Any, ...], _Group] = {}
-        self._by_session: dict[int, set[_Group]] = {}
-        self._by_task: dict[str, set[_Group]] = {}
-        self.in_thread: set[_Group] = set()
+        self._by_session: dict[int, _Groups] = {}
+        self._by_task: dict[str, _Groups] = {}
+        self.in_thread: _Groups = {}
 
     @property
     def num_waiting(self) -> int:
@@ -217,12 +221,12 @@ class Waiting:
                 return
             # Nothing runs between the look and this, so no change is missed.
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            waiters = self._by_key.setdefault((number, key), set())
-            waiters.add(future)
+            waiters = self._by_key.setdefault((number, key), {})
+            waiters[future] = None
             try:
                 await future
             finally:
-                waiters.discard(future)
+                waiters.pop(future, None)
                 if not waiters and self._by_key.get((number, key)) is waiters:
                     del self._by_key[(number, key)]
 
@@ -248,14 +252,14 @@ class Waiting:
         if group is None:
             group = self._groups[key] = _Group(self, key, selection, on_error, on_cancel)
             # Until the first look says what is pending, every change counts.
-            self._by_session.setdefault(0, set()).add(group)
+            self._by_session.setdefault(0, {})[group] = None
         future: asyncio.Future[dict[TaskStatus, int]] = asyncio.get_running_loop().create_future()
-        group.futures.add(future)
+        group.futures[future] = None
         group.look()
         try:
             return dict(await future)
         finally:
-            group.futures.discard(future)
+            group.futures.pop(future, None)
             if not group.futures and self._groups.get(key) is group:
                 self.forget(group)
 
@@ -272,7 +276,7 @@ class Waiting:
                     group.missed.append(change)
                 groups = by_session.get(change.session)
                 if groups:
-                    for group in groups:
+                    for group in tuple(groups):
                         group.consider(change)
                 groups = by_task.get(change.id)
                 if groups:
@@ -303,9 +307,9 @@ class Waiting:
         group.pending, group.sessions = pending, sessions
         group.linked = tuple(pending)
         for task_id in pending:
-            self._by_task.setdefault(task_id, set()).add(group)
+            self._by_task.setdefault(task_id, {})[group] = None
         for number in sessions:
-            self._by_session.setdefault(number, set()).add(group)
+            self._by_session.setdefault(number, {})[group] = None
 
     def forget(self, group: _Group) -> None:
         """Tell a group of nothing any more."""
@@ -322,10 +326,10 @@ class Waiting:
             raise Unavailable("the server stops")
 
 
-def _discard(table: dict[Any, set[_Group]], keys: Iterable[Any], group: _Group) -> None:
+def _discard(table: dict[Any, _Groups], keys: Iterable[Any], group: _Group) -> None:
     for key in keys:
         groups = table.get(key)
         if groups is not None:
-            groups.discard(group)
+            groups.pop(group, None)
             if not groups:
                 del table[key]

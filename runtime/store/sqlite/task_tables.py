@@ -72,6 +72,9 @@ _RESULT_STATUS = {int(status): status for status in ResultStatus}
 _MANY = 500
 # Options that are kept at hand; sessions share few.
 _OPTIONS_KEPT = 4096
+# Specifications that are kept at hand from the start of a task to its end. Their numbers never come back, and only this
+# connection lets a payload go, so none of them is ever out of date where it matters.
+_SPECS_KEPT = 1024
 
 
 def _task_row(row: Sequence[Any]) -> TaskRow:
@@ -95,6 +98,7 @@ class SqliteTaskTables(ObjectTables):
         self._execute = connection.execute
         self._many = connection.executemany
         self._options: dict[int, TaskOptions] = {}
+        self._specs: dict[int, SpecRow] = {}
         self._counted: dict[tuple[int, int], int] = {}
         self._kept_counts: dict[tuple[int, int], int] = {}
 
@@ -251,10 +255,17 @@ class SqliteTaskTables(ObjectTables):
         return None if row is None else _task_row(row)
 
     def spec(self, number: int) -> SpecRow:
-        row = self._execute("SELECT * FROM specs WHERE number = ?", (number,)).fetchone()
-        return SpecRow(row[0], row[1], row[2], row[3], _keys(row[4]), _keys(row[5]), value_of(*row[6:10]))
+        spec = self._specs.get(number)
+        if spec is None:
+            row = self._execute("SELECT * FROM specs WHERE number = ?", (number,)).fetchone()
+            spec = SpecRow(row[0], row[1], row[2], row[3], _keys(row[4]), _keys(row[5]), value_of(*row[6:10]))
+            if len(self._specs) >= _SPECS_KEPT:
+                self._specs.clear()
+            self._specs[number] = spec
+        return spec
 
     def forget_payload(self, spec: int) -> None:
+        self._specs.pop(spec, None)
         self._execute("UPDATE specs SET digest = NULL, size = 0 WHERE number = ?", (spec,))
 
     def update_task(self, row: TaskRow) -> None:
@@ -438,6 +449,7 @@ class SqliteTaskTables(ObjectTables):
 
     def drop(self) -> None:
         super().drop()
+        self._specs.clear()
         self._counted = {}
 
     def flush(self) -> Sequence[Callable[[], None]]:
@@ -453,6 +465,7 @@ class SqliteTaskTables(ObjectTables):
 
     def discard(self) -> None:
         super().discard()
+        self._specs.clear()
         self._counted, self._kept_counts = {}, {}
 
 
