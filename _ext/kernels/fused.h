@@ -11,7 +11,7 @@
 #include "kernels/elementwise.h"
 #include "kernels/sharing.h"
 
-enum { TRT_FUSED_STEPS = 16, TRT_FUSED_INPUTS = 16, TRT_FUSED_BUFFERS = 6, TRT_FUSED_ROWS = 4 };
+enum { TRT_FUSED_STEPS = 64, TRT_FUSED_INPUTS = 48, TRT_FUSED_BUFFERS = 6, TRT_FUSED_ROWS = 4 };
 enum { TRT_FUSED_BLOCK_BYTES = 4096 };
 
 typedef struct {

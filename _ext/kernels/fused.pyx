@@ -43,7 +43,7 @@ cdef extern from "kernels/fused.h":
         int size
         int num_inputs
         int num_steps
-        trt_fused_step steps[16]
+        trt_fused_step steps[64]
 
     void trt_share_by(void (*share)(range_fn run, void *context, Py_ssize_t size, Py_ssize_t grain) noexcept nogil)
     int trt_fused(PyObject **inputs, PyObject **outputs, unsigned int reusable,
@@ -95,10 +95,28 @@ def is_bias(BoundKernel bound not None):
     return bound.compiled is not None and is_bias_add(bound.compiled)
 
 
+def sum_type(BoundKernel bound not None):
+    """Return the numpy type number of a kernel that adds up any number of arrays, else -1."""
+    if bound.code.derefs != NULL or bound.compiled is None or kind_of(bound.compiled) != ADD_N:
+        return -1
+    return (<trt_binary_params *>bound.compiled.params).type
+
+
+def partial_sum(BoundKernel bound not None, call):
+    """Return the kernel that adds two of the arrays that another one (see `sum_type`) adds up.
+
+    Parameters
+    ----------
+    call : callable
+        Its Python definition.
+    """
+    return BoundKernel(bound.node, bound.name, call, bound.compiled, 2, bound.types, None, False)
+
+
 cdef int _assign_buffers(trt_fused_params *params) except -1:
     """Give each result but the last one a buffer until its last use; return False when there are too few."""
-    cdef int last_use[16]
-    cdef bint busy[16]
+    cdef int last_use[TRT_FUSED_STEPS]
+    cdef bint busy[TRT_FUSED_BUFFERS]
     cdef int k, i, operand
     memset(last_use, 0, sizeof(last_use))
     memset(busy, 0, sizeof(busy))

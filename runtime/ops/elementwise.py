@@ -80,13 +80,8 @@ def _add_n(node: Node, env: KernelEnv) -> Callable[..., Any]:
         return add_objects
 
     def run(first: Any, *others: Any) -> Any:
-        shape = first.shape
-        for other in others:
-            if other.shape != shape:
-                raise InvalidArgument(f"Inputs to operation {node.name} of type {node.op} must have the same size and "
-                                      f"shape.  Input 0: {format_shape(shape)} != input "
-                                      f"{1 + next(i for i, o in enumerate(others) if o.shape != shape)}: "
-                                      f"{format_shape(other.shape)}")
+        for index, other in enumerate(others):
+            _check_addend(node, first, other, index + 1)
         if not others:
             return first
         total = add(first, others[0])
@@ -95,6 +90,22 @@ def _add_n(node: Node, env: KernelEnv) -> Callable[..., Any]:
             for other in others[1:]:
                 add(total, other, out=total)
         return total
+
+    return run
+
+
+def _check_addend(node: Node, first: Any, other: Any, index: int) -> None:
+    if other.shape != first.shape:
+        raise InvalidArgument(f"Inputs to operation {node.name} of type {node.op} must have the same size and shape.  "
+                              f"Input 0: {format_shape(first.shape)} != input {index}: {format_shape(other.shape)}")
+
+
+def add_to_sum(node: Node, index: int) -> Callable[[Any, Any], Any]:
+    """Return a function that adds one input of an AddN, with this index, to the sum of those before it."""
+
+    def run(total: Any, other: Any) -> Any:
+        _check_addend(node, total, other, index)
+        return total + other
 
     return run
 

@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Any
 from runtime._ext.executor import BoundKernel, Program
 from runtime._ext.kernels import fused
 from runtime.dtypes import REF_OFFSET, to_numpy
+from runtime.step.sums import Instructions, unfold_sums
 
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
     from runtime._ext.kernel_abi import CompiledKernel
     from runtime.graph.node import Node
 
-__all__ = ["Instructions", "fuse"]
-
-Instructions = tuple[list[BoundKernel], list[Sequence[int]], list[Sequence[int]]]
-"""Kernels in order, and the numbers of the values that each takes and makes; constants are negative."""
+__all__ = ["fuse"]
 
 # Ops with state, or of references, whose place among readers of variables does not matter.
 _READS = frozenset({"ReadVariableOp", "ResourceGather", "VarIsInitializedOp", "IsVariableInitialized", "Identity"})
@@ -47,8 +45,7 @@ class _Parts:
         return program.call(step, args)[0]
 
 
-def fuse(bounds: Sequence[BoundKernel], inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]],
-         wanted: Sequence[int], path: str) -> Instructions | None:
+def fuse(instructions: Instructions, wanted: Sequence[int], path: str) -> Instructions | None:
     """Return the instructions with groups fused, or None when there is nothing to fuse.
 
     Parameters
@@ -58,9 +55,14 @@ def fuse(bounds: Sequence[BoundKernel], inputs: Sequence[Sequence[int]], outputs
     path : str
         Names of the calls around the nodes.
     """
-    types = [fused.element_type(bound) for bound in bounds]
+    types = [fused.element_type(bound) for bound in instructions[0]]
     if sum(kind >= 0 for kind in types) < 2:
         return None
+    unfolded = unfold_sums(instructions, types, _writes_before(instructions[0]), set(wanted))
+    if unfolded is not None:
+        instructions = unfolded
+        types = [fused.element_type(bound) for bound in instructions[0]]
+    bounds, inputs, outputs, num_values = instructions
     producers = {made[0]: index for index, made in enumerate(outputs) if types[index] >= 0}
     readers: dict[int, list[int]] = {value: [] for value in producers}
     for index, taken in enumerate(inputs):
@@ -83,7 +85,7 @@ def fuse(bounds: Sequence[BoundKernel], inputs: Sequence[Sequence[int]], outputs
                 inside.update(group)
     if not kernels:
         return None
-    result: Instructions = ([], [], [])
+    result: Instructions = ([], [], [], num_values)
     for index, bound in enumerate(bounds):
         if index in inside and index not in kernels:
             continue

@@ -24,6 +24,7 @@ from runtime.step.fold import Folding, freeze
 from runtime.step.fusion import fuse
 from runtime.step.late_reads import late_reads
 from runtime.step.ordering import writers_last
+from runtime.step.sums import Instructions
 from runtime.step.units import Loop, Region, Unit
 
 if TYPE_CHECKING:
@@ -392,14 +393,15 @@ class StraightLowering(Lowering):
             self.define(node, made)
         wanted = [use(values[node][slot]) for node, slot in fetches]  # type: ignore[arg-type]
 
-        def program(bounds: Sequence[BoundKernel], inputs: Sequence[Sequence[int]],
-                    outputs: Sequence[Sequence[int]]) -> Program:
-            return Program(bounds, inputs, outputs, self.num_values, self.constants, feed_types, wanted, fetch_names,
+        def program(bounds: Sequence[BoundKernel], inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]],
+                    num_values: int) -> Program:
+            return Program(bounds, inputs, outputs, num_values, self.constants, feed_types, wanted, fetch_names,
                            adapt_feed, self.path)
 
-        fused = fuse(bounds, inputs, outputs, wanted, self.path) if self._on_host else None
+        whole: Instructions = (bounds, list(inputs), list(outputs), self.num_values)
+        fused = fuse(whole, wanted, self.path) if self._on_host else None
         if fused is None:
-            return program(bounds, inputs, outputs)
+            return program(*whole)
         shorter = program(*fused)
-        shorter.traced = partial(program, bounds, inputs, outputs)
+        shorter.traced = partial(program, *whole)
         return shorter

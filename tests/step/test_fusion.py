@@ -86,6 +86,56 @@ def test_a_value_that_is_used_twice_within_the_tree() -> None:
     assert step.run(StepContext(1, None), [np.array([2, 3], np.float32)])[0].tolist() == [6, 12]
 
 
+def test_a_sum_of_many_is_formed_as_its_values_come(unfused: Any) -> None:
+    """Whatever the order of their making; what others read, or nobody can fuse, is added where it lies."""
+    maker = GraphMaker()
+    maker.placeholder("x")
+    maker.op("Softmax", "soft", "x")
+    maker.op("Neg", "kept", "x")
+    names = ["kept", "soft", "x", "soft"]
+    for number in range(200):
+        maker.const(f"c{number}", np.float32(number / 7))
+        names.insert(number % 3, maker.op("Maximum", f"n{number}", "x", f"c{number}"))
+    maker.op("AddN", "sum", *names, N=len(names))
+    fetches = ["sum:0", "kept:0"]
+    step, plain = compiled(maker, ["x:0"], fetches), unfused(maker, ["x:0"], fetches)
+    assert (size(step) < 12, size(plain)) == (True, 203)
+    for shape in [(4,), (3, 700), (), (0, 2)]:
+        x = np.random.default_rng(1).standard_normal(shape or 1).astype("f4").reshape(shape)
+        if shape:  # softmax has no scalars
+            ours, theirs = (made.run(StepContext(1, None), [x]) for made in (step, plain))
+            assert [value.tobytes() for value in ours] == [value.tobytes() for value in theirs]
+
+
+def test_a_sum_of_unequal_shapes_says_which() -> None:
+    maker = GraphMaker()
+    maker.placeholder("x")
+    maker.placeholder("y")
+    for number in range(5):
+        maker.op("Square", f"n{number}", "y" if number == 3 else "x")
+    maker.op("AddN", "sum", *(f"n{number}" for number in range(5)), N=5)
+    step = compiled(maker, ["x:0", "y:0"], ["sum:0"])
+    assert size(step) == 1
+    with pytest.raises(InvalidArgument, match=r"AddN must have (.*)Input 0: \[3\] != input 3: \[2\]\n(.*)node sum\}\}"):
+        step.run(StepContext(1, None), [np.zeros(3, "f4"), np.zeros(2, "f4")])
+
+
+def test_a_sum_waits_for_no_variable_longer_than_it_must() -> None:
+    """What reads a variable for a sum stays before the variable is written."""
+    maker = GraphMaker()
+    maker.placeholder("x")
+    maker.op("VarHandleOp", "v", dtype=FLOAT, shape=(2,))
+    maker.op("AssignVariableOp", "init", "v", "x", dtype=FLOAT)
+    maker.op("ReadVariableOp", "read", "v", "^init", dtype=FLOAT)
+    maker.op("Square", "a", "read")
+    maker.op("Neg", "b", "read")
+    maker.op("AssignAddVariableOp", "add", "v", "x", "^a", "^b", dtype=FLOAT)
+    maker.op("Exp", "c", "x", "^add")
+    maker.op("AddN", "sum", "a", "b", "c", N=3)
+    x = np.array([1, 2], np.float32)
+    np.testing.assert_allclose(Runner(maker).run("sum:0", {"x:0": x}), x * x - x + np.exp(x), 1e-6)
+
+
 def test_other_element_types_end_a_tree() -> None:
     maker = GraphMaker()
     maker.placeholder("x")
@@ -214,7 +264,9 @@ def test_nothing_moves_behind_a_write() -> None:
     assert size(step) >= 4
 
 
-@pytest.mark.parametrize(("steps", "inputs"), [([], 1), ([None] * 17, 1), ([None], 0), ([None], 17)])
+@pytest.mark.parametrize(("steps", "inputs"), [
+    ([], 1), ([None] * (fused.MAX_STEPS + 1), 1), ([None], 0), ([None], fused.MAX_INPUTS + 1),
+])
 def test_too_much_for_one_kernel(steps: list[Any], inputs: int) -> None:
     with pytest.raises(ValueError, match="can be one kernel"):
         fused.fuse(steps, inputs)
