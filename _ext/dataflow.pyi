@@ -1,6 +1,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
+from typing_extensions import disjoint_base
+
 from runtime._ext.dataflow_plan import DataflowPlan
 from runtime._ext.errors import Internal
 from runtime._ext.step_context import StepContext
@@ -24,6 +26,7 @@ class DataflowRun:
 class Completion:
     def __call__(self, result: Any, error: BaseException | None) -> None: ...
 
+@disjoint_base
 class Dataflow(DataflowPlan):
     traced: Dataflow | Callable[[], Dataflow] | None
     def run(self, step: StepContext, feeds: Sequence[Any]) -> list[Any]: ...

@@ -35,6 +35,7 @@ MODULES: tuple[str, ...] = (
     "runtime._ext.kernels.pooling",
     "runtime._ext.kernels.optimizers",
     "runtime._ext.kernels.variables",
+    "runtime._ext.kernels.step_arrays",
 )
 """Names of the kernel modules, asked in this order."""
 

@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime._ext.errors import InvalidArgument, ResourceExhausted
+from runtime import wire
+from runtime._ext import kernels as compiled_kernels
+from runtime._ext.errors import Error, InvalidArgument, ResourceExhausted
 from runtime.dtypes import DataType
+from runtime.graph.graph import Graph as StepGraph
 from runtime.ops.state.tensor_array import MAX_ELEMENTS, Stack, TensorArray
 from tests.ops.case import Run
-from tests.ops.cases.tensor_arrays import Graph
+from tests.ops.cases.tensor_arrays import COUNTED, Graph
 from tests.ops.kernel_runner import KernelRunner
+from tests.step.maker import Runner
 
 F = DataType.FLOAT
 TWO = np.array([1, 2], np.float32)
@@ -101,3 +105,91 @@ def test_another_resource_is_refused() -> None:
     graph.add("StackPopV2", "pop", ["a"], elem_type=F)
     with pytest.raises(InvalidArgument, match="does not name a stack; connect the output of a StackV2"):
         run(graph, "pop:0")
+
+
+def _random_uses(seed: int, clears: bool, is_dynamic: bool) -> list[tuple[Graph, list[str]]]:
+    """Return graphs that write, read, gather and scatter at random indices, right and wrong ones."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(12):
+        graph = Graph("TensorArrayV3", 4, dtype=F, clear_after_read=clears, dynamic_size=is_dynamic)
+        fetches = []
+        for number in range(int(rng.integers(1, 7))):
+            index = np.int32(rng.integers(-1, 6) if rng.random() < 0.3 else rng.integers(0, 4))
+            several = rng.integers(0, 5, int(rng.integers(0, 4))).astype(np.int32)
+            if rng.random() < 0.5:
+                several = np.unique(several)
+            roll = rng.random()
+            if roll < 0.4:
+                graph.do("Write", f"n{number}", index, rng.standard_normal(2).astype("f4"))
+            elif roll < 0.6:
+                graph.do("Scatter", f"n{number}", several, rng.standard_normal((len(several), 2)).astype("f4"))
+            elif roll < 0.8:
+                graph.do("Read", f"n{number}", index)
+                fetches.append(f"n{number}:0")
+            else:
+                graph.do("Gather", f"n{number}", several)
+                fetches.append(f"n{number}:0")
+        made.append((graph, fetches))
+    return made
+
+
+def _run_step(graph: Graph, fetches: list[str]) -> list[Any] | str:
+    """Return what a step gives, or the message of its error."""
+    runner = Runner(StepGraph.from_proto(wire.GraphDef(node=graph.nodes)))
+    try:
+        found = runner.run(fetches, {f"{name}:0": value for name, value in graph.feeds.items()}, [graph.last])
+    except Error as error:
+        return COUNTED.sub("", error.message)
+    return [value.tolist() for value in found]
+
+
+@pytest.mark.parametrize("clears", [True, False])
+@pytest.mark.parametrize("is_dynamic", [True, False])
+def test_compiled_kernels_do_what_the_definitions_do(
+    clears: bool, is_dynamic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = [use for seed in range(4) for use in _random_uses(seed, clears, is_dynamic)]
+    ours = [_run_step(*use) for use in graphs]
+    monkeypatch.setattr(compiled_kernels, "select", lambda *args: None)
+    assert ours == [_run_step(*use) for use in graphs]
+    assert sum(isinstance(result, list) for result in ours) > 5
+    assert sum(isinstance(result, str) for result in ours) > 5
+
+
+def test_packed_and_unpacked_rows_are_those_of_the_array() -> None:
+    rows = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
+    graph = Graph("TensorArrayV3", 4, dtype=F)
+    graph.do("Scatter", "scatter", np.arange(4, dtype=np.int32), rows)
+    graph.do("Read", "read", np.int32(2))
+    graph.do("Gather", "gather", np.array([0, 3], np.int32))
+    assert _run_step(graph, ["read:0", "gather:0"]) == [rows[2].tolist(), rows[[0, 3]].tolist()]
+
+
+def test_gradients_of_one_source_are_one_array() -> None:
+    graph = Graph("TensorArrayV3", 2, dtype=F)
+    for name in ("first", "second", "third"):
+        graph.do("Grad", name, source="third" if name == "third" else "s")
+        graph.do("Write", f"write_{name}", np.int32(1), TWO, on=name)
+    graph.do("Read", "read", np.int32(1), on="first")
+    graph.do("Read", "other", np.int32(1), on="third")
+    assert _run_step(graph, ["read:0", "other:0"]) == [[2, 4], [1, 2]]
+
+
+@pytest.mark.parametrize(("limit", "kind", "message"), [
+    (-1, F, None), (1, F, "overflowed its max_size"), (2, F, None), (-1, DataType.INT32, "Must have type"),
+])
+def test_a_stack_gives_back_what_was_pushed(limit: int, kind: DataType, message: str | None) -> None:
+    graph = Graph("StackV2", limit, elem_type=F)
+    values = [np.full(2, number, np.float32 if kind is F else np.int32) for number in range(2)]
+    for number, value in enumerate(values):
+        graph.add("StackPushV2", f"push{number}", ["a", graph.put(value)], T=kind)
+    for number in range(2):
+        graph.add("StackPopV2", f"pop{number}", ["a"], elem_type=F)
+    found = _run_step(graph, ["pop0:0", "pop1:0", "push0:0"])
+    if message is None:
+        assert found == [[1, 1], [0, 0], [0, 0]]
+        graph.add("StackPopV2", "empty", ["a"], elem_type=F)
+        assert "is empty when calling Pop()" in _run_step(graph, ["pop0:0"])
+    else:
+        assert message in found

@@ -1,12 +1,12 @@
-"""Tensor arrays and stacks: what the iterations of a frame-based loop leave for each other within one step."""
+"""Tensor arrays: what the iterations of a loop in frames leave for each other within one step, beside `Stack`."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import InvalidArgument, ResourceExhausted
+from runtime._ext.step_arrays import Place, Places, Stack
 from runtime.dtypes import DataType, to_numpy
 from runtime.ops.partial_shapes import known, matches
 from runtime.ops.shapes import format_shape
@@ -23,99 +23,10 @@ MAX_ELEMENTS = 1 << 26
 """Most elements of a tensor array or list: an index that some client makes up must not fill the memory."""
 
 
-class Stack:
-    """Tensors of one type, last in, first out. Safe from several threads.
-
-    Parameters
-    ----------
-    name : str
-        For messages.
-    element_type : DataType
-    limit : int
-        Most elements at a time; negative for no limit.
-    """
-
-    __slots__ = ("_elements", "_lock", "element_type", "limit", "name")
-
-    def __init__(self, name: str, element_type: DataType, limit: int) -> None:
-        self.name = name
-        self.element_type = element_type
-        self.limit = limit
-        self._elements: list[Any] | None = []  # None once closed
-        self._lock = threading.Lock()
-
-    def push(self, element: Any) -> None:
-        """Add an element.
-
-        Raises
-        ------
-        InvalidArgument
-            If the stack is full or closed.
-        """
-        elements = self._elements
-        if elements is None:
-            raise self._is_closed()
-        if self.limit < 0:
-            elements.append(element)  # one operation, which needs no lock
-            return
-        with self._lock:
-            if self.limit <= len(elements):
-                raise InvalidArgument(f"Stack[{self.name}] overflowed its max_size ({self.limit})")
-            elements.append(element)
-
-    def pop(self) -> Any:
-        """Remove and return the youngest element.
-
-        Raises
-        ------
-        InvalidArgument
-            If the stack is empty or closed.
-        """
-        elements = self._elements
-        if elements is None:
-            raise self._is_closed()
-        try:
-            return elements.pop()
-        except IndexError:
-            raise InvalidArgument(f"Stack[{self.name}] is empty when calling Pop().") from None
-
-    def close(self) -> None:
-        """Drop all elements; from now on every use fails."""
-        self._elements = None
-
-    def _is_closed(self) -> InvalidArgument:
-        return InvalidArgument(f"Stack[{self.name}] has already been closed.")
-
-    def __repr__(self) -> str:
-        return f"<Stack {self.name} of {self.element_type.label} size {len(self._elements or ())}>"
-
-
-class _Place:
-    """One index of a tensor array.
-
-    Attributes
-    ----------
-    value : ndarray or None
-        None while unwritten, when cleared, and when only the shape is known, which stands for zeros.
-    shape : tuple of int or None
-        Of what was written; for a gradient, of what was written at this index of its source.
-    is_own : bool
-        `value` is a sum that this array has made and nobody else has seen.
-    """
-
-    __slots__ = ("cleared", "is_own", "read", "shape", "value", "written")
-
-    def __init__(self) -> None:
-        self.value: Any = None
-        self.shape: tuple[int, ...] | None = None
-        self.written = False
-        self.read = False
-        self.cleared = False
-        self.is_own = False
-
-
-class TensorArray:
+class TensorArray(Places):
     """An array of tensors of one type, each written once. Safe from several threads.
+
+    Compiled kernels do the simple cases of reading and writing themselves (`_ext/kernels/step_arrays`).
 
     A gradient array is the exception: values written to the same index are added up, and an index that its source has
     but nobody has written to reads as zeros.
@@ -147,23 +58,13 @@ class TensorArray:
 
     def __init__(self, name: str, element_type: DataType, element_shape: Shape, size: int, *, is_dynamic: bool = False,
                  clears: bool = True, same_shapes: bool = False, is_gradient: bool = False, xp: Any) -> None:
-        self.name = name
-        self.element_type = element_type
-        self.element_shape = element_shape
-        self.is_dynamic = is_dynamic
-        self.gradients: dict[str, TensorArray] = {}
-        self.clears = clears
-        self.same_shapes = same_shapes
-        self._is_gradient = is_gradient
-        self._places: dict[int, _Place] = {}  # only those that were touched: most of a large array may never be
-        self._size = 0
+        super().__init__(name, element_type, element_shape, is_dynamic=is_dynamic, clears=clears,
+                         same_shapes=same_shapes, is_gradient=is_gradient)
         self._grow(size)
         self._xp = xp
-        self._closed = False
-        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"<TensorArray {self.name} of {self.element_type.label} size {self._size}>"
+        return f"<TensorArray {self.name} of {self.element_type.label} size {self.count}>"
 
     def size(self) -> int:
         """Return how many elements the array has.
@@ -173,9 +74,9 @@ class TensorArray:
         InvalidArgument
             If it is closed.
         """
-        with self._lock:
+        with self.lock:
             self._check_open()
-            return self._size
+            return self.count
 
     def write(self, index: int, value: Any) -> None:
         """Put a value at an index; to a gradient's, add it there.
@@ -185,13 +86,13 @@ class TensorArray:
         InvalidArgument
             If the index is out of range, its place has been written or read, or the value does not fit.
         """
-        with self._lock:
+        with self.lock:
             self._check_open()
             self._write(index, value)
 
     def write_all(self, indices: Sequence[int], values: Sequence[Any]) -> None:
         """Put one value at each index; those before the first that fails stay."""
-        with self._lock:
+        with self.lock:
             self._check_open()
             for index, value in zip(indices, values, strict=True):
                 self._write(index, value)
@@ -204,15 +105,15 @@ class TensorArray:
         InvalidArgument
             If the index is out of range, unwritten and of unknown shape, or was cleared when it was read before.
         """
-        with self._lock:
+        with self.lock:
             self._check_open()
             return self._read(index)
 
     def read_all(self, indices: Sequence[int] | None) -> list[Any]:
         """Return the values at some indices; all of them for None."""
-        with self._lock:
+        with self.lock:
             self._check_open()
-            return [self._read(index) for index in (range(self._size) if indices is None else indices)]
+            return [self._read(index) for index in (range(self.count) if indices is None else indices)]
 
     def gradient(self, source: str, make: Callable[[str, int], TensorArray],
                  before: tuple[int, ...] = ()) -> TensorArray:
@@ -232,47 +133,47 @@ class TensorArray:
         InvalidArgument
             If this array is closed, or is itself one of gradients.
         """
-        with self._lock:
+        with self.lock:
             self._check_open()
-            if self._is_gradient:
+            if self.is_gradient:
                 raise InvalidArgument(f"Wrong input container. {GRADIENTS}{self.name}")
             self.is_dynamic = False  # a longer array would have elements without gradients
             found = self.gradients.get(source)
             if found is None:
-                found = self.gradients[source] = make(f"{self.name}@{source}", self._size)
-                for index, place in self._places.items():
+                found = self.gradients[source] = make(f"{self.name}@{source}", self.count)
+                for index, place in self.places.items():
                     if place.written and place.shape is not None:
-                        other = found._places[index] = _Place()
+                        other = found.places[index] = Place()
                         other.shape, other.written = (*before, *place.shape), True
             return found
 
     def close(self) -> None:
         """Drop all elements; from now on every use fails."""
-        with self._lock:
-            self._closed = True
-            self._places = {}
+        with self.lock:
+            self.closed = True
+            self.places.clear()
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self.closed:
             raise InvalidArgument(f"TensorArray {self.name} has already been closed.")
 
     def _grow(self, size: int) -> None:
         if size > MAX_ELEMENTS:
             raise ResourceExhausted(f"TensorArray {self.name}: {size} elements are more than the {MAX_ELEMENTS} that a "
                                     "tensor array may have")
-        self._size = size
+        self.count = size
 
     def _write(self, index: int, value: Any) -> None:
-        if index < 0 or (index >= self._size and not self.is_dynamic):
+        if index < 0 or (index >= self.count and not self.is_dynamic):
             raise InvalidArgument(f"TensorArray {self.name}: Tried to write to index {index} but array is not "
-                                  f"resizeable and size is: {self._size}")
+                                  f"resizeable and size is: {self.count}")
         shape = value.shape
         if not matches(self.element_shape, shape):
             raise InvalidArgument(
                 f"TensorArray {self.name}: Could not write to TensorArray index {index} because the value shape is "
                 f"{format_shape(shape)} which is incompatible with the TensorArray's inferred element shape: "
                 f"{format_shape(self.element_shape)} (consider setting infer_shape=False).")
-        if index >= self._size:
+        if index >= self.count:
             self._grow(index + 1)
         if self.same_shapes and self.element_shape != shape:
             self.element_shape = shape
@@ -281,7 +182,7 @@ class TensorArray:
             raise self._unwritable(index, "because it has already been read.")
         if not place.written:
             place.value, place.shape, place.written = value, shape, True
-        elif self._is_gradient:
+        elif self.is_gradient:
             self._add(index, place, value)
         else:
             raise self._unwritable(index, "because it has already been written to.")
@@ -289,7 +190,7 @@ class TensorArray:
     def _unwritable(self, index: int, why: str) -> InvalidArgument:
         return InvalidArgument(f"TensorArray {self.name}: Could not write to TensorArray index {index} {why}")
 
-    def _add(self, index: int, place: _Place, value: Any) -> None:
+    def _add(self, index: int, place: Place, value: Any) -> None:
         if place.shape != value.shape:
             raise InvalidArgument(f"TensorArray {self.name}: Could not aggregate to TensorArray index {index} because "
                                   f"the existing shape is {format_shape(place.shape)} but the new input shape is "
@@ -304,15 +205,15 @@ class TensorArray:
             place.value = self._xp.asarray(self._xp.add(place.value, value))
             place.is_own = True
 
-    def _place(self, index: int) -> _Place:
-        found = self._places.get(index)
+    def _place(self, index: int) -> Place:
+        found = self.places.get(index)
         if found is None:
-            found = self._places[index] = _Place()
+            found = self.places[index] = Place()
         return found
 
     def _read(self, index: int) -> Any:
-        if index < 0 or (index >= self._size and not self._is_gradient):
-            raise InvalidArgument(f"Tried to read from index {index} but array size is: {self._size}")
+        if index < 0 or (index >= self.count and not self.is_gradient):
+            raise InvalidArgument(f"Tried to read from index {index} but array size is: {self.count}")
         place = self._place(index)
         if not place.written:
             shape = known(self.element_shape)

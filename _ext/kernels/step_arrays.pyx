@@ -1,0 +1,345 @@
+"""Stacks and tensor arrays of loops: the simple cases of pushing, popping, reading, writing, packing and unpacking.
+
+Whatever needs a message, more room, a sum, or a wait for somebody at work on the array, is left to the Python definition.
+"""
+
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from libc.string cimport memcpy
+
+cimport numpy as cnp
+
+from runtime._ext.kernel_abi cimport KernelCall, make_kernel
+from runtime._ext.running_step cimport spare_arrays, trt_spares
+from runtime._ext.step_arrays cimport Place, Places, Stack
+from runtime._ext.variable cimport ResourceHandle
+
+cnp.import_array()
+
+cdef extern from "kernels/array_access.h":
+    enum:
+        TRT_LONG_WORK_BYTES
+    trt_spares *trt_spares_here
+    bint trt_is_plain(PyObject *value, int type)
+    PyObject *trt_new_array(int type, int rank, const cnp.npy_intp *dims) except NULL
+
+cdef extern from *:
+    """
+    #define TRT_IS_ARRAY(value) PyArray_CheckExact(value)
+    #define TRT_TYPE(array) PyArray_TYPE((PyArrayObject *)(array))
+    #define TRT_RANK(array) PyArray_NDIM((PyArrayObject *)(array))
+    #define TRT_DIMS(array) PyArray_DIMS((PyArrayObject *)(array))
+    #define TRT_SIZE(array) PyArray_SIZE((PyArrayObject *)(array))
+    #define TRT_NBYTES(array) PyArray_NBYTES((PyArrayObject *)(array))
+    #define TRT_BYTES(array) PyArray_BYTES((PyArrayObject *)(array))
+    #define TRT_ELEMENT(array) (*(PyObject **)PyArray_DATA((PyArrayObject *)(array)))
+
+    static PyObject *trt_scalar_of(PyObject *element)
+    {
+        PyObject *made = PyArray_SimpleNew(0, NULL, NPY_OBJECT);
+        if (made != NULL) {
+            PyObject **place = (PyObject **)PyArray_DATA((PyArrayObject *)made);
+            PyObject *former = *place;
+            Py_INCREF(element);
+            *place = element;
+            Py_XDECREF(former);
+        }
+        return made;
+    }
+
+    /* Row `row` of a C-contiguous array, as a view. */
+    static PyObject *trt_row(PyObject *value, npy_intp row, npy_intp row_bytes)
+    {
+        PyArrayObject *array = (PyArrayObject *)value;
+        PyArray_Descr *type = PyArray_DESCR(array);
+        Py_INCREF(type);
+        PyObject *view = PyArray_NewFromDescr(&PyArray_Type, type, PyArray_NDIM(array) - 1, PyArray_DIMS(array) + 1, NULL,
+                                              PyArray_BYTES(array) + row * row_bytes,
+                                              PyArray_FLAGS(array) & (NPY_ARRAY_WRITEABLE | NPY_ARRAY_ALIGNED), NULL);
+        if (view == NULL)
+            return NULL;
+        Py_INCREF(value);
+        if (PyArray_SetBaseObject((PyArrayObject *)view, value) < 0) {
+            Py_DECREF(view);
+            return NULL;
+        }
+        return view;
+    }
+    """
+    bint TRT_IS_ARRAY(PyObject *value)
+    int TRT_TYPE(PyObject *array)
+    int TRT_RANK(PyObject *array)
+    cnp.npy_intp *TRT_DIMS(PyObject *array)
+    cnp.npy_intp TRT_SIZE(PyObject *array)
+    cnp.npy_intp TRT_NBYTES(PyObject *array)
+    char *TRT_BYTES(PyObject *array)
+    PyObject *TRT_ELEMENT(PyObject *array)
+    PyObject *trt_scalar_of(object element) except NULL
+    object trt_row(PyObject *value, cnp.npy_intp row, cnp.npy_intp row_bytes)
+
+trt_spares_here = spare_arrays()
+
+cdef enum:
+    MAX_RANK = 8
+
+cdef struct Params:
+    long kind                    # DataType of the elements
+    PyObject *text               # TensorArrayGradV3: for which source
+
+# what Params point to
+cdef list _texts = []
+
+OPS = ("StackPush", "StackPushV2", "StackPop", "StackPopV2", "TensorArrayReadV3", "TensorArrayWriteV3",
+       "TensorArrayGradV3", "TensorArrayGatherV3", "TensorArrayScatterV3")
+
+
+def select(str op, input_types, output_types, attr):
+    """Return the kernel of an op on stacks or tensor arrays."""
+    cdef Params params
+    params.text = NULL
+    params.kind = 0
+    if op == "TensorArrayGradV3":
+        text = attr("source").decode("utf-8", "replace")
+        if text not in _texts:
+            if len(_texts) >= 1000:  # names that a client makes up
+                return None
+            _texts.append(text)
+        text = _texts[_texts.index(text)]
+        params.text = <PyObject *>text
+        return make_kernel(_gradient, &params, sizeof(Params))
+    if op == "StackPush" or op == "StackPushV2":
+        params.kind = input_types[1]
+        return make_kernel(_push, &params, sizeof(Params))
+    if op == "StackPop" or op == "StackPopV2":
+        return make_kernel(_pop, &params, sizeof(Params))
+    if op == "TensorArrayWriteV3":
+        params.kind = input_types[2]
+        return make_kernel(_write, &params, sizeof(Params))
+    if op == "TensorArrayScatterV3":
+        params.kind = input_types[2]
+        return make_kernel(_scatter, &params, sizeof(Params))
+    params.kind = output_types[0]
+    if op == "TensorArrayReadV3":
+        return make_kernel(_read, &params, sizeof(Params))
+    return make_kernel(_gather, &params, sizeof(Params)) if attr("element_shape") is None else None
+
+
+cdef object _resource(PyObject *handle):
+    """Return what a resource tensor names, or None."""
+    if not TRT_IS_ARRAY(handle) or TRT_TYPE(handle) != cnp.NPY_OBJECT or TRT_SIZE(handle) != 1:
+        return None
+    cdef PyObject *element = TRT_ELEMENT(handle)
+    if element == NULL or not isinstance(<object>element, ResourceHandle):
+        return None
+    return (<ResourceHandle>element).resource
+
+
+cdef Places _array_of(PyObject *handle, long kind):
+    """Return the tensor array that a handle names if it can be used here and now, else None."""
+    cdef object found = _resource(handle)
+    cdef Places array
+    if not isinstance(found, Places):
+        return None
+    array = found
+    return array if array.is_free() and (kind == 0 or array.kind == kind) else None
+
+
+cdef long long _index_of(PyObject *value) noexcept:
+    """Return the value of a scalar index, -1 where it is none."""
+    if not trt_is_plain(value, cnp.NPY_INT32) or TRT_RANK(value):
+        return -1
+    return (<int *>TRT_BYTES(value))[0]
+
+
+cdef bint _fits(tuple wanted, PyObject *value, int skipped) except -1:
+    """Tell whether the shape of an array, or that of its rows, is exactly this."""
+    cdef int rank = TRT_RANK(value) - skipped, i
+    cdef cnp.npy_intp *dims = TRT_DIMS(value) + skipped
+    if len(wanted) != rank:
+        return False
+    for i in range(rank):
+        if wanted[i] is None or <cnp.npy_intp>wanted[i] != dims[i]:
+            return False
+    return True
+
+
+cdef bint _may_write(Places array, long long index, PyObject *value, int skipped) except -1:
+    """Tell whether writing an array, or one of its rows, needs nothing but to be noted."""
+    cdef Place place
+    if not 0 <= index < array.count:
+        return False
+    if array.element_shape is None:
+        if array.same_shapes:
+            return False  # the first one decides
+    elif not _fits(array.element_shape, value, skipped):
+        return False
+    place = array.places.get(index)
+    return place is None or not (place.written or place.read)
+
+
+cdef int _note_written(Places array, long long index, object value) except -1:
+    cdef Place place = array.places.get(index)
+    if place is None:
+        place = array.places[index] = Place.__new__(Place)
+    place.value, place.written = value, True
+    place.shape = value.shape
+    return 0
+
+
+cdef int _push(KernelCall *call) except -1:
+    cdef object found = _resource(call.inputs[0])
+    cdef Stack stack
+    if not isinstance(found, Stack):
+        return 1
+    stack = found
+    if stack.kind != (<Params *>call.params).kind:
+        return 1
+    stack.push(<object>call.inputs[1])
+    Py_INCREF(<object>call.inputs[1])
+    call.outputs[0] = call.inputs[1]
+    return 0
+
+
+cdef int _pop(KernelCall *call) except -1:
+    cdef object found = _resource(call.inputs[0])
+    cdef object element
+    if not isinstance(found, Stack):
+        return 1
+    element = (<Stack>found).pop()
+    Py_INCREF(element)
+    call.outputs[0] = <PyObject *>element
+    return 0
+
+
+cdef int _read(KernelCall *call) except -1:
+    cdef Places array = _array_of(call.inputs[0], (<Params *>call.params).kind)
+    cdef long long index = _index_of(call.inputs[1])
+    cdef object value
+    if array is None or index < 0:
+        return 1
+    value = array.readable(index)
+    if value is None:
+        return 1
+    array.note_read(index)
+    Py_INCREF(value)
+    call.outputs[0] = <PyObject *>value
+    return 0
+
+
+cdef int _write(KernelCall *call) except -1:
+    cdef Places array = _array_of(call.inputs[0], (<Params *>call.params).kind)
+    cdef long long index = _index_of(call.inputs[1])
+    if array is None or index < 0 or not _may_write(array, index, call.inputs[2], 0):
+        return 1
+    _note_written(array, index, <object>call.inputs[2])
+    Py_INCREF(<object>call.inputs[3])
+    call.outputs[0] = call.inputs[3]
+    return 0
+
+
+cdef int _gradient(KernelCall *call) except -1:
+    """Return another handle of an array of gradients that is there."""
+    cdef Places array = _array_of(call.inputs[0], 0)
+    cdef Places found
+    cdef ResourceHandle handle
+    if array is None or array.is_gradient or array.is_dynamic:
+        return 1
+    found = array.gradients.get(<object>(<Params *>call.params).text)
+    if found is None:
+        return 1
+    handle = <ResourceHandle>TRT_ELEMENT(call.inputs[0])
+    handle = ResourceHandle(handle.device, "_tensor_array_grads", found.name, handle.type_name, found)
+    call.outputs[0] = trt_scalar_of(handle)
+    Py_INCREF(<object>call.inputs[1])
+    call.outputs[1] = call.inputs[1]
+    return 0
+
+
+cdef int _gather(KernelCall *call) except -1:
+    """Pack the elements at rising indices into one array."""
+    cdef Places array = _array_of(call.inputs[0], (<Params *>call.params).kind)
+    cdef PyObject *indices = call.inputs[1]
+    cdef cnp.npy_intp dims[MAX_RANK]
+    cdef cnp.npy_intp count, each, i, k
+    cdef int rank, type_number
+    cdef long long former = -1
+    cdef int *places
+    cdef list values
+    cdef PyObject *value
+    cdef PyObject *made
+    cdef const char **rows
+    cdef char *packed
+    if array is None or not trt_is_plain(indices, cnp.NPY_INT32) or TRT_RANK(indices) != 1 or TRT_SIZE(indices) == 0:
+        return 1
+    count = TRT_SIZE(indices)
+    places = <int *>TRT_BYTES(indices)
+    values = []
+    for i in range(count):
+        if places[i] <= former:  # an index that comes twice reads what may have been cleared
+            return 1
+        former = places[i]
+        element = array.readable(former)
+        if element is None:
+            return 1
+        values.append(element)
+    value = <PyObject *>values[0]
+    if not TRT_IS_ARRAY(value):
+        return 1
+    rank, type_number = TRT_RANK(value), TRT_TYPE(value)
+    if rank >= MAX_RANK or type_number == cnp.NPY_OBJECT:
+        return 1
+    dims[0] = count
+    for k in range(rank):
+        dims[k + 1] = TRT_DIMS(value)[k]
+    for element in values:
+        value = <PyObject *>element
+        if not trt_is_plain(value, type_number) or TRT_RANK(value) != rank:
+            return 1
+        for k in range(rank):
+            if TRT_DIMS(value)[k] != dims[k + 1]:
+                return 1
+    made = trt_new_array(type_number, rank + 1, dims)
+    call.outputs[0] = made
+    rows = <const char **>PyMem_Malloc(count * sizeof(char *))
+    if rows == NULL:
+        raise MemoryError()
+    each = TRT_NBYTES(value)
+    for i in range(count):
+        rows[i] = TRT_BYTES(<PyObject *>values[i])
+        array.note_read(places[i])
+    packed = TRT_BYTES(made)
+    if count * each < TRT_LONG_WORK_BYTES:
+        for i in range(count):
+            memcpy(packed + i * each, rows[i], each)
+    else:
+        with nogil:
+            for i in range(count):
+                memcpy(packed + i * each, rows[i], each)
+    PyMem_Free(rows)
+    return 0
+
+
+cdef int _scatter(KernelCall *call) except -1:
+    """Put the rows of an array, as views, at rising indices."""
+    cdef Places array = _array_of(call.inputs[0], (<Params *>call.params).kind)
+    cdef PyObject *indices = call.inputs[1]
+    cdef PyObject *value = call.inputs[2]
+    cdef cnp.npy_intp count, i
+    cdef long long former = -1
+    cdef int *places
+    if (array is None or not trt_is_plain(indices, cnp.NPY_INT32) or TRT_RANK(indices) != 1
+            or not trt_is_plain(value, TRT_TYPE(value)) or TRT_TYPE(value) == cnp.NPY_OBJECT or TRT_RANK(value) < 1
+            or TRT_DIMS(value)[0] != TRT_SIZE(indices) or TRT_SIZE(value) == 0):
+        return 1
+    count = TRT_SIZE(indices)
+    places = <int *>TRT_BYTES(indices)
+    for i in range(count):
+        if places[i] <= former or not _may_write(array, places[i], value, 1):
+            return 1
+        former = places[i]
+    for i in range(count):
+        _note_written(array, places[i], trt_row(value, i, TRT_NBYTES(value) // count))
+    Py_INCREF(<object>call.inputs[3])
+    call.outputs[0] = call.inputs[3]
+    return 0
