@@ -114,20 +114,26 @@ class DistributedStep:
 
     def start(self, step: StepContext, feeds: Sequence[Any], done: Done) -> None:
         """Run; ``done(outputs, error)`` is called exactly once, when every part has ended."""
-        token = step.on_cancel(_nothing, self._awaited) if self._handles is None else 0
+        if self._handles is not None:
+            self._run(self._handles, step, feeds, done)
+            return
+        # The step may end before its graphs are registered; they are then there for the next one.
+        token = step.on_cancel(lambda: done(None, step.error), self._awaited)
 
         def registered(error: BaseException | None) -> None:
-            if token:
-                step.forget(token)
+            if not step.forget(token):
+                return  # cancelled
             if error is not None:
                 done(None, error)
-            elif step.cancelled:
-                done(None, step.error)
             else:
                 assert self._handles is not None
-                _Run(self._members, self._handles, self._own, self.parts, step, feeds, self.feed_types, done).start()
+                self._run(self._handles, step, feeds, done)
 
-        self._when_registered(registered)
+        if token:
+            self._when_registered(registered)
+
+    def _run(self, handles: dict[str, str], step: StepContext, feeds: Sequence[Any], done: Done) -> None:
+        _Run(self._members, handles, self._own, self.parts, step, feeds, self.feed_types, done).start()
 
     def _awaited(self) -> str:
         """Return what is missing before a step can begin, for those who look at it."""
@@ -277,10 +283,6 @@ class _Run:
         first = distinct[0][1]
         entries = "".join(f"{_code_name(error)}: From {task}:\n{error.message}\n" for task, error in distinct)
         return StepFailure(type(first)(f"\n{_RULE}\n{entries}{_RULE}"))
-
-
-def _nothing() -> None:
-    pass
 
 
 def _code_name(error: Error) -> str:

@@ -6,7 +6,13 @@ loaded that yet.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from runtime._ext.errors import DeadlineExceeded
+from runtime.observe.status import step_status
+
+if TYPE_CHECKING:
+    from runtime._ext.executor import StepContext
 
 __all__ = ["CLOSED_BY_CLIENT", "CLOSE_WAIT_S", "SERVER_STOPPED", "timed_out"]
 
@@ -17,10 +23,17 @@ cancellation for longer keeps its step; the session is gone all the same."""
 CLOSED_BY_CLIENT = "Step was cancelled by an explicit call to `Session::Close()`."
 SERVER_STOPPED = "Step was cancelled because the server is stopping."
 
+# Of a step that waits for more, the longest ones.
+_TOLD_WAITS = 3
 
-def timed_out(timeout_s: float) -> DeadlineExceeded:
-    """Return the error of a step that ran into its limit."""
+
+def timed_out(timeout_s: float, step: StepContext) -> DeadlineExceeded:
+    """Return the error of a step that ran into its limit just now; it says what the step waits for."""
+    waits = step_status(step).waits
+    awaited = "; ".join(f"{wait.what}, for {wait.seconds:.1f} s" for wait in waits[:_TOLD_WAITS])
+    more = f"; and {len(waits) - _TOLD_WAITS} more" if len(waits) > _TOLD_WAITS else ""
     return DeadlineExceeded(
         f"The step did not end within its limit of {timeout_s * 1000:g} ms "
         "(RunOptions.timeout_in_ms, or ConfigProto.operation_timeout_in_ms)"
+        f"{'; it waits for: ' if waits else ''}{awaited}{more}"
     )

@@ -227,6 +227,7 @@ class MasterService:
 
     async def run_step(self, request: bytes, context: Any) -> Answer:
         """RunStep."""
+        began = asyncio.get_running_loop().time()
         try:
             call = await self._scan(scan_run_step, request)
         except Error as error:
@@ -241,7 +242,7 @@ class MasterService:
             if session is None:
                 session = self.master.session(call.session_handle)  # says that it is not there
             if call.partial_run_handle:
-                return await self._run_partially(session, call)
+                return await self._run_partially(session, call, began)
             prepared = session.steps.exact.get(call.key)
             if prepared is None:
                 prepared = await self._prepare(session, call)
@@ -249,7 +250,7 @@ class MasterService:
                 raise session.wrong_feed(prepared, call.feed_datatypes)
             prepared.entry.used = True
             if not self._runs_here(prepared.step, call.feed_values) or prepared.options.wants_metadata:
-                outputs, metadata = await self._run(session, prepared, call.feed_values)
+                outputs, metadata = await self._run(session, prepared, call.feed_values, began)
                 return prepared.plan.encode(outputs, metadata, True)
             return prepared.plan.encode(_run_now(session, prepared, call.feed_values), None, True)
         except Exception as error:
@@ -304,15 +305,18 @@ class MasterService:
         return await self._in_thread(True, work)
 
     async def _run(
-        self, session: MasterSession, prepared: PreparedStep, feeds: Sequence[Any]
+        self, session: MasterSession, prepared: PreparedStep, feeds: Sequence[Any], began: float
     ) -> tuple[list[Any], bytes | None]:
-        """Run a step that may take long or wait: outputs and serialized RunMetadata."""
+        """Run a step that may take long or wait: outputs and serialized RunMetadata.
+
+        Its limit counts from `began`, on the loop's clock: reading and compiling take their share of it.
+        """
         from runtime.master.metadata import step_metadata
 
         waiting = _Waiting()
         step = session.begin(prepared)
         session.start(prepared, step, feeds, waiting.done)
-        outputs = await waiting.result(session, step, session.timeout_s(prepared.options))
+        outputs = await waiting.result(session, step, session.timeout_s(prepared.options), began)
         metadata = step_metadata(session, prepared.selection, prepared.options, step)
         return outputs, None if metadata is None else metadata.SerializeToString()
 
@@ -327,7 +331,7 @@ class MasterService:
         handle = await self._compile(session, lambda: session.partial_runs.setup(feeds, fetches, targets))
         return wire.PartialRunSetupResponse(partial_run_handle=handle).SerializeToString()
 
-    async def _run_partially(self, session: MasterSession, call: RunStepCall) -> bytes:
+    async def _run_partially(self, session: MasterSession, call: RunStepCall, began: float) -> bytes:
         from runtime.master.steps import StepOptions
 
         options = StepOptions.parse(call.options)
@@ -347,7 +351,7 @@ class MasterService:
 
         session.partial_runs.run(handle, call.feed_names, call.feed_values, call.feed_datatypes, fetches, done)
         try:
-            outputs = await waiting.result(session, step, session.timeout_s(options))
+            outputs = await waiting.result(session, step, session.timeout_s(options), began)
         except asyncio.CancelledError:
             session.partial_runs.drop(handle, Cancelled(RPC_CANCELLED))
             raise
@@ -382,6 +386,7 @@ class MasterService:
 
     async def run_callable(self, request: bytes, context: Any) -> Answer:
         """RunCallable."""
+        began = asyncio.get_running_loop().time()
         session_handle, handle, feeds, request_id = await self._scan(scan_run_callable, request)
         self._check_id(request_id, "RunCallable (Master)", session_handle)
         session = self.master.session(session_handle)
@@ -391,7 +396,7 @@ class MasterService:
         if self._runs_here(prepared.step, feeds) and not prepared.options.wants_metadata:
             outputs = _run_now(session, prepared, feeds)
         else:
-            outputs, metadata = await self._run(session, prepared, feeds)
+            outputs, metadata = await self._run(session, prepared, feeds, began)
         return encode_run_callable_response(outputs, prepared.plan.datatypes, metadata, True)
 
     async def release_callable(self, request: bytes, context: Any) -> bytes:
@@ -464,11 +469,11 @@ class _Waiting:
         else:
             self._future.set_result(outputs or [])
 
-    async def result(self, session: MasterSession, step: StepContext, timeout_s: float) -> list[Any]:
+    async def result(self, session: MasterSession, step: StepContext, timeout_s: float, began: float) -> list[Any]:
         """Return the outputs; cancel the step when its time is up or the client has gone."""
         timer = None
         if timeout_s:
-            timer = self._loop.call_later(timeout_s, session.cancel, step, timed_out(timeout_s))
+            timer = self._loop.call_at(began + timeout_s, lambda: session.cancel(step, timed_out(timeout_s, step)))
         try:
             return await self._future
         except asyncio.CancelledError:

@@ -400,7 +400,7 @@ class MasterSession:
         except TimeoutError as error:
             if waiting.done():  # the step's own error is a timeout too
                 raise
-            late = timed_out(timeout_s)
+            late = timed_out(timeout_s, step)
             self.cancel(step, late)
             try:
                 return waiting.result(CLOSE_WAIT_S)

@@ -289,3 +289,38 @@ def test_wrong_questions_are_refused() -> None:
         address = server.target
     with pytest.raises(Unavailable, match="cannot be reached"):
         fetch_status(address, NOBODY, 1)
+
+
+def test_a_step_at_its_limit_says_what_it_waits_for(cluster: runtime.Cluster) -> None:
+    graph, answer, filled = waiting_graph()
+    options = runtime.wire.RunOptions(timeout_in_ms=700)
+    with runtime.Session(cluster.target, graph) as session:
+        session.run(filled)
+        assert session.run(answer) == 42.0
+        with pytest.raises(DeadlineExceeded, match=(
+                rf"not end within its limit of 700 ms \(.*\); it waits for: its parts on {PS}, {ONE}, for 0\.\d s")):
+            session.run(answer, options=options)
+
+
+def test_a_step_may_end_while_its_graphs_are_registered(cluster: runtime.Cluster) -> None:
+    graph, answer, filled = waiting_graph()
+    with runtime.Session(cluster.target, graph) as session:
+        session.list_devices()
+        cluster.signal("ps", 0, signal.SIGSTOP)
+        try:
+            with pytest.raises(DeadlineExceeded, match=rf"waits for: the registration of its graphs on .*{PS}.*, for"):
+                session.run(answer, options=runtime.wire.RunOptions(timeout_in_ms=700))
+        finally:
+            cluster.signal("ps", 0, signal.SIGCONT)
+        session.run(filled)
+        assert session.run(answer) == 42.0
+
+
+def test_a_step_on_one_task_says_at_its_limit_what_it_waits_for(cluster: runtime.Cluster) -> None:
+    options = runtime.wire.RunOptions(timeout_in_ms=700)
+    graph = runtime.Graph()
+    built = _enqueue_twice(graph)
+    awaited = r"it waits for: enqueue to FIFOQueue '.*' \(size 1, capacity 1\), elements left: 1"
+    for target in (cluster.target, None):
+        with runtime.Session(target, graph) as session, pytest.raises(DeadlineExceeded, match=awaited):
+            session.run(built, options=options)
