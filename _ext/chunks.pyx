@@ -6,6 +6,7 @@ lies between the two is bounded. Tensors, payloads of tasks and logs all travel 
 ``runtime.v1.Chunk``.
 
 The checksum is taken while the bytes are copied, where they are copied; what is sent from its own memory is only read.
+It covers the place of the chunk, too, so that one cannot pass for another.
 
 Not safe from several threads at a time. The GIL is released while large chunks are copied or summed up.
 """
@@ -101,6 +102,18 @@ cdef inline void _put_crc(void* at, uint32_t crc) noexcept nogil:
     out[1] = <uint8_t>(crc >> 8)
     out[2] = <uint8_t>(crc >> 16)
     out[3] = <uint8_t>(crc >> 24)
+
+
+cdef uint32_t _seed(Head* head) noexcept nogil:
+    """Return the checksum of what stands in the head: a chunk that went astray has another one."""
+    cdef uint8_t field[25]
+    cdef int at
+    for at in range(8):
+        field[at] = <uint8_t>(head.item >> (8 * at))
+        field[8 + at] = <uint8_t>(head.sequence >> (8 * at))
+        field[16 + at] = <uint8_t>(head.offset >> (8 * at))
+    field[24] = 1 if head.is_last else 0
+    return _sum(0, field, 25)
 
 
 cdef int _scan(const uint8_t* data, Py_ssize_t size, Head* head) except -1:
@@ -299,7 +312,7 @@ cdef class ChunkWriter:
         return (not self.is_sent and self.credit > 0
                 and (self.offset < self._appended or self._is_finished))
 
-    def next(self, bint joined=False):
+    def next(self, bint joined=False, Py_ssize_t max_bytes=0):
         """Return the next chunk, or None when there is none or no credit for it.
 
         Parameters
@@ -307,6 +320,8 @@ cdef class ChunkWriter:
         joined : bool
             Copy the content into one bytes object, with the checksum taken on the way, for transports that take nothing
             else.
+        max_bytes : int
+            What this chunk may hold, when that is less than `chunk_bytes`; 0 for no bound of its own.
 
         Returns
         -------
@@ -323,7 +338,7 @@ cdef class ChunkWriter:
         cdef char* out
         if self.is_sent or self.credit <= 0:
             return None
-        view = self._piece()
+        view = self._piece(min(max_bytes, self._chunk_bytes) if max_bytes > 0 else self._chunk_bytes)
         if view is None and not self._is_finished:
             return None
         head.item = self._item
@@ -347,12 +362,12 @@ cdef class ChunkWriter:
             if packed is None and (joined or size < WITHOUT_GIL):
                 message = PyBytes_FromStringAndSize(NULL, head_size + size)
                 out = PyBytes_AS_STRING(message)
-                crc = _copied(out + head_size, &data)
+                crc = _copied(_seed(&head), out + head_size, &data)
                 _put_crc(crc_at, crc)
                 memcpy(out, buffer, head_size)
                 made = message
             else:
-                crc = _summed(&data)
+                crc = _summed(_seed(&head), &data)
                 _put_crc(crc_at, crc)
                 message = PyBytes_FromStringAndSize(<char*>buffer, head_size)
                 if packed is None:
@@ -367,14 +382,14 @@ cdef class ChunkWriter:
         self.is_sent = head.is_last
         return made
 
-    cdef object _piece(self):
+    cdef object _piece(self, Py_ssize_t chunk_bytes):
         """Return the bytes of the next chunk; None when nothing is there."""
         cdef uint64_t start
         cdef Py_ssize_t at
         for start, view in self._pieces:
             if self.offset < start + <uint64_t>len(view):
                 at = <Py_ssize_t>(self.offset - start)
-                return view[at:at + self._chunk_bytes]
+                return view[at:at + chunk_bytes]
         return None
 
     def grant(self, int64_t chunks):
@@ -434,23 +449,21 @@ cdef class ChunkWriter:
         self.acknowledge(offset)
 
 
-cdef uint32_t _copied(void* to, Py_buffer* data) noexcept:
-    cdef uint32_t crc
+cdef uint32_t _copied(uint32_t crc, void* to, Py_buffer* data) noexcept:
     if data.len >= WITHOUT_GIL:
         with nogil:
-            crc = _copy(0, <unsigned char*>to, <const unsigned char*>data.buf, data.len)
+            crc = _copy(crc, <unsigned char*>to, <const unsigned char*>data.buf, data.len)
     else:
-        crc = _copy(0, <unsigned char*>to, <const unsigned char*>data.buf, data.len)
+        crc = _copy(crc, <unsigned char*>to, <const unsigned char*>data.buf, data.len)
     return crc
 
 
-cdef uint32_t _summed(Py_buffer* data) noexcept:
-    cdef uint32_t crc
+cdef uint32_t _summed(uint32_t crc, Py_buffer* data) noexcept:
     if data.len >= WITHOUT_GIL:
         with nogil:
-            crc = _sum(0, <const unsigned char*>data.buf, data.len)
+            crc = _sum(crc, <const unsigned char*>data.buf, data.len)
     else:
-        crc = _sum(0, <const unsigned char*>data.buf, data.len)
+        crc = _sum(crc, <const unsigned char*>data.buf, data.len)
     return crc
 
 
@@ -559,9 +572,9 @@ cdef class ChunkReader:
             data.len = <Py_ssize_t>head.content.n
         try:
             if self._has_out:
-                crc = _copied(<char*>self._out.buf + head.offset, &data) if size else 0
+                crc = _copied(_seed(&head), <char*>self._out.buf + head.offset, &data)
             else:
-                crc = _summed(&data)
+                crc = _summed(_seed(&head), &data)
         finally:
             PyBuffer_Release(&data)
         if crc != head.crc:

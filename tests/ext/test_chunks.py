@@ -30,6 +30,12 @@ def chunks_of(writer: ChunkWriter) -> list[bytes]:
     return found
 
 
+def checksum(message: wire.runtime_v1.Chunk, content: bytes | None = None) -> int:
+    """Return what the checksum of a chunk must be, by the words of the message's definition."""
+    place = b"".join(value.to_bytes(8, "little") for value in (message.item, message.sequence, message.offset))
+    return crc32c_portable(place + bytes([message.is_last]) + (message.content if content is None else content))
+
+
 def cut(content: bytes, chunk_bytes: int, **options: object) -> list[bytes]:
     return chunks_of(ChunkWriter(content, chunk_bytes=chunk_bytes, credit=1 << 30, **options))
 
@@ -86,7 +92,7 @@ def test_chunks_are_messages_of_the_declared_form(joined: bool) -> None:
         assert isinstance(made, bytes if joined or len(seen) == 2 else MessageParts)
         message = Chunk.FromString(bytes(made))
         assert message.item == 2 and message.sequence == len(seen) and message.offset == 20_000 * len(seen)
-        assert message.crc32c == crc32c_portable(message.content)
+        assert message.crc32c == checksum(message)
         seen.append(message)
     assert [message.is_last for message in seen] == [False, False, True]
     assert b"".join(message.content for message in seen) == content
@@ -100,10 +106,19 @@ def test_large_chunks_leave_from_their_own_memory() -> None:
 
 
 def test_a_reader_accepts_what_protobuf_writes() -> None:
-    message = Chunk(item=1, sequence=0, offset=0, crc32c=crc32c_portable(b"abc"), is_last=True, content=b"abc")
+    message = Chunk(item=1, sequence=0, offset=0, is_last=True, content=b"abc")
+    message.crc32c = checksum(message)
     reader = ChunkReader(item=1, total=3)
     view = reader.feed(message.SerializeToString())
     assert view == b"abc" and reader.is_complete
+
+
+def test_a_chunk_cannot_pass_for_one_of_another_item() -> None:
+    (chunk,) = cut(b"0123456789", 10)
+    message = Chunk.FromString(chunk)
+    message.item = 1
+    with pytest.raises(DataLoss, match=r"Chunk\.crc32c"):
+        ChunkReader(bytearray(10), item=1).feed(message.SerializeToString())
 
 
 def test_damage_of_any_byte_is_detected() -> None:
@@ -182,7 +197,7 @@ def test_errors_name_field_and_value(fields: dict[str, object], text: str) -> No
     plain = dict(content=b"1234")
     message = Chunk(**{**plain, **fields})
     if "crc32c" not in fields:
-        message.crc32c = crc32c_portable(message.content)
+        message.crc32c = checksum(message)
     with pytest.raises(Error) as caught:
         ChunkReader(bytearray(10), max_chunk_bytes=32).feed(message.SerializeToString())
     assert text in caught.value.message
@@ -190,7 +205,8 @@ def test_errors_name_field_and_value(fields: dict[str, object], text: str) -> No
 
 def test_unpacking_to_another_size_is_refused() -> None:
     for raw_bytes in (9, 11):
-        message = Chunk(content=zlib.compress(b"0" * 10), raw_bytes=raw_bytes, crc32c=crc32c_portable(b"0" * 10))
+        message = Chunk(content=zlib.compress(b"0" * 10), raw_bytes=raw_bytes)
+        message.crc32c = checksum(message, b"0" * 10)
         with pytest.raises(DataLoss, match=f"Chunk.raw_bytes is {raw_bytes}"):
             ChunkReader(decompress=unpack).feed(message.SerializeToString())
 

@@ -25,7 +25,8 @@ def test_whole_server_is_serving(client: Client) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_each_service_is_serving_when_a_plane_answers_it(client: Client, service: str) -> None:
-    answered = {"tensorflow.MasterService", "taskqueue.TaskQueue", "ArmoniK.api.grpc.v1.Worker"}
+    answered = {"tensorflow.MasterService", "taskqueue.TaskQueue", "ArmoniK.api.grpc.v1.Worker", "runtime.v1.Parcels",
+                "pb.FunctionDispatcher", "pb.ServerDispatcher", "pb.WorkerSaver"}
     serving = service in answered or service.startswith(("grpc.health", "grpc.reflection"))
     assert check(client, service) == (Response.SERVING if serving else Response.NOT_SERVING)
 
