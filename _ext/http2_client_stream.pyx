@@ -10,7 +10,8 @@ from collections import deque
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
-from runtime._ext.errors import CODES, Cancelled, Unavailable, Unknown
+from runtime._ext import errors as _errors
+from runtime._ext.errors import Cancelled, Unavailable
 from runtime._ext.http2_call cimport Call, Method
 from runtime._ext.http2_client cimport ClientCall, ClientConnection
 from runtime._ext.http2_frames cimport (
@@ -92,7 +93,7 @@ cdef class StreamCall(ClientCall):
         """Return the error with which the call ended; None while it goes on, or when it ended well."""
         if self.code <= 0:
             return None
-        return CODES.get(self.code, Unknown)(self.status_message)
+        return _errors.CODES.get(self.code, _errors.Unknown)(self.status_message)
 
     async def send(self, message not None):
         """Send one message (bytes or `MessageParts`); returns when it has left, so that a slow reader holds the writer.

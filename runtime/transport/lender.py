@@ -48,10 +48,11 @@ GRANTED, GONE = 1, 2
 
 
 class _Lease:
-    __slots__ = ("buffer", "expires", "is_read_only")
+    __slots__ = ("buffer", "expires", "is_read_only", "owner")
 
-    def __init__(self, buffer: Buffer, is_read_only: bool, expires: float) -> None:
+    def __init__(self, buffer: Buffer, is_read_only: bool, expires: float, owner: object) -> None:
         self.buffer = buffer
+        self.owner = owner
         self.is_read_only = is_read_only
         self.expires = expires
 
@@ -109,7 +110,7 @@ class Lender:
             raise Unavailable(f"memory cannot be lent to other processes: no unix socket: {error}") from error
         return listener, address
 
-    def lend(self, buffer: Buffer, is_read_only: bool) -> int:
+    def lend(self, buffer: Buffer, is_read_only: bool, owner: object = None) -> int:
         """Make a lease, which holds the buffer until it ends.
 
         Parameters
@@ -118,6 +119,8 @@ class Lender:
             Of a segment.
         is_read_only : bool
             Whether others see the same memory, so that the receiver must not write.
+        owner : object, optional
+            Held with the buffer: an array, which is then not changed in place by those who look at its references.
 
         Returns
         -------
@@ -126,13 +129,14 @@ class Lender:
         """
         number = secrets.randbits(64)
         with self._lock:
-            self._waiting[number] = _Lease(buffer, is_read_only, time.monotonic() + CLAIM_TIMEOUT_S)
+            self._waiting[number] = _Lease(buffer, is_read_only, time.monotonic() + CLAIM_TIMEOUT_S, owner)
         return number
 
-    def revoke(self, number: int) -> None:
-        """End a lease that nobody has claimed."""
+    def revoke(self, number: int) -> Buffer | None:
+        """End a lease that nobody has claimed, and return what it held; None when there is none."""
         with self._lock:
-            self._waiting.pop(number, None)
+            lease = self._waiting.pop(number, None)
+        return None if lease is None else lease.buffer
 
     @property
     def num_leases(self) -> int:

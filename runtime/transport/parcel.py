@@ -316,7 +316,7 @@ class _Leaving:
             copy_with_checksum(buffer, self.out.content)
             self._copies += 1
             is_read_only = False
-        self._lease = lender().lend(buffer, is_read_only)
+        self._lease = lender().lend(buffer, is_read_only, self.out.array)
         return wire.runtime_v1.Lease(lease=self._lease, nbytes=nbytes, is_read_only=is_read_only)
 
     def revoke(self) -> None:

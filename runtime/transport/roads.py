@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 __all__ = ["Road", "Totals", "count", "totals"]
 
@@ -39,15 +40,19 @@ class Totals:
 
 
 _lock = threading.Lock()
-_totals: dict[tuple[str, str], Totals] = {}
+_totals: dict[tuple[str, str], list[Any]] = {}
 
 
 def count(direction: str, road: Road, nbytes: int, seconds: float, copies: int) -> None:
     """Count a tensor that was ``"sent"`` or ``"received"``. Safe from several threads."""
     with _lock:
-        found = _totals.get((direction, road), Totals())
-        _totals[direction, road] = Totals(found.transfers + 1, found.bytes + nbytes, found.seconds + seconds,
-                                          found.copies + copies)
+        found = _totals.get((direction, road))
+        if found is None:
+            found = _totals[direction, road] = [0, 0, 0.0, 0]
+        found[0] += 1
+        found[1] += nbytes
+        found[2] += seconds
+        found[3] += copies
 
 
 def totals() -> dict[str, dict[str, Totals]]:
@@ -59,5 +64,5 @@ def totals() -> dict[str, dict[str, Totals]]:
         ``{"sent": {"stream": Totals(...), ...}, "received": {...}}``; roads that were not used are absent.
     """
     with _lock:
-        return {direction: {str(road): found for (way, road), found in _totals.items() if way == direction}
+        return {direction: {str(road): Totals(*found) for (way, road), found in _totals.items() if way == direction}
                 for direction in ("sent", "received")}

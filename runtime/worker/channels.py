@@ -23,6 +23,7 @@ from runtime._ext.errors import (
     DeadlineExceeded,
     Error,
     InvalidArgument,
+    NotFound,
     ResourceExhausted,
     Unavailable,
     Unknown,
@@ -34,6 +35,7 @@ from runtime.edge.outgoing import Outgoing
 from runtime.errors import from_code
 from runtime.graph.device_spec import DeviceSpec
 from runtime.observe.status import Call
+from runtime.transport import handover
 from runtime.worker.derived import DETAILS
 
 if TYPE_CHECKING:
@@ -336,6 +338,7 @@ class ClusterPeers:
         self._connections = connections
         self._hand_over = hand_over
         self._memory_limit = memory_limit
+        self._apart: set[str] = set()  # addresses of tasks whose shared memory cannot be reached
         self.addresses = {
             DeviceSpec(job, 0, index).task_name: address
             for job, tasks in cluster.jobs.items()
@@ -351,6 +354,8 @@ class ClusterPeers:
             return _nothing
         request = wire.RecvTensorRequest(step_id=step_id, rendezvous_key=key,
                                          request_id=secrets.randbits(63) or 1).SerializeToString()
+        if address not in self._apart:
+            request += handover.offer()
         log = self._connections.log
         started_us = time.time_ns() // 1000
 
@@ -359,7 +364,10 @@ class ClusterPeers:
                 done(None, 0, False, error)
                 return
             try:
-                datatype, array, is_dead, *_ = scan_recv_tensor_response(answer, _LOOP_DECODE_BYTES)
+                datatype, array, is_dead, _, options, _ = scan_recv_tensor_response(answer, _LOOP_DECODE_BYTES)
+                if options is not None:
+                    self._take_elsewhere(options, datatype, arrived, done, ask_again)
+                    return
             except ResourceExhausted:
                 self._decode_elsewhere(answer, arrived, done)
             except Error as problem:
@@ -371,7 +379,33 @@ class ClusterPeers:
             log.received(step_id, key, array.nbytes, started_us, time.time_ns() // 1000)
             done(array, datatype, is_dead, None)
 
+        def ask_again(options: bytes, datatype: int) -> None:
+            self._apart.add(address)
+            again = wire.RecvTensorRequest(step_id=step_id, rendezvous_key=key).SerializeToString()
+            self._connections.begin(address, task, "RecvTensor", again + handover.refusal(options, datatype),
+                                    f"the tensor {key}", answered)
+
         return self._connections.begin(address, task, "RecvTensor", request, f"the tensor {key}", answered)
+
+    def _take_elsewhere(self, options: bytes, datatype: int, arrived: Callable[[int, Any, bool], None],
+                        done: Received, ask_again: Callable[[bytes, int], None]) -> None:
+        """Map in a thread what the sender has put into shared memory; ask for it in a message when out of reach."""
+
+        def work() -> None:
+            try:
+                array = handover.take_tensor(options, datatype)
+            except (Unavailable, NotFound) as error:
+                logger.info("shared memory of another task cannot be reached", extra={"reason": str(error)})
+                ask_again(options, datatype)
+            except Exception as error:
+                done(None, 0, False, error)
+            else:
+                arrived(datatype, array, False)
+
+        try:
+            self._hand_over(work)
+        except Error as error:
+            done(None, 0, False, error)
 
     def _decode_elsewhere(self, answer: bytes, arrived: Callable[[int, Any, bool], None], done: Received) -> None:
         """Decode in a thread what takes long: strings, and tensors that are no view of their message."""

@@ -215,6 +215,13 @@ class WorkerService:
         """RecvTensor: answers when the tensor is there, however long that takes."""
         message = parse(wire.RecvTensorRequest, request)
         loop = asyncio.get_running_loop()
+        options = message.transport_options
+        if options.type_url:
+            from runtime.transport import handover  # for servers with others of our kind
+
+            returned = handover.take_back(options)
+            if returned is not None:
+                return encode_recv_tensor_response(*returned, False, time.time_ns() // 1000, apart=True)
         waiting: asyncio.Future[tuple[Sent | None, bool]] = loop.create_future()
 
         def settle(sent: Sent | None, is_dead: bool, error: BaseException | None) -> None:
@@ -236,6 +243,10 @@ class WorkerService:
         now = time.time_ns() // 1000
         if sent is None or is_dead:
             return encode_recv_tensor_response(None, None, True, now)
+        if options.type_url and handover.is_wanted(options, sent.array):
+            lent = await loop.run_in_executor(None, handover.lend_tensor, sent.array)
+            if lent is not None:
+                return encode_recv_tensor_response(sent.array[:0], int(sent.kind), False, now) + lent
         return encode_recv_tensor_response(sent.array, int(sent.kind), False, now, apart=True)
 
     # Looking

@@ -1,0 +1,188 @@
+"""RecvTensor between two of our own workers on one host: the tensor stays where it is, in shared memory.
+
+The receiver says in the request's ``transport_options`` where it runs; a sender of the same user and boot then puts a
+large tensor into a segment, and its answer has the lease in place of the content. Whoever does not know these options
+ignores them, as TensorFlow does, and the tensor travels in the message.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import time
+from typing import Any
+
+import numpy as np
+
+from runtime import wire
+from runtime._ext.buffer_pool import Buffer
+from runtime._ext.chunks import copy_with_checksum
+from runtime._ext.errors import DataLoss, InvalidArgument, NotFound, ResourceExhausted, Unavailable
+from runtime.dtypes import DataType, to_numpy
+from runtime.transport import roads, segments
+from runtime.transport.borrower import claim
+from runtime.transport.lender import lender
+from runtime.transport.parcel import SHARED_BYTES, parse
+from runtime.transport.place import Place, here
+from runtime.transport.roads import Road
+
+__all__ = ["is_wanted", "lend_tensor", "offer", "refusal", "take_back", "take_tensor"]
+
+Array = np.ndarray[Any, Any]
+
+_PREFIX = "type.googleapis.com/"
+_OFFER = _PREFIX + wire.runtime_v1.SharedMemoryOffer.DESCRIPTOR.full_name
+_REFUSAL = _PREFIX + wire.runtime_v1.SharedTensorRefusal.DESCRIPTOR.full_name
+_TENSOR = _PREFIX + wire.runtime_v1.SharedTensor.DESCRIPTOR.full_name
+
+
+@functools.cache
+def offer() -> bytes:
+    """Return what goes behind a serialized RecvTensorRequest: that this process can take the tensor from a segment."""
+    request = wire.RecvTensorRequest()
+    request.transport_options.type_url = _OFFER
+    request.transport_options.value = wire.runtime_v1.SharedMemoryOffer(place=here().message()).SerializeToString()
+    return request.SerializeToString()
+
+
+os.register_at_fork(after_in_child=offer.cache_clear)
+
+
+def is_wanted(options: Any, array: Array) -> bool:
+    """Tell whether a receiver should get a tensor by a segment.
+
+    Parameters
+    ----------
+    options : google.protobuf.Any
+        Of the request.
+    array : ndarray
+    """
+    if array.nbytes < SHARED_BYTES or array.dtype.hasobject or options.type_url != _OFFER:
+        return False
+    place = Place.of(parse(wire.runtime_v1.SharedMemoryOffer, options.value).place)
+    return here().can_share_with(place) and not here().is_same_process(place)
+
+
+def lend_tensor(array: Array) -> bytes | None:
+    """Put a tensor into a segment, if it does not lie in one, and lend it.
+
+    Returns
+    -------
+    bytes or None
+        What is put behind a serialized RecvTensorResponse whose tensor is empty; None where no memory can be lent.
+    """
+    began = time.perf_counter()
+    buffer = segments.buffer_of(array) if array.flags.c_contiguous else None
+    is_there = buffer is not None and buffer.nbytes == array.nbytes
+    try:
+        address = lender().address
+        if buffer is None or not is_there:
+            buffer = segments.pool().take(array.nbytes)
+            _fill(buffer, array)
+    except (ResourceExhausted, Unavailable):
+        return None
+    place = here()
+    number = lender().lend(buffer, is_there, array if is_there else None)
+    tensor = wire.runtime_v1.SharedTensor(
+        place=Place(place.boot_id, place.user_id, place.process, address).message(), shape=array.shape,
+        lease=wire.runtime_v1.Lease(lease=number, nbytes=array.nbytes, is_read_only=is_there))
+    response = wire.RecvTensorResponse()
+    response.transport_options.type_url = _TENSOR
+    response.transport_options.value = tensor.SerializeToString()
+    roads.count("sent", Road.SHARED_MEMORY, array.nbytes, time.perf_counter() - began, not is_there)
+    return response.SerializeToString()
+
+
+def _fill(buffer: Buffer, array: Array) -> None:
+    if array.flags.c_contiguous:
+        # Past the cache, in which the receiver, on another processor, would not find it.
+        source: Any = array.reshape(-1).view(np.uint8)
+        copy_with_checksum(buffer, source)
+    else:
+        np.copyto(np.ndarray(array.shape, array.dtype, memoryview(buffer)), array)
+
+
+def take_tensor(options: bytes, datatype: int) -> Array:
+    """Return the tensor of an answer that says where it lies.
+
+    Parameters
+    ----------
+    options : bytes
+        The serialized ``google.protobuf.Any`` of the answer.
+    datatype : int
+        Of the tensor in the answer.
+
+    Raises
+    ------
+    InvalidArgument
+        The answer says what cannot be.
+    Unavailable, NotFound
+        The segment cannot be reached. The answer to a `refusal` has the tensor.
+    """
+    began = time.perf_counter()
+    tensor = _shared_tensor(options)
+    dtype = to_numpy(DataType(datatype))
+    shape = tuple(tensor.shape)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != tensor.lease.nbytes:
+        raise InvalidArgument(f"SharedTensor.shape is {list(shape)} of {DataType(datatype).label}, and Lease.nbytes "
+                              f"{tensor.lease.nbytes}")
+    if not here().can_share_with(Place.of(tensor.place)):
+        raise Unavailable("the tensor lies in the memory of another host")
+    buffer = claim(tensor.place.segments, tensor.lease.lease, tensor.lease.nbytes)
+    array: Array = np.ndarray(shape, dtype, memoryview(buffer))
+    roads.count("received", Road.SHARED_MEMORY, array.nbytes, time.perf_counter() - began, 0)
+    return array
+
+
+def _shared_tensor(options: bytes) -> wire.runtime_v1.SharedTensor:
+    found = wire.RecvTensorResponse.FromString(_as_field(options)).transport_options
+    if found.type_url != _TENSOR:
+        raise InvalidArgument(f"RecvTensorResponse.transport_options is a {found.type_url or 'nothing'}; {_TENSOR} is "
+                              "what was offered")
+    tensor: wire.runtime_v1.SharedTensor = parse(wire.runtime_v1.SharedTensor, found.value)
+    return tensor
+
+
+def _as_field(options: bytes) -> bytes:
+    """Return an Any as field 4 of the response: its own class is not among those of this package."""
+    size = len(options)
+    head = bytearray(b"\x22")
+    while size >= 0x80:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    head.append(size)
+    return bytes(head) + options
+
+
+def refusal(options: bytes, datatype: int) -> bytes:
+    """Return what is put behind a serialized RecvTensorRequest for a tensor whose segment cannot be reached."""
+    tensor = _shared_tensor(options)
+    request = wire.RecvTensorRequest()
+    request.transport_options.type_url = _REFUSAL
+    request.transport_options.value = wire.runtime_v1.SharedTensorRefusal(
+        lease=tensor.lease.lease, datatype=datatype, shape=tensor.shape).SerializeToString()
+    return request.SerializeToString()
+
+
+def take_back(options: Any) -> tuple[Array, int] | None:
+    """Return the tensor that a receiver could not reach, and its DataType; None where a request is not about that.
+
+    Raises
+    ------
+    NotFound
+        The lease has ended.
+    DataLoss
+        The tensor is of another size.
+    """
+    if options.type_url != _REFUSAL:
+        return None
+    message = parse(wire.runtime_v1.SharedTensorRefusal, options.value)
+    buffer = lender().revoke(message.lease)
+    if buffer is None:
+        raise NotFound("the tensor was lent, and the lease has ended")
+    dtype = to_numpy(DataType(message.datatype))
+    if math.prod(message.shape) * dtype.itemsize != buffer.nbytes:
+        raise DataLoss(f"SharedTensorRefusal.shape is {list(message.shape)} of {dtype}; {buffer.nbytes} bytes "
+                       "were lent")
+    return np.ndarray(tuple(message.shape), dtype, memoryview(buffer)), message.datatype

@@ -1,0 +1,163 @@
+"""Tensors between our own tasks on one host: they lie in shared memory, and what cannot go there goes as before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import runtime
+from runtime import transport, wire
+from runtime._ext.worker_codec import encode_recv_tensor_response, scan_recv_tensor_response
+from runtime.errors import DataLoss, InvalidArgument, NotFound, Unavailable
+from runtime.transport import handover
+from runtime.transport.parcel import SHARED_BYTES
+from runtime.transport.place import Place, here
+from runtime.transport.roads import Totals
+from tests.processes import free_port, start_server
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A master in this process, and a worker in another."""
+    cluster = {job: [f"127.0.0.1:{free_port()}"] for job in ("master", "worker")}
+    folder = tmp_path_factory.mktemp("worker")
+    with (
+        start_server(folder, "--cluster", json.dumps(cluster), "--job", "worker", "--task", "0",
+                     listen=cluster["worker"][0]),
+        runtime.Server(cluster, "master", 0) as server,
+    ):
+        yield f"grpc://{server.address}"
+
+
+def there_and_back(target: str, value: np.ndarray, fetch: str = "all") -> np.ndarray:
+    graph = runtime.Graph()
+    x = graph.placeholder(value.dtype, [None] * value.ndim)
+    with graph.device("/job:worker"):
+        there = x + x
+    answer = there + x
+    with runtime.Session(target, graph) as session:
+        return session.run(answer, {x: value})
+
+
+def received() -> Totals:
+    return transport.totals()["received"].get("shared memory", Totals())
+
+
+def test_large_tensors_lie_in_shared_memory_both_ways(target: str) -> None:
+    value = np.random.default_rng(1).normal(size=(700, 1000)).astype(np.float32)
+    before = received()
+    sent = transport.totals()["sent"].get("shared memory", Totals())
+    found = there_and_back(target, value)
+    assert (found == value + value + value).all()
+    assert received().bytes - before.bytes == value.nbytes
+    assert received().copies == before.copies
+    assert transport.totals()["sent"]["shared memory"].bytes - sent.bytes == value.nbytes
+
+
+@pytest.mark.parametrize("value", [
+    np.arange(10, dtype=np.int64), np.empty((0, 3), np.float32), np.ones(SHARED_BYTES - 1, np.uint8)])
+def test_small_tensors_go_in_the_message(target: str, value: np.ndarray) -> None:
+    before = received()
+    assert (there_and_back(target, value) == value + value + value).all()
+    assert received() == before
+
+
+def test_a_segment_out_of_reach_is_asked_for_in_a_message(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object) -> None:
+        raise Unavailable("another network namespace")
+
+    value = np.arange(500_000, dtype=np.float64)
+    monkeypatch.setattr(handover, "claim", unreachable)
+    before = received()
+    assert (there_and_back(target, value) == 3 * value).all()
+    assert received() == before
+
+
+def test_tensors_keep_coming_right_while_segments_are_used_again(target: str) -> None:
+    graph = runtime.Graph()
+    x = graph.placeholder("float32", [None])
+    with graph.device("/job:worker"):
+        there = x * 2.0
+    answer = there + 1.0
+    with runtime.Session(target, graph) as session:
+        kept = []
+        for turn in range(12):
+            found = session.run([answer, there], {x: np.full(200_000, turn, np.float32)})
+            kept.append(found[1])
+            assert (found[0] == 2 * turn + 1).all()
+        assert all((array == 2 * turn).all() for turn, array in enumerate(kept))
+
+
+# The words of both ends, without a network.
+
+
+def options_of(place: Place) -> object:
+    request = wire.RecvTensorRequest.FromString(handover.offer())
+    message = wire.runtime_v1.SharedMemoryOffer(place=place.message())
+    request.transport_options.value = message.SerializeToString()
+    return request.transport_options
+
+
+def test_only_another_process_of_the_same_user_and_boot_is_served() -> None:
+    large, own = np.zeros(SHARED_BYTES, np.uint8), here()
+    assert handover.is_wanted(options_of(Place(own.boot_id, own.user_id, 1)), large)
+    assert not handover.is_wanted(options_of(own), large)
+    assert not handover.is_wanted(options_of(Place(own.boot_id, own.user_id + 1, 1)), large)
+    assert not handover.is_wanted(options_of(Place("another", own.user_id, 1)), large)
+    assert not handover.is_wanted(options_of(Place(own.boot_id, own.user_id, 1)), large[1:])
+    assert not handover.is_wanted(options_of(Place(own.boot_id, own.user_id, 1)), np.full(1 << 20, b"x", object))
+    assert not handover.is_wanted(wire.RecvTensorRequest().transport_options, large)
+
+
+def lent(array: np.ndarray) -> tuple[bytes, int]:
+    answer = encode_recv_tensor_response(array[:0], None, False, 5) + handover.lend_tensor(array)
+    datatype, empty, is_dead, _, options, _ = scan_recv_tensor_response(answer)
+    assert empty.size == 0 and not is_dead and options is not None
+    return options, datatype
+
+
+@pytest.mark.parametrize("array", [
+    np.arange(300_000, dtype=np.float64).reshape(300, 1000),
+    np.arange(300_000, dtype=np.int16).reshape(300, 1000)[:, ::2],
+    np.asfortranarray(np.arange(300_000, dtype=np.complex64).reshape(300, 1000)),
+])
+def test_a_lent_tensor_is_taken_as_it_was(array: np.ndarray) -> None:
+    found = handover.take_tensor(*lent(array))
+    assert found.dtype == array.dtype and (found == array).all()
+
+
+def test_a_tensor_in_shared_memory_is_not_copied() -> None:
+    array = transport.empty((1000, 100), np.float32)
+    array[...] = 3
+    before = transport.totals()["sent"].get("shared memory", Totals()).copies
+    found = handover.take_tensor(*lent(array))
+    assert transport.totals()["sent"]["shared memory"].copies == before
+    array[5, 5] = 4
+    assert found[5, 5] == 4 and not found.flags.writeable
+
+
+def test_a_refused_tensor_is_given_once() -> None:
+    array = np.arange(100_000, dtype=np.float32)
+    options, datatype = lent(array)
+    request = wire.RecvTensorRequest.FromString(handover.refusal(options, datatype))
+    found = handover.take_back(request.transport_options)
+    assert found is not None and found[1] == datatype and (found[0] == array).all()
+    with pytest.raises(NotFound):
+        handover.take_back(request.transport_options)
+    with pytest.raises(NotFound):
+        handover.take_tensor(options, datatype)
+    assert handover.take_back(wire.RecvTensorRequest.FromString(handover.offer()).transport_options) is None
+
+
+def test_answers_that_cannot_be_are_refused() -> None:
+    options, datatype = lent(np.arange(100_000, dtype=np.float32))
+    with pytest.raises(InvalidArgument, match=r"SharedTensor.shape is \[100000\] of double, and Lease.nbytes 400000"):
+        handover.take_tensor(options, 2)
+    with pytest.raises(InvalidArgument, match="RecvTensorResponse.transport_options is a nothing"):
+        handover.take_tensor(b"", datatype)
+    request = wire.RecvTensorRequest.FromString(handover.refusal(options, 2))
+    with pytest.raises(DataLoss, match="400000 bytes were lent"):
+        handover.take_back(request.transport_options)
