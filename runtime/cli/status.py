@@ -22,11 +22,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only-this-task", action="store_true", help="ask no other task of its cluster")
     parser.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="S",
                         help=f"seconds that each other task gets to answer [{TIMEOUT_S:g}]")
+    parser.add_argument("--watch", type=float, metavar="S", help="ask again every so many seconds, until interrupted")
     add_access_flags(parser.add_argument_group("for a server that asks who is calling"))
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the status; return 1 when a task does not answer."""
+    from runtime.errors import Error, InvalidArgument
+
+    if options.watch is None:
+        return _show(options)
+    if not options.watch > 0:
+        raise InvalidArgument(f"--watch must be more than 0 seconds, got {options.watch:g}")
+    import sys
+    import time
+
+    code = 0
+    try:
+        while True:
+            if sys.stdout.isatty() and options.output == "table":
+                print("\x1b[H\x1b[2J", end="")
+            try:
+                code = _show(options)
+            except InvalidArgument:
+                raise
+            except Error as error:  # it may come back
+                code = 1
+                print(error)
+            sys.stdout.flush()
+            time.sleep(options.watch)
+    except KeyboardInterrupt:
+        return code
+
+
+def _show(options: argparse.Namespace) -> int:
     from runtime.cli.access_flags import access_of
     from runtime.client.status import fetch_status
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from runtime._ext import running_step
@@ -18,7 +18,7 @@ from runtime.machine import resident_bytes
 from runtime.master.master import Master
 from runtime.master.service import MasterService
 from runtime.master.task import Task
-from runtime.observe.status import TaskStatus, Wait
+from runtime.observe.status import MAX_CALLS, Call, Opening, TaskStatus, Wait
 from runtime.observe.status_service import StatusService
 from runtime.step.files import FileAccess
 from runtime.worker.rpc_log import RpcLog
@@ -96,15 +96,21 @@ class GraphPlane:
             self._session_tasks = SessionTasks(self.master.master, worker, self._connections)
         return self._session_tasks
 
-    def status(self) -> TaskStatus:
+    async def status(self) -> TaskStatus:
         """Return what the task is doing right now."""
+        calls = () if self._connections is None else self._connections.status()
+        openings = () if self._session_tasks is None else self._session_tasks.link.openings()
+        # Thousands of steps may be under way.
+        return await self.master.in_thread(lambda: self._snapshot(calls, openings))
+
+    def _snapshot(self, calls: Sequence[Call], openings: tuple[Opening, ...]) -> TaskStatus:
         import runtime
 
         master = self.master.master
         worker = self.worker.made
-        own = master.task.name
+        wanted = () if worker is None else worker.wanted()
         return TaskStatus(
-            own,
+            master.task.name,
             self._address,
             os.getpid(),
             runtime.__version__,
@@ -112,12 +118,13 @@ class GraphPlane:
             tuple((device.name, device.device_type, device.incarnation) for device in master.task.devices),
             resident_bytes(),
             running_step.held_bytes(),
-            () if self._session_tasks is None else self._session_tasks.link.openings(),
+            openings,
             tuple(session.status() for session in list(master.sessions.values())),
             () if worker is None else worker.status(),
-            () if self._connections is None else self._connections.status(),
-            () if worker is None else tuple(Wait(f"tensor {key} of step {step_id}", seconds)
-                                            for step_id, key, seconds in worker.wanted()),
+            tuple(calls[:MAX_CALLS]),
+            len(calls),
+            tuple(Wait(f"tensor {key} of step {step_id}", seconds) for step_id, key, seconds in wanted[:MAX_CALLS]),
+            len(wanted),
         )
 
     def _other_tasks(self) -> dict[str, str]:

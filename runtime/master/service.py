@@ -410,6 +410,10 @@ class MasterService:
             return parse(kind, request)
         return await self._in_thread(True, lambda: parse_in_pieces(kind, request))
 
+    async def in_thread(self, work: Callable[[], _T]) -> _T:
+        """Do some work in a thread; for others of this plane."""
+        return await self._in_thread(True, work)
+
     async def _in_thread(self, large: bool, work: Callable[[], _T]) -> _T:
         """Do some work at once, or in a thread when it is large."""
         if not large:

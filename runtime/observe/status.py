@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
 
-__all__ = ["Call", "GraphStatus", "Opening", "SessionStatus", "StepStatus", "TaskStatus", "Wait", "WorkerSessionStatus",
-           "oldest_steps", "step_status"]
+__all__ = ["MAX_CALLS", "Call", "GraphStatus", "Opening", "SessionStatus", "StepStatus", "TaskStatus", "Wait",
+           "WorkerSessionStatus", "oldest_steps", "step_status"]
 
 logger = logging.getLogger(__name__)
 
-# Of a session with more, the oldest are told: those are the ones that somebody asks about.
+# Of a session with more steps, and a task with more calls, the oldest are told: those are what somebody asks about.
 MAX_STEPS = 200
+MAX_CALLS = 200
 _MAX_NAMES = 20
 
 
@@ -203,9 +204,11 @@ class TaskStatus:
         Memory of the process.
     step_bytes : int
         What the arrays of all steps hold together, those that outlive them included.
-    openings, sessions, worker_sessions, calls : tuple
+    openings, sessions, worker_sessions : tuple
+    calls : tuple of Call
+        The oldest of ``num_calls``.
     wanted : tuple of Wait
-        Tensors that others wait for here, until a step sends them.
+        Tensors that others wait for here, until a step sends them; the oldest of ``num_wanted``.
     """
 
     task: str
@@ -220,7 +223,9 @@ class TaskStatus:
     sessions: tuple[SessionStatus, ...] = ()
     worker_sessions: tuple[WorkerSessionStatus, ...] = ()
     calls: tuple[Call, ...] = ()
+    num_calls: int = 0
     wanted: tuple[Wait, ...] = ()
+    num_wanted: int = 0
 
 
 def step_status(step: StepContext, graph_handle: str = "") -> StepStatus:

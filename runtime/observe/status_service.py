@@ -32,7 +32,7 @@ class StatusService:
     Parameters
     ----------
     status : callable
-        Returns the `TaskStatus` of this task.
+        ``await status()`` is the `TaskStatus` of this task.
     others : mapping of str to str
         The other tasks of this server's cluster, with their addresses.
     ask : Ask
@@ -43,7 +43,7 @@ class StatusService:
     Concurrency: everything runs on one event loop.
     """
 
-    def __init__(self, status: Callable[[], TaskStatus], others: Mapping[str, str], ask: Ask) -> None:
+    def __init__(self, status: Callable[[], Awaitable[TaskStatus]], others: Mapping[str, str], ask: Ask) -> None:
         self._status = status
         self._others = others
         self._ask = ask
@@ -62,7 +62,7 @@ class StatusService:
         if not 0 < timeout_s <= MAX_TIMEOUT_S:
             raise InvalidArgument(f"timeout_s must be more than 0 and at most {MAX_TIMEOUT_S:g}, got {timeout_s:g}")
         response = wire.runtime_v1.StatusResponse()
-        response.task.append(task_message(self._status()))
+        response.task.append(task_message(await self._status()))
         if not message.only_this_task:
             response.task.extend(await asyncio.gather(*(
                 self._other(task, address, timeout_s) for task, address in self._others.items())))
@@ -103,7 +103,9 @@ def task_message(status: TaskStatus) -> Any:
         session=map(_session, status.sessions),
         worker_session=map(_worker_session, status.worker_sessions),
         call=map(_call, status.calls),
+        num_calls=status.num_calls,
         wanted=map(_wait, status.wanted),
+        num_wanted=status.num_wanted,
     )
     for name, kind, incarnation in status.devices:
         message.device.add(name=name, device_type=kind, incarnation=incarnation)

@@ -63,9 +63,7 @@ def _parts(task: Any) -> Iterable[str]:
             state = "(being cancelled)" if step.is_cancelled else "(runs)"
             rows += _spread((str(step.step_id), session.handle or "(shared)", duration(step.seconds),
                              size(step.held_bytes), _what_runs(step)), step.wait, state)
-        hidden = session.num_steps - len(session.step)
-        if hidden > 0:
-            rows.append((f"and {hidden} younger", session.handle, "", "", "", ""))
+        rows += _hidden(session.num_steps - len(session.step), 6)
     if len(rows) > 1:
         yield _section("steps", rows)
     if task.call:
@@ -73,10 +71,17 @@ def _parts(task: Any) -> Iterable[str]:
             ("TASK", "ADDRESS", "AGE", "AWAITED", "STATE"),
             *((call.task, call.address, duration(call.seconds), _short(call.what),
                f"silent for {duration(call.silent_seconds)}" if call.silent_seconds >= 1 else "open")
-              for call in task.call)])
+              for call in task.call),
+            *_hidden(task.num_calls - len(task.call), 5)])
     if task.wanted:
         yield _section("tensors that others wait for here", [
-            ("AGE", "TENSOR"), *((duration(wait.seconds), _short(wait.what)) for wait in task.wanted)])
+            ("AGE", "TENSOR"), *((duration(wait.seconds), _short(wait.what)) for wait in task.wanted),
+            *_hidden(task.num_wanted - len(task.wanted), 2)])
+
+
+def _hidden(number: int, num_columns: int) -> list[tuple[str, ...]]:
+    """Return the row for what is not told."""
+    return [(f"and {number} younger", *("",) * (num_columns - 1))] if number > 0 else []
 
 
 def _spread(first: tuple[str, ...], waits: Sequence[Any], nothing: str = "-") -> list[tuple[str, ...]]:

@@ -292,11 +292,12 @@ class Worker:
         return tuple(session.status() for session in list(self.sessions.values()))
 
     def wanted(self) -> Sequence[tuple[int, str, float]]:
-        """Return (step id, key, seconds) of every tensor that other tasks wait for here."""
+        """Return (step id, key, seconds) of every tensor that other tasks wait for here, the longest first."""
         now = time.monotonic()
         own = {self.task.name, *(session.task.name for session in list(self.sessions.values()))}
-        return [(step_id, key, now - since) for step_id, key, since in self._rendezvous.waiting()
-                if (parse(parse_key(key)[2]) or DeviceSpec()).task_name not in own]
+        found = [(step_id, key, now - since) for step_id, key, since in self._rendezvous.waiting()
+                 if (parse(parse_key(key)[2]) or DeviceSpec()).task_name not in own]
+        return sorted(found, key=lambda entry: -entry[2])
 
     def close(self) -> None:
         """Close every session and wake everybody who waits."""

@@ -7,6 +7,8 @@ import io
 import json
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -324,3 +326,22 @@ def test_a_step_on_one_task_says_at_its_limit_what_it_waits_for(cluster: runtime
     for target in (cluster.target, None):
         with runtime.Session(target, graph) as session, pytest.raises(DeadlineExceeded, match=awaited):
             session.run(built, options=options)
+
+
+def test_watching_goes_on_while_the_server_is_away() -> None:
+    with runtime.Server() as server:
+        target = server.target
+        line = [sys.executable, "-m", "runtime.cli", "status", target, "--watch", "0.1"]
+        with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=processes.ROOT) as watching:
+            assert watching.stdout is not None
+            try:
+                while "serving" not in watching.stdout.readline():
+                    pass
+                server.stop()
+                while "cannot be reached" not in watching.stdout.readline():
+                    pass
+                watching.send_signal(signal.SIGINT)
+                assert watching.wait(10) == 1
+            finally:
+                watching.kill()
+    assert main(["status", target, "--watch", "0"]) == 2
