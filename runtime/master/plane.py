@@ -18,7 +18,7 @@ from runtime.machine import resident_bytes
 from runtime.master.master import Master
 from runtime.master.service import MasterService
 from runtime.master.task import Task
-from runtime.observe.status import MAX_CALLS, Call, Opening, TaskStatus, Wait
+from runtime.observe.status import MAX_CALLS, Call, Opening, RoadStatus, TaskStatus, Wait
 from runtime.observe.status_service import StatusService
 from runtime.step.files import FileAccess
 from runtime.worker.rpc_log import RpcLog
@@ -105,6 +105,7 @@ class GraphPlane:
 
     def _snapshot(self, calls: Sequence[Call], openings: tuple[Opening, ...]) -> TaskStatus:
         import runtime
+        from runtime.transport.roads import totals
 
         master = self.master.master
         worker = self.worker.made
@@ -125,6 +126,8 @@ class GraphPlane:
             len(calls),
             tuple(Wait(f"tensor {key} of step {step_id}", seconds) for step_id, key, seconds in wanted[:MAX_CALLS]),
             len(wanted),
+            tuple(RoadStatus(direction, road, found.transfers, found.bytes, found.seconds, found.copies)
+                  for direction, by_road in totals().items() for road, found in by_road.items()),
         )
 
     def _other_tasks(self) -> dict[str, str]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
 
-__all__ = ["MAX_CALLS", "Call", "GraphStatus", "Opening", "SessionStatus", "StepStatus", "TaskStatus", "Wait",
-           "WorkerSessionStatus", "oldest_steps", "step_status"]
+__all__ = ["MAX_CALLS", "Call", "GraphStatus", "Opening", "RoadStatus", "SessionStatus", "StepStatus", "TaskStatus",
+           "Wait", "WorkerSessionStatus", "oldest_steps", "step_status"]
 
 logger = logging.getLogger(__name__)
 
@@ -185,6 +185,18 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class RoadStatus:
+    """What tensors went to other programs, or came from them, in one way; see `runtime.transport.roads`."""
+
+    direction: str
+    road: str
+    transfers: int
+    bytes: int
+    seconds: float
+    copies: int
+
+
+@dataclass(frozen=True, slots=True)
 class TaskStatus:
     """One task.
 
@@ -209,6 +221,8 @@ class TaskStatus:
         The oldest of ``num_calls``.
     wanted : tuple of Wait
         Tensors that others wait for here, until a step sends them; the oldest of ``num_wanted``.
+    roads : tuple of RoadStatus
+        Since the process began.
     """
 
     task: str
@@ -226,6 +240,7 @@ class TaskStatus:
     num_calls: int = 0
     wanted: tuple[Wait, ...] = ()
     num_wanted: int = 0
+    roads: tuple[RoadStatus, ...] = ()
 
 
 def step_status(step: StepContext, graph_handle: str = "") -> StepStatus:

@@ -13,7 +13,16 @@ from runtime._ext.errors import DeadlineExceeded, Error, InvalidArgument, Unimpl
 
 if TYPE_CHECKING:
     from runtime.edge.plane import Handler
-    from runtime.observe.status import Call, Opening, SessionStatus, StepStatus, TaskStatus, Wait, WorkerSessionStatus
+    from runtime.observe.status import (
+        Call,
+        Opening,
+        RoadStatus,
+        SessionStatus,
+        StepStatus,
+        TaskStatus,
+        Wait,
+        WorkerSessionStatus,
+    )
 
 __all__ = ["StatusService", "task_message"]
 
@@ -106,6 +115,7 @@ def task_message(status: TaskStatus) -> Any:
         num_calls=status.num_calls,
         wanted=map(_wait, status.wanted),
         num_wanted=status.num_wanted,
+        road=map(_road, status.roads),
     )
     for name, kind, incarnation in status.devices:
         message.device.add(name=name, device_type=kind, incarnation=incarnation)
@@ -163,6 +173,11 @@ def _step(step: StepStatus) -> Any:
         is_cancelled=step.is_cancelled,
         wait=map(_wait, step.waits),
     )
+
+
+def _road(road: RoadStatus) -> Any:
+    return wire.runtime_v1.RoadStatus(direction=road.direction, road=road.road, transfers=road.transfers,
+                                      bytes=road.bytes, seconds=road.seconds, copies=road.copies)
 
 
 def _call(call: Call) -> Any:

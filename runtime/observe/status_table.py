@@ -77,6 +77,15 @@ def _parts(task: Any) -> Iterable[str]:
         yield _section("tensors that others wait for here", [
             ("AGE", "TENSOR"), *((duration(wait.seconds), _short(wait.what)) for wait in task.wanted),
             *_hidden(task.num_wanted - len(task.wanted), 2)])
+    if task.road:
+        yield _transfers(task.road)
+
+
+def _transfers(roads: Sequence[Any]) -> str:
+    return _section("tensors moved", [
+        ("WAY", "ROAD", "TENSORS", "BYTES", "TIME", "COPIES"),
+        *((road.direction, road.road, str(road.transfers), size(road.bytes), duration(road.seconds), str(road.copies))
+          for road in roads)])
 
 
 def _hidden(number: int, num_columns: int) -> list[tuple[str, ...]]:

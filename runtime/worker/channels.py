@@ -35,7 +35,8 @@ from runtime.edge.outgoing import Outgoing
 from runtime.errors import from_code
 from runtime.graph.device_spec import DeviceSpec
 from runtime.observe.status import Call
-from runtime.transport import handover
+from runtime.transport import handover, roads
+from runtime.transport.roads import Road
 from runtime.worker.derived import DETAILS
 
 if TYPE_CHECKING:
@@ -363,6 +364,7 @@ class ClusterPeers:
             if answer is None:
                 done(None, 0, False, error)
                 return
+            began = time.perf_counter()
             try:
                 datatype, array, is_dead, _, options, _ = scan_recv_tensor_response(answer, _LOOP_DECODE_BYTES)
                 if options is not None:
@@ -373,6 +375,7 @@ class ClusterPeers:
             except Error as problem:
                 done(None, 0, False, problem)
             else:
+                roads.count("received", Road.MESSAGE, array.nbytes, time.perf_counter() - began, 0)
                 arrived(datatype, array, is_dead)
 
         def arrived(datatype: int, array: Any, is_dead: bool) -> None:
@@ -411,6 +414,7 @@ class ClusterPeers:
         """Decode in a thread what takes long: strings, and tensors that are no view of their message."""
 
         def work() -> None:
+            began = time.perf_counter()
             try:
                 with MemoryBound(self._memory_limit) as bound:
                     try:
@@ -421,6 +425,7 @@ class ClusterPeers:
             except Exception as error:
                 done(None, 0, False, error)
             else:
+                roads.count("received", Road.MESSAGE, array.nbytes, time.perf_counter() - began, 1)
                 arrived(datatype, array, is_dead)
 
         try:

@@ -17,6 +17,8 @@ from runtime.devices.attributes import device_attributes
 from runtime.edge.plane import Answer, Handler
 from runtime.master.messages import parse
 from runtime.step.stats import step_stats
+from runtime.transport import roads
+from runtime.transport.roads import Road
 
 if TYPE_CHECKING:
     from runtime._ext.worker_codec import RunGraphCall
@@ -247,7 +249,10 @@ class WorkerService:
             lent = await loop.run_in_executor(None, handover.lend_tensor, sent.array)
             if lent is not None:
                 return encode_recv_tensor_response(sent.array[:0], int(sent.kind), False, now) + lent
-        return encode_recv_tensor_response(sent.array, int(sent.kind), False, now, apart=True)
+        began = time.perf_counter()
+        answer = encode_recv_tensor_response(sent.array, int(sent.kind), False, now, apart=True)
+        roads.count("sent", Road.MESSAGE, sent.array.nbytes, time.perf_counter() - began, 0)
+        return answer
 
     # Looking
 

@@ -101,6 +101,11 @@ def test_a_waiting_step_is_seen_on_all_its_tasks(cluster: runtime.Cluster) -> No
             finally:
                 session.run(filled)
         assert not errors and found == [42.0]
+        # The token went from one process to the other in a message: it is a small one.
+        moved = {(task, road.direction): road for task, told in status(cluster.target).items() for road in told.road
+                 if road.road == "message"}
+        assert moved[PS, "sent"].transfers >= 1 and moved[PS, "sent"].bytes >= 4
+        assert moved[ONE, "received"].transfers >= 1 and moved[ONE, "received"].copies == 0
         assert list(seen) == [ONE, PS, TWO]
         assert all(task.pid and not task.error and task.rss_bytes > 1 << 20 for task in seen.values())
 

@@ -7,7 +7,15 @@ import pytest
 from runtime import wire
 from runtime._ext.executor import StepContext
 from runtime.observe import status
-from runtime.observe.status import Call, StepStatus, TaskStatus, Wait, WorkerSessionStatus, oldest_steps
+from runtime.observe.status import (
+    Call,
+    RoadStatus,
+    StepStatus,
+    TaskStatus,
+    Wait,
+    WorkerSessionStatus,
+    oldest_steps,
+)
 from runtime.observe.status_service import task_message
 from runtime.observe.status_table import aligned, duration, size, status_table
 
@@ -41,6 +49,7 @@ def test_a_table_says_what_it_leaves_out() -> None:
         worker_sessions=(WorkerSessionStatus("s", 1.0, "", False, (), 12, (step, waiting)),),
         calls=(Call("t", "a:1", f"the tensor {KEY}", 9.0, 4.0), Call("t", "a:1", "step 8", 1.0, 0.5)), num_calls=5,
         wanted=(Wait(f"tensor {KEY} of step 8", 2.0),), num_wanted=2,
+        roads=(RoadStatus("received", "shared memory", 3, 64 << 20, 0.25, 1),),
     )
     lost = wire.runtime_v1.TaskStatus(task="/job:w/replica:0/task:4", address="h:2", error="no answer within 3 s")
     told = wire.runtime_v1.StatusResponse(task=[task_message(task), lost])
@@ -68,6 +77,9 @@ def test_a_table_says_what_it_leaves_out() -> None:
         "AGE TENSOR",
         f"2.0s tensor {short} of step 8",
         "and 1 younger",
+        "tensors moved:",
+        "WAY ROAD TENSORS BYTES TIME COPIES",
+        "received shared memory 3 64 MiB 0.2s 1",
     )]
 
 
