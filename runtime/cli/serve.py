@@ -132,7 +132,14 @@ class _Signals:
 
 
 def _watch_standard_input(loop: asyncio.AbstractEventLoop, signals: _Signals) -> None:
-    """Take the end of standard input for a signal; what comes before it is thrown away."""
+    """Take the end of standard input for a signal; what comes before it is thrown away.
+
+    Raises
+    ------
+    InvalidArgument
+        If standard input is closed, or is a file: its end would say nothing.
+    """
+    from runtime.errors import InvalidArgument
 
     def readable() -> None:
         try:
@@ -145,8 +152,14 @@ def _watch_standard_input(loop: asyncio.AbstractEventLoop, signals: _Signals) ->
             loop.remove_reader(descriptor)
             signals.arrived("EOF")
 
+    needed = "--stop-at-eof needs a pipe, a socket or a terminal on standard input"
+    if sys.stdin is None:
+        raise InvalidArgument(f"{needed}: it is closed")
     descriptor = sys.stdin.fileno()
-    loop.add_reader(descriptor, readable)
+    try:
+        loop.add_reader(descriptor, readable)
+    except OSError as error:
+        raise InvalidArgument(f"{needed}: {error}") from None
 
 
 async def _trim_when_idle(listener: Listener) -> None:

@@ -257,3 +257,25 @@ def test_serve_does_not_install_an_event_loop_policy() -> None:
         "assert type(asyncio.get_event_loop_policy()) is before"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=30, cwd=processes.ROOT)
+
+
+def test_serve_stops_when_its_input_ends(tmp_path: Path) -> None:
+    with processes.start_server(tmp_path, "--stop-at-eof") as server:
+        assert server.process.stdin is not None
+        server.process.stdin.write("thrown away\n")
+        server.process.stdin.flush()
+        with connect(server.address) as client:
+            assert client.unary(HEALTH) == b"\x08\x01"
+        server.process.stdin.close()
+        assert server.process.wait(15) == 0
+        assert "draining signal=EOF" in server.log()
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_an_input_that_cannot_end_is_refused(loop: str, tmp_path: Path) -> None:
+    line = [sys.executable, "-c", "import sys; from runtime.cli import main; sys.exit(main())", "serve", "--listen",
+            "127.0.0.1:0", "--data-dir", str(tmp_path), "--loop", loop, "--stop-at-eof"]
+    refused = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30,
+                             cwd=processes.ROOT)
+    assert refused.returncode == 2
+    assert "--stop-at-eof needs a pipe" in refused.stderr and "Traceback" not in refused.stderr
