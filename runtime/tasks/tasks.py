@@ -130,6 +130,7 @@ class Tasks:
         self._session_ids: dict[int, str] = {}
         self._starting: list[Lease] = []
         self._start_timer: asyncio.TimerHandle | None = None
+        self._sweep: asyncio.Future[int] | None = None
         self._background: dict[asyncio.Future[Any], None] = {}
         store.watch(self._notify)
 
@@ -150,7 +151,12 @@ class Tasks:
                     cancellation.end_canceling(tables, task, now_s)
 
         await self.store.write(recover)
-        self._in_background(self.objects.sweep(self._referred))
+        self._sweep = asyncio.ensure_future(self.objects.sweep(self._referred))
+        self._in_background(self._sweep)
+
+    async def swept(self) -> int:
+        """Wait until the objects that the last server left without a row are gone; return how many there were."""
+        return 0 if self._sweep is None else await asyncio.shield(self._sweep)
 
     async def stop(self) -> None:
         """Let everybody who waits go, and give back what agents have not given back. The store is closed by others."""

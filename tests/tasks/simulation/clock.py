@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-
 # No story takes longer than this, in seconds of the fake clock.
 _END = 3600.0
 
