@@ -29,7 +29,7 @@ cdef extern from "kernels/gemm.h" nogil:
 
 cdef enum:
     # Products of fewer multiplications (some 100 us in one thread) gain less by a helper than they lose when it is late.
-    SHARED_FROM = 1 << 23
+    SHARED_FROM = 1 << 21
 
 
 cdef bint available() noexcept nogil:
