@@ -1,7 +1,8 @@
 """Run TensorFlow's own server with one task until standard input closes; started in the peer interpreter.
 
-Usage: ``tensorflow_server.py [SERVER_DEF_JSON]``, where the argument holds ``cluster``, ``job`` and ``task``. Without
-it the cluster is the job ``local`` with this one task on a free port. Prints ``ready grpc://HOST:PORT``.
+Usage: ``tensorflow_server.py [SERVER_DEF_JSON]``, where the argument holds ``cluster``, ``job``, ``task`` and perhaps
+``leader``, the task that leads collectives. Without it the cluster is the job ``local`` with this one task on a free
+port. Prints ``ready grpc://HOST:PORT``.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ def main() -> None:
 
     if len(sys.argv) > 1:
         given = json.loads(sys.argv[1])
+        config = tf.ConfigProto()
+        config.experimental.collective_group_leader = given.get("leader", "")
         server = tf.train.Server(
-            tf.train.ClusterSpec(given["cluster"]), job_name=given["job"], task_index=given["task"], protocol="grpc"
+            tf.train.ClusterSpec(given["cluster"]), job_name=given["job"], task_index=given["task"], protocol="grpc",
+            config=config,
         )
     else:
         server = tf.train.Server.create_local_server()

@@ -14,7 +14,7 @@ from runtime.graph.graph import Graph
 from runtime.graph.names import split_tensor
 from runtime.graph.node import Node
 from runtime.graph.prune import feed_endpoint, order, select
-from runtime.master.steps import Compiled, PreparedStep, StepOptions
+from runtime.master.steps import Compiled, PreparedStep, StepOptions, key_of
 
 if TYPE_CHECKING:
     from runtime.master.session import MasterSession
@@ -82,6 +82,7 @@ class CallableTable:
             run_options,
             selection,
             entry,
+            key_of(step, selection, run_options),
         )
         with self._lock:
             handle = self._next

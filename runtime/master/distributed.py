@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runtime._ext.errors import Cancelled, Error, Internal, InvalidArgument
+from runtime.master.collective_steps import graph_key
 from runtime.worker.derived import is_derived
 
 if TYPE_CHECKING:
@@ -32,8 +33,12 @@ class Member(Protocol):
 
     name: str
 
-    def register(self, graph_def: Any, done: Callable[[str | None, BaseException | None], None]) -> None:
-        """Register a graph; ``done(handle, error)`` is called exactly once."""
+    def register(self, graph_def: Any, collective_key: int, done: Callable[[str | None, BaseException | None], None]
+                 ) -> None:
+        """Register a graph; ``done(handle, error)`` is called exactly once.
+
+        The key is not 0 for a graph with collectives.
+        """
 
     def run(self, graph_handle: str, step_id: int, send: dict[str, tuple[Any, DataType]], receive: Sequence[str],
             trace: bool, done: Callable[[list[Any] | None, Any, BaseException | None], None]) -> Callable[[], None]:
@@ -101,6 +106,7 @@ class DistributedStep:
         self.fetch_types: tuple[DataType, ...] = tuple(entry[3] for entry in selection.fetches)
         self.timing: dict[int, float] = {}
         self.parts = parts
+        self._collective_key = graph_key(selection.nodes)
         self._members = {task: members[task] for task in parts.graphs}
         self._own = own_task
         self._handles: dict[str, str] | None = None
@@ -177,7 +183,7 @@ class DistributedStep:
                 one(failure)
 
         for task, member in self._members.items():
-            member.register(self.parts.graphs[task], partial(arrived, task))
+            member.register(self.parts.graphs[task], self._collective_key, partial(arrived, task))
 
 
 class _Run:

@@ -85,6 +85,11 @@ class Master:
         self._closed = False
         self._lock = threading.Lock()
 
+    @property
+    def has_cluster(self) -> bool:
+        """Tell whether the server is a task of a cluster."""
+        return self._cluster is not None
+
     def other_tasks(self, config: Any, target: str = "") -> tuple[dict[str, str], ClusterSpec | None]:
         """Return the tasks that a session would use besides its own, with their addresses, and its own cluster if any.
 

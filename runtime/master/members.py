@@ -47,7 +47,7 @@ class OwnTask:
         self._session = session
         self._hand_over = hand_over
 
-    def register(self, graph_def: Any, done: Registered) -> None:
+    def register(self, graph_def: Any, collective_key: int, done: Registered) -> None:
         """Compile this task's part in a thread."""
 
         def work() -> None:
@@ -113,9 +113,10 @@ class OtherTask:
     def _begin(self, method: str, request: bytes, what: str, done: Answered) -> Callable[[], None]:
         return self._connections.begin(self.address, self.name, method, request, what, done)
 
-    def register(self, graph_def: Any, done: Registered) -> None:
+    def register(self, graph_def: Any, collective_key: int, done: Registered) -> None:
         """Have the task register its part."""
-        request = wire.RegisterGraphRequest(session_handle=self._handle, create_worker_session_called=True)
+        request = wire.RegisterGraphRequest(session_handle=self._handle, create_worker_session_called=True,
+                                            collective_graph_key=collective_key)
         request.graph_def.CopyFrom(graph_def)
         request.graph_options.CopyFrom(self._config.graph_options)
         request.config_proto.CopyFrom(self._config)

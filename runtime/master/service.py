@@ -143,6 +143,8 @@ class MasterService:
             except BaseException:
                 await _until_closed(self._sessions[handle], self.master.close_session(handle))
                 raise
+        elif self.master.has_cluster and self._make_tasks is not None:
+            self._tasks().join_collectives(handle, message.config, cluster)
         return wire.CreateSessionResponse(session_handle=handle, graph_version=version).SerializeToString()
 
     async def extend_session(self, request: bytes, context: Any) -> bytes:
@@ -314,6 +316,9 @@ class MasterService:
         from runtime.master.metadata import step_metadata
 
         waiting = _Waiting()
+        number = session.number_to_wait_for(prepared)
+        if number is not None:
+            await asyncio.wrap_future(number)
         step = session.begin(prepared)
         session.start(prepared, step, feeds, waiting.done)
         outputs = await waiting.result(session, step, session.timeout_s(prepared.options), began)

@@ -34,6 +34,7 @@ from runtime.graph.place import Placer
 from runtime.graph.prune import Selection, feed_endpoint, select
 from runtime.graph.validate import check_node, type_label
 from runtime.master.callables import CallableTable
+from runtime.master.collective_steps import StepNumbers
 from runtime.master.config import SessionConfig
 from runtime.master.distributed import StepFailure
 from runtime.master.ending import CLOSE_WAIT_S, CLOSED_BY_CLIENT, timed_out
@@ -137,6 +138,7 @@ class MasterSession:
         self.steps = StepTable(step_limit, compile_signature)
         self.callables = CallableTable(self)
         self.partial_runs = PartialRuns(self, step_limit)
+        self._numbers_of_steps = StepNumbers()
         self._extending = threading.Lock()
         self._lock = threading.Lock()
         self._running: dict[int, StepContext] = {}
@@ -234,7 +236,7 @@ class MasterSession:
         recordings = self.recorder.claim(self.handle) if prepared is not None and self.recorder.is_active else ()
         trace = StepTrace() if recordings or (prepared is not None and prepared.options.trace) else None
         step = StepContext(
-            random.getrandbits(_STEP_ID_BITS), self.state, trace, self.runner.hand_over, self.step_memory_limit, at_once
+            self._step_id(prepared), self.state, trace, self.runner.hand_over, self.step_memory_limit, at_once
         )
         if prepared is not None:
             step.selection = prepared.selection
@@ -246,10 +248,30 @@ class MasterSession:
             raise FailedPrecondition("Session is closed.")
         return step
 
+    def number_to_wait_for(self, prepared: PreparedStep) -> Future[None] | None:
+        """Return what to wait for before `begin`: the number of a step that other masters run parts of."""
+        collectives = self.state.collectives
+        if not prepared.collective_key or collectives is None:
+            return None
+        return self._numbers_of_steps.ask(collectives, prepared.collective_key)
+
+    def _step_id(self, prepared: PreparedStep | None) -> int:
+        collectives = self.state.collectives
+        if prepared is None or not prepared.collective_key or collectives is None:
+            return random.getrandbits(_STEP_ID_BITS)
+        found = self._numbers_of_steps.take(collectives, prepared.collective_key)
+        if found is None:
+            raise FailedPrecondition("another step with the same collectives runs in this session: only one can at a "
+                                     "time, or the members of their groups could not tell them apart")
+        return found
+
     def end(self, step: StepContext) -> None:
         """Let a step go: its own resources vanish."""
         step.close()
         self._running.pop(step.step_id, None)
+        if self.state.collectives is not None:
+            self._numbers_of_steps.end(self.state.collectives, step.step_id)
+            self.state.collectives.forget_step(step.step_id)
         if step.trace is not None:
             self.recorder.end(step)
         if self._causes:
@@ -268,6 +290,7 @@ class MasterSession:
 
         Call it before `end`.
         """
+        self._numbers_of_steps.fail(step.step_id)
         cause = self._causes.get(step.step_id)
         if cause is not None:
             return cause
@@ -378,6 +401,9 @@ class MasterSession:
     def run_prepared(self, prepared: PreparedStep, values: Sequence[Any]) -> tuple[list[Any], Any]:
         """Run a prepared step with checked feeds and wait for it: outputs and RunMetadata (or None)."""
         timeout_s = self.timeout_s(prepared.options)
+        number = self.number_to_wait_for(prepared)
+        if number is not None:
+            number.result(timeout_s or None)
         step = self.begin(prepared)
         if not prepared.step.blocking and not timeout_s:
             try:

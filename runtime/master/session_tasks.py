@@ -59,10 +59,16 @@ class SessionTasks:
         kept.CopyFrom(config)
         await self.link.open(handle, tasks, kept, cluster, session.task.name)
         self._open[handle] = tasks
-        own = self._worker.adopt_session(handle, session.task, session.state, cluster)
+        leader = config.experimental.collective_group_leader
+        own = self._worker.adopt_session(handle, session.task, session.state, cluster, leader)
         session.members[own.task.name] = OwnTask(self._worker, own, session.runner.hand_over)
         for task, address in tasks.items():
             session.members[task] = OtherTask(self._connections, task, address, handle, kept)
+
+    def join_collectives(self, handle: str, config: Any, cluster: ClusterSpec | None) -> None:
+        """Let the steps of a session that has this task alone take part in collectives with others."""
+        session: Any = self._master.session(handle)
+        self._worker.join_collectives(session.state, session.task, cluster, config.experimental.collective_group_leader)
 
     async def close(self, handle: str) -> None:
         """Close a session on its tasks; one that was never open there is fine."""

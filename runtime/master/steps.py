@@ -18,6 +18,7 @@ from runtime import wire
 from runtime._ext.errors import InvalidArgument, Unimplemented
 from runtime._ext.step_codec import ResponsePlan
 from runtime.graph.prune import Selection
+from runtime.master.collective_steps import common_key
 from runtime.step.fold import TooLong
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ class PreparedStep:
     options : StepOptions
     selection : Selection
     entry : Compiled
+    collective_key : int
+        Not 0 for a step whose number the leader of its collectives gives out.
     """
 
     step: CompiledStep
@@ -143,6 +146,7 @@ class PreparedStep:
     options: StepOptions
     selection: Selection
     entry: Compiled
+    collective_key: int = 0
 
     def arrange_feeds(self, values: Sequence[Any]) -> Sequence[Any]:
         """Return the request's feeds in the compiled step's order."""
@@ -275,7 +279,8 @@ class StepTable:
         fetch_order = None if distinct == sorted_fetches else _positions(sorted_fetches, distinct)
         plan = ResponsePlan(distinct, [int(fetch_types[name]) for name in distinct])
         return PreparedStep(
-            step, feeds, [int(types[name]) for name in feeds], feed_order, fetch_order, plan, options, selection, entry
+            step, feeds, [int(types[name]) for name in feeds], feed_order, fetch_order, plan, options, selection, entry,
+            key_of(step, selection, options),
         )
 
     def _make_room(self) -> None:
@@ -303,6 +308,13 @@ class StepTable:
         with self._lock:
             self._signatures.clear()
             self.exact.clear()
+
+
+def key_of(step: CompiledStep, selection: Selection, options: StepOptions) -> int:
+    """Return the key under which a step gets its number, 0 for a number of its own."""
+    if not step.blocking:  # collectives wait
+        return 0
+    return common_key(selection.nodes, options.collective_key, spans_tasks=hasattr(step, "parts"))
 
 
 def canonical(feeds: Sequence[str], fetches: Sequence[str], targets: Sequence[str]) -> Signature:

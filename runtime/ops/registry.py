@@ -108,6 +108,7 @@ FAMILIES = (
     "runtime.ops.uniques",
     "runtime.ops.control_flow",
     "runtime.ops.transfers",
+    "runtime.ops.collectives",
     "runtime.ops.functional",
     "runtime.ops.queues",
     "runtime.ops.tables",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from runtime.graph.node import Node
     from runtime.step.files import FileAccess
     from runtime.step.functions import Functions
+    from runtime.worker.collectives.session import SessionCollectives
 
 __all__ = ["CompiledFunction", "GradientOf", "KernelEnv", "SessionState"]
 
@@ -39,6 +40,8 @@ class SessionState:
         Which paths graph ops may touch.
     constants : dict of Node to ndarray
         Values of Const nodes, shared by the steps that have been compiled.
+    collectives : SessionCollectives or None
+        How kernels reach the other members of groups; None where there is no cluster.
     step_memory_limit : int
         What the arrays of one step, or of one call of a dataset's function, may hold at once, in bytes; 0 for no limit.
     """
@@ -58,6 +61,7 @@ class SessionState:
         self.resources = device.resources if resources is None else resources
         self.constants: dict[Node, Any] = {}
         self.functions: Functions | None = None
+        self.collectives: SessionCollectives | None = None
         self._kernels: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
         self._private_resources: list[tuple[str, str, str]] = []
@@ -70,6 +74,7 @@ class SessionState:
         """
         made = SessionState(self.device, self.files, self.resources, self.step_memory_limit, self)
         made.constants = self.constants
+        made.collectives = self.collectives
         return made
 
     def kernel_state(self, node_name: str, op: str, create: Callable[[], _T]) -> _T:

@@ -33,7 +33,7 @@ from runtime._ext.worker_codec import scan_recv_tensor_response
 from runtime.cluster_spec import ClusterSpec
 from runtime.edge.outgoing import Outgoing
 from runtime.errors import from_code
-from runtime.graph.device_spec import DeviceSpec
+from runtime.graph.device_spec import DeviceSpec, parse
 from runtime.observe.status import Call
 from runtime.transport import handover, roads
 from runtime.transport.roads import Road
@@ -346,6 +346,20 @@ class ClusterPeers:
             for index, address in tasks.items()
         }
 
+    @property
+    def first_task(self) -> str:
+        """Return the cluster's first task, by job and index."""
+        return min(self.addresses, key=_order, default="")
+
+    def call(self, task: str, method: str, request: bytes, what: str, done: Answered) -> Callable[[], None]:
+        """Call a method of a task; see `Peers.call`."""
+        address = self.addresses.get(task)
+        if address is None:
+            done(None, InvalidArgument(f"{what} is to come from {task}, which is no task of this cluster: "
+                                       f"{', '.join(sorted(self.addresses))}"))
+            return _nothing
+        return self._connections.begin(address, task, method, request, what, done)
+
     def receive(self, task: str, step_id: int, key: str, done: Received) -> Callable[[], None]:
         """Ask a task for a tensor; see `Peers.receive`."""
         address = self.addresses.get(task)
@@ -432,6 +446,12 @@ class ClusterPeers:
             self._hand_over(work)
         except Error as error:
             done(None, 0, False, error)
+
+
+def _order(task: str) -> tuple[str, int]:
+    spec = parse(task)
+    assert spec is not None
+    return spec.job or "", spec.task or 0
 
 
 def _nothing() -> None:

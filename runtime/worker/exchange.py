@@ -48,7 +48,17 @@ class _Call:
 
 
 class Peers(Protocol):
-    """The other tasks of a cluster, as a step calls them. Safe from several threads."""
+    """The other tasks of a cluster, as a step calls them. Safe from several threads.
+
+    """
+
+    @property
+    def first_task(self) -> str:
+        """Return the cluster's first task in the order of names; it leads collectives where nobody says who does."""
+
+    def call(self, task: str, method: str, request: bytes, what: str,
+             done: Callable[[bytes | None, BaseException | None], None]) -> Callable[[], None]:
+        """Call a method of the WorkerService of a task; ``done(answer, error)``. Returns what gives the call up."""
 
     def receive(self, task: str, step_id: int, key: str, done: Callable[[Any, int, bool, BaseException | None], None]
                 ) -> Callable[[], None]:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
-from runtime._ext.errors import Cancelled, Error, Internal, Unimplemented
+from runtime._ext.errors import Cancelled, Error, FailedPrecondition, Internal, Unimplemented
 from runtime._ext.worker_codec import encode_recv_tensor_response, encode_run_graph_response, scan_run_graph
 from runtime.cluster_spec import ClusterSpec
 from runtime.devices.attributes import device_attributes
@@ -19,6 +19,7 @@ from runtime.master.messages import parse
 from runtime.step.stats import step_stats
 from runtime.transport import roads
 from runtime.transport.roads import Road
+from runtime.worker.collectives.messages import encode_buffer
 
 if TYPE_CHECKING:
     from runtime._ext.worker_codec import RunGraphCall
@@ -35,8 +36,6 @@ logger = logging.getLogger(__name__)
 # Work on a graph below this size takes the loop a millisecond or two; above it goes to a thread.
 _LARGE_REQUEST_BYTES = 32 * 1024
 _GRAPH_THREADS = 2
-
-_COLLECTIVE = "this worker takes no part in collectives: {} is not served"
 
 
 class WorkerService:
@@ -77,10 +76,10 @@ class WorkerService:
                 "RecvTensor": self.recv_tensor,
                 "Logging": self.logging,
                 "Tracing": _refusing("Tracing"),
-                "RecvBuf": _refusing(_COLLECTIVE.format("RecvBuf")),
-                "GetStepSequence": _refusing(_COLLECTIVE.format("GetStepSequence")),
-                "CompleteGroup": _refusing(_COLLECTIVE.format("CompleteGroup")),
-                "CompleteInstance": _refusing(_COLLECTIVE.format("CompleteInstance")),
+                "RecvBuf": self.recv_buf,
+                "GetStepSequence": self.get_step_sequence,
+                "CompleteGroup": self.complete_group,
+                "CompleteInstance": self.complete_instance,
                 "MarkRecvFinished": self.mark_recv_finished,
             }
         }
@@ -138,6 +137,9 @@ class WorkerService:
         """RegisterGraph."""
         message = parse(wire.RegisterGraphRequest, request)
         session = self.worker.session(message.session_handle, message.create_worker_session_called)
+        leader = message.config_proto.experimental.collective_group_leader
+        if leader and session.state.collectives is not None:
+            session.state.collectives.leader = leader
         if len(request) > _LARGE_REQUEST_BYTES or not self._has_registered:
             self._has_registered = True
             handle = await asyncio.get_running_loop().run_in_executor(
@@ -254,6 +256,49 @@ class WorkerService:
         roads.count("sent", Road.MESSAGE, sent.array.nbytes, time.perf_counter() - began, 0)
         return answer
 
+    # Collectives
+
+    async def complete_group(self, request: bytes, context: Any) -> bytes:
+        """CompleteGroup: this task leads; answers when all members are there."""
+        message = parse(wire.CompleteGroupRequest, request)
+        group = await _outcome(lambda done: self.worker.collectives.groups.join(
+            message.group_key, message.group_size, message.device_type, message.device_attributes, done))
+        return wire.CompleteGroupResponse(
+            group_key=group.key, group_size=len(group.members), device_type=group.device_type,
+            num_tasks=group.num_tasks, device_attributes=group.members).SerializeToString()
+
+    async def complete_instance(self, request: bytes, context: Any) -> bytes:
+        """CompleteInstance: answers when the members agree, and who the source of a broadcast is."""
+        message = parse(wire.CompleteInstanceRequest, request)
+        collectives = self.worker.collectives
+        group = collectives.groups.get(message.group_key)
+        if group is None:
+            raise FailedPrecondition(f"group {message.group_key} not found. This normally means the server has "
+                                     "restarted")
+        shape = tuple(dim.size for dim in message.shape.dim)
+        rank = await _outcome(lambda done: collectives.instances.join(
+            group, message.instance_key, message.type, message.data_type, shape, message.device, message.is_source,
+            message.step_id, done))
+        return wire.CompleteInstanceResponse(instance_key=message.instance_key, source_rank=rank).SerializeToString()
+
+    async def get_step_sequence(self, request: bytes, context: Any) -> bytes:
+        """GetStepSequence: the numbers of the next steps of some graph keys."""
+        message = parse(wire.GetStepSequenceRequest, request)
+        response = wire.GetStepSequenceResponse()
+        for key, number in self.worker.collectives.sequences.make(message.graph_key):
+            response.step_sequence.add(graph_key=key, next_step_id=number)
+        return response.SerializeToString()
+
+    async def recv_buf(self, request: bytes, context: Any) -> Answer:
+        """RecvBuf: a piece of a collective, when it is there."""
+        message = parse(wire.RecvBufRequest, request)
+        offered = await _outcome(lambda done: self.worker.give_buffer(
+            message.step_id, message.buf_rendezvous_key, message.src_device, message.src_incarnation,
+            message.request_id, done))
+        answer = encode_buffer(offered.array, time.time_ns() // 1000)
+        offered.taken()
+        return answer
+
     # Looking
 
     async def logging(self, request: bytes, context: Any) -> bytes:
@@ -277,6 +322,26 @@ class WorkerService:
         """MarkRecvFinished: nothing is kept for a second answer, so there is nothing to forget."""
         parse(wire.MarkRecvFinishedRequest, request)
         return b""
+
+
+async def _outcome(begin: Callable[[Callable[[Any, BaseException | None], None]], Callable[[], None]]) -> Any:
+    """Begin something that calls back from any thread, and wait for it; give it up when the caller has gone."""
+    loop = asyncio.get_running_loop()
+    waiting: asyncio.Future[Any] = loop.create_future()
+
+    def settle(found: Any, error: BaseException | None) -> None:
+        if waiting.done():
+            return
+        if error is not None:
+            waiting.set_exception(error)
+        else:
+            waiting.set_result(found)
+
+    drop = begin(lambda found, error: _call_on(loop, lambda: settle(found, error)))
+    try:
+        return await waiting
+    finally:
+        drop()
 
 
 def _refusing(text: str) -> Callable[[bytes, Any], Any]:

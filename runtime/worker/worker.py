@@ -14,6 +14,8 @@ from runtime.cluster_spec import ClusterSpec
 from runtime.dtypes import DataType
 from runtime.graph.device_spec import DeviceSpec, parse
 from runtime.master.request_ids import RequestIds
+from runtime.worker.collectives.hub import Collectives
+from runtime.worker.collectives.session import SessionCollectives
 from runtime.worker.derived import restarted
 from runtime.worker.exchange import Sent
 from runtime.worker.session import LEGACY, GraphRun, WorkerSession
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from runtime.observe.status import WorkerSessionStatus
     from runtime.step.environment import SessionState
     from runtime.step.runner import StepRunner
+    from runtime.worker.collectives.hub import Offered
     from runtime.worker.exchange import Peers
 
 __all__ = ["Worker"]
@@ -71,6 +74,7 @@ class Worker:
         self._connect = connect
         self._own_peers: Peers | None = None
         self._step_memory_limit = step_memory_limit
+        self.collectives = Collectives(task)
         self._rendezvous = RendezvousTable()
         self._lock = threading.Lock()
 
@@ -104,11 +108,13 @@ class Worker:
             if handle in self.sessions:
                 return
             peers = self._peers() if cluster is None else self._connect(cluster)
-            self.sessions[handle] = WorkerSession(handle, task, isolated, peers, self._runner,
-                                                  self._step_memory_limit, master=master)
+            made = self.sessions[handle] = WorkerSession(handle, task, isolated, peers, self._runner,
+                                                         self._step_memory_limit, master=master)
+            self._equip(made.state, task, peers)
         logger.info("worker session created", extra={"session": handle, "isolated": isolated})
 
-    def adopt_session(self, handle: str, task: Task, state: SessionState, cluster: ClusterSpec | None) -> WorkerSession:
+    def adopt_session(self, handle: str, task: Task, state: SessionState, cluster: ClusterSpec | None,
+                      leader: str = "") -> WorkerSession:
         """Open a session of the master in this process, with that one's state.
 
         Parameters
@@ -117,12 +123,25 @@ class Worker:
             By the name that it has in the session.
         cluster : ClusterSpec or None
             The session's own; None for the server's.
+        leader : str
+            Of its collectives, where the session names one.
         """
         with self._lock:
             peers = self._peers() if cluster is None else self._connect(cluster)
             made = self.sessions[handle] = WorkerSession(handle, task, False, peers, self._runner,
                                                          self._step_memory_limit, state, task.name)
+            self._equip(state, task, peers, leader)
         return made
+
+    def join_collectives(self, state: SessionState, task: Task, cluster: ClusterSpec | None, leader: str) -> None:
+        """Let a session of the master in this process take part in collectives; parameters as of `adopt_session`."""
+        with self._lock:
+            self._equip(state, task, self._peers() if cluster is None else self._connect(cluster), leader)
+
+    def _equip(self, state: SessionState, task: Task, peers: Peers | None, leader: str = "") -> None:
+        if not leader and peers is not None:
+            leader = peers.first_task
+        state.collectives = SessionCollectives(self.collectives, task, peers, leader)
 
     def session(self, handle: str, was_created: bool) -> WorkerSession:
         """Return a session by its handle, or the one that masters share who create none.
@@ -138,6 +157,7 @@ class Worker:
                 if found is None:
                     found = self.sessions[LEGACY] = WorkerSession(LEGACY, self.task, False, self._peers(),
                                                                   self._runner, self._step_memory_limit)
+                    self._equip(found.state, self.task, self._peers())
                 return found
         found = self.sessions.get(handle)
         if found is None:
@@ -223,6 +243,7 @@ class Worker:
     def clean(self, step_id: int) -> None:
         """Forget what is left of a step. One that is not known is fine."""
         self._rendezvous.clean(step_id)
+        self.collectives.clean(step_id)
         for session in list(self.sessions.values()):
             session.release(step_id)
 
@@ -277,6 +298,18 @@ class Worker:
         if spec.task_name not in {self.task.name, *(session.task.name for session in list(self.sessions.values()))}:
             raise InvalidArgument(f"Invalid rendezvous key (src): {key} @ {self.task.name}")
 
+    def give_buffer(self, step_id: int, key: str, device: str, incarnation: int, request_id: int,
+                    done: Callable[[Offered | None, BaseException | None], None]) -> Callable[[], None]:
+        """Hand over a piece of a collective as soon as it is there; see `Collectives.give_out`.
+
+        Raises
+        ------
+        Aborted
+            If the request was seen before, too.
+        """
+        self.request_ids.check(request_id, "RecvBuf (GrpcWorker)", "")
+        return self.collectives.give_out(step_id, key, device, incarnation, done)
+
     # Looking, ending
 
     def drain(self) -> None:
@@ -307,6 +340,7 @@ class Worker:
         for session in sessions:
             session.close()
         self._rendezvous.clean_all(Cancelled("the server is stopping"))
+        self.collectives.close()
 
 
 def _nothing() -> None:

@@ -21,6 +21,7 @@ class Step:
 
     feed_types: tuple[int, ...]
     fetch_types: tuple[int, ...]
+    blocking: bool = False
 
 
 class Compiler:
