@@ -27,8 +27,6 @@ PURGE_S = 3600.0
 PROBE_S = 10.0
 # Checks that may be under way at once.
 MAX_PROBES = 32
-# How long the store may take to answer before the fleet says that it does not serve.
-STORE_ANSWER_S = 1.0
 
 
 class Serving(Enum):
@@ -114,13 +112,13 @@ class Fleet:
         await self.dispatcher.adopt(machine.uuid)
         return machine
 
-    async def serving(self, *, dispatches: bool = False) -> Serving:
+    def serving(self, *, dispatches: bool = False) -> Serving:
         """Return whether calls are taken; with ``dispatches``, whether a new machine would be given a server."""
         if self._draining:
             return Serving.NOT_SERVING
         try:
-            await asyncio.wait_for(self._store.read_in_thread(lambda rows: rows.last_position()), STORE_ANSWER_S)
-        except (Error, TimeoutError):
+            self._store.read(lambda rows: rows.last_position())
+        except Error:
             return Serving.NOT_SERVING
         if dispatches and not self.dispatcher.has_healthy():
             return Serving.NOT_SERVING

@@ -110,10 +110,11 @@ class FleetPlane:
     # -- handlers --------------------------------------------------------------------------------------------------
 
     async def _check(self, request: bytes, context: Any, *, dispatches: bool = False) -> bytes:
+        wire.fleet.HealthCheckReq.FromString(request)
         serving = Serving.NOT_SERVING
         if not self._draining and self._refusal is None:
             try:
-                serving = await (await self._started()).serving(dispatches=dispatches)
+                serving = (await self._started()).serving(dispatches=dispatches)
             except Error as error:
                 logger.warning("the fleet does not serve", extra={"reason": str(error)})
         answer = wire.fleet.HealthCheckRes

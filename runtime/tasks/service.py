@@ -72,6 +72,7 @@ class SubmitterService:
 
     async def get_service_configuration(self, request: bytes, context: Any) -> bytes:
         """GetServiceConfiguration."""
+        messages.parse(wire.armonik.Empty, request)
         return self._configuration
 
     async def create_session(self, request: bytes, context: Any) -> bytes:
