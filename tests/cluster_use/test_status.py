@@ -333,10 +333,19 @@ def test_a_step_on_one_task_says_at_its_limit_what_it_waits_for(cluster: runtime
             session.run(built, options=options)
 
 
+# A shell may have interrupts ignored in the background.
+COMMAND = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from runtime.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_watching_goes_on_while_the_server_is_away() -> None:
     with runtime.Server() as server:
         target = server.target
-        line = [sys.executable, "-m", "runtime.cli", "status", target, "--watch", "0.1"]
+        line = [sys.executable, "-c", COMMAND, "status", target, "--watch", "0.1"]
         with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=processes.ROOT) as watching:
             assert watching.stdout is not None
             try:
