@@ -90,7 +90,10 @@ class KernelRunner:
             function = kernel.bind(node, env)
             if (kernel.needs_step or kernel.asynchronous) and step is None:
                 step = self._new_step()
-            if kernel.asynchronous:
+            if kernel.transfer:
+                # In no loop, and with no dead input.
+                result = self._wait(lambda step, done, *args: function(step, done, "", False, *args), step, args)
+            elif kernel.asynchronous:
                 result = self._wait(function, step, args)
             else:
                 result = function(step, *args) if kernel.needs_step else function(*args)
