@@ -92,7 +92,7 @@ class KernelRunner:
                 step = self._new_step()
             if kernel.transfer:
                 # In no loop, and with no dead input.
-                result = self._wait(lambda step, done, *args: function(step, done, "", False, *args), step, args)
+                result = self._wait(function, step, ["", False, *args])
             elif kernel.asynchronous:
                 result = self._wait(function, step, args)
             else:

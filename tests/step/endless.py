@@ -105,7 +105,7 @@ LONG: dict[str, tuple[Callable[[], tuple[GraphMaker, str]], dict[str, np.ndarray
     "Neg": (lambda: kernel("Neg", "x"), {"x:0": zeros(1 << 30)}),
     "Sum": (
         lambda: kernel("Sum", "x", "dims", Tidx=INT32),
-        {"x:0": zeros(1 << 29, 2), "dims:0": zeros(1, dtype=np.int32)},
+        {"x:0": zeros(1 << 31, 2), "dims:0": zeros(1, dtype=np.int32)},
     ),
     "Fill": (
         lambda: kernel("Fill", "dims", "value", index_type=INT32),
