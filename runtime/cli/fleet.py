@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         raise InvalidArgument(str(error)) from None
     if options.form == "target":
         from runtime.cli.access_flags import access_of
-        from runtime.fleet.client import FleetClient
+        from runtime.client.fleet import FleetClient
 
         with FleetClient(options.server, access_of(options.server, options)) as client:
             print(client.target(uuid).ip)

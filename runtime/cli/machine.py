@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _send(options: argparse.Namespace, report: MachineReport) -> None:
     from runtime.cli.access_flags import access_of
-    from runtime.fleet.client import FleetClient
+    from runtime.client.fleet import FleetClient
 
     with FleetClient(options.server, access_of(options.server, options)) as client:
         if not options.port:

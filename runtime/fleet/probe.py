@@ -11,17 +11,23 @@ import contextlib
 import ssl
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from runtime import wire
+from runtime.edge.limits import Account
+from runtime.edge.outgoing import Outgoing
+from runtime.edge.peer_access import PeerAccess
 from runtime.fleet.dispatcher import ProbeResult
-from runtime.fleet.pinning import access_pinned
 
 __all__ = ["TlsProber"]
 
 CHECK = "/pb.WorkerSaver/Check"
+# An answer has two bytes.
+MAX_ANSWER_BYTES = 64 << 10
 
 
 class TlsProber:
-    """Connects to a server's address, looks at its certificate, and calls Check over a channel that pins it.
+    """Connects to a server's address, looks at its certificate, and calls Check over a connection that pins it.
 
     Parameters
     ----------
@@ -64,16 +70,29 @@ class TlsProber:
                 await writer.wait_closed()
 
     async def _check(self, where: str, leaf: bytes) -> tuple[bool, str]:
-        import grpc
+        """Call Check over a connection that takes this certificate and no other."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.load_verify_locations(cadata=leaf)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.set_alpn_protocols(["h2"])
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[tuple[bytes | None, int]] = loop.create_future()
 
-        access = access_pinned(leaf)
-        credentials = grpc.ssl_channel_credentials(access.ca)
-        options = [("grpc.ssl_target_name_override", access.server_name)]
-        async with grpc.aio.secure_channel(where, credentials, options) as channel:
-            try:
-                call: Any = channel.unary_unary(CHECK)
-                answer: bytes = await call(b"", timeout=self._timeout_s)
-            except grpc.aio.AioRpcError as error:
-                return False, f"{where} answered {CHECK} with {error.code().name}"
-        status = wire.fleet.HealthCheckRes.FromString(answer).status
+        def take(answer: bytes | None, code: int, _message: str, _trailers: Any) -> None:
+            if not answered.done():
+                answered.set_result((answer, code))
+
+        calls = Outgoing(loop, PeerAccess(context), Account(MAX_ANSWER_BYTES))
+        try:
+            calls.start(where, CHECK, b"", take)
+            answer, code = await answered
+        finally:
+            await calls.close()
+        if answer is None:
+            return False, f"{where} answered {CHECK} with status code {code}"
+        try:
+            status = wire.fleet.HealthCheckRes.FromString(answer).status
+        except DecodeError:
+            return False, f"{where} answered {CHECK} with what is no HealthCheckRes"
         return status == wire.fleet.HealthCheckRes.SERVING, f"{where} answered {CHECK} with status {status}"

@@ -21,7 +21,7 @@ from runtime.fleet.machine_ids import machine_id
 from runtime.fleet.model import AddressReport, Caller, InterfaceReport, MachineReport, PortReport
 from runtime.fleet.peers import PeerLimits
 from runtime.fleet.refusals import Refused
-from runtime.store.opening import FILE_NAME, SharedStores
+from runtime.store.opening import SharedStores, take_up
 
 if TYPE_CHECKING:
     from runtime.config import Settings
@@ -71,14 +71,7 @@ class FleetPlane:
         FailedPrecondition
             Another server uses the data directory that was chosen for this one.
         """
-        if not self._settings.data_is_chosen and not (self._settings.data_dir / FILE_NAME).exists():
-            return
-        try:
-            await self._started()
-        except FailedPrecondition as error:
-            if self._settings.data_is_chosen:
-                raise
-            logger.warning("this server knows no fleet: %s", error)
+        await take_up(self._settings.data_dir, self._settings.data_is_chosen, self._started, "knows no fleet")
 
     def drain(self) -> None:
         """Say from now on that nothing is served."""

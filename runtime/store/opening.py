@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from runtime.store.sqlite.store import SqliteStore
+from runtime.errors import FailedPrecondition
 
-__all__ = ["FILE_NAME", "TABLES", "SharedStores"]
+if TYPE_CHECKING:
+    from runtime.store.sqlite.store import SqliteStore
+
+__all__ = ["FILE_NAME", "TABLES", "SharedStores", "take_up"]
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "store.db"
 """The store's file in a data directory."""
@@ -20,6 +27,36 @@ TABLES: tuple[str, ...] = (
     "runtime.store.sqlite.fleet_tables:FleetTables",
 )
 """The tables of every plane, ``module:class``; a file has all of them, whichever planes are served."""
+
+
+async def take_up(data_dir: Path, is_chosen: bool, begin: Callable[[], Awaitable[object]], lacks: str) -> None:
+    """Have a plane take up what the store has from before, when its server starts.
+
+    Parameters
+    ----------
+    data_dir : Path
+    is_chosen : bool
+        Whether the data directory is this server's own (`runtime.config.Settings.data_is_chosen`). If not, nothing is
+        made before it is needed, and the server does without the plane when another one has the store.
+    begin : callable
+        Opens the store and begins.
+    lacks : str
+        What is logged of a server that does without: ``this server ...``.
+
+    Raises
+    ------
+    FailedPrecondition
+        Another server uses the data directory that was chosen for this one.
+    """
+    if not is_chosen and not (data_dir / FILE_NAME).exists():
+        return
+    try:
+        await begin()
+    except FailedPrecondition as error:
+        if is_chosen:
+            raise
+        # Several servers of one user are usual, for graphs at least.
+        logger.warning("this server %s: %s", lacks, error)
 
 
 class SharedStores:
@@ -42,6 +79,9 @@ class SharedStores:
         key = id(loop), data_dir
         opening, users = cls._open.get(key, (None, 0))
         if opening is None:
+            # Servers that keep nothing do without the database.
+            from runtime.store.sqlite.store import SqliteStore
+
             tables: list[Any] = []
             for name in TABLES:
                 module, _, attribute = name.partition(":")

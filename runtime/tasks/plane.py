@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from runtime.errors import Error, FailedPrecondition, Unavailable
+from runtime.errors import Error, Unavailable
 from runtime.tasks.service import SubmitterService
 
 if TYPE_CHECKING:
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from runtime.tasks.tasks import Tasks
 
 __all__ = ["OBJECTS_FOLDER", "TaskPlane", "create_plane"]
-
-logger = logging.getLogger(__name__)
 
 OBJECTS_FOLDER = "objects"
 """The folder of objects in a data directory."""
@@ -55,18 +52,9 @@ class TaskPlane:
         FailedPrecondition
             Another server uses the data directory that was chosen for this one.
         """
-        from runtime.store.opening import FILE_NAME
+        from runtime.store.opening import take_up
 
-        settings = self._settings
-        if not settings.data_is_chosen and not (settings.data_dir / FILE_NAME).exists():
-            return
-        try:
-            await self.tasks()
-        except FailedPrecondition as error:
-            if settings.data_is_chosen:
-                raise
-            # Several servers of one user are usual, for graphs at least.
-            logger.warning("this server takes no tasks: %s", error)
+        await take_up(self._settings.data_dir, self._settings.data_is_chosen, self.tasks, "takes no tasks")
 
     async def tasks(self) -> Tasks:
         """Return the tasks of this server, opening the store if need be.

@@ -13,11 +13,11 @@ import pytest
 
 import runtime
 from runtime.client.channels import Access
+from runtime.client.fleet import FleetClient
 from runtime.edge import certificates as pki_files
 from runtime.edge import tokens
 from runtime.errors import FailedPrecondition, Unavailable
 from runtime.fleet import this_machine
-from runtime.fleet.client import FleetClient
 from runtime.fleet.reports import checked
 from tests.fleet.certificates import make, pem
 

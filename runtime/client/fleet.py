@@ -8,9 +8,9 @@ import grpc
 
 from runtime import wire
 from runtime.client.channels import Access, SharedChannel, address_of
+from runtime.client.pinning import access_pinned
 from runtime.errors import Error, FailedPrecondition, from_rpc_error
 from runtime.fleet.model import MachineReport
-from runtime.fleet.pinning import access_pinned
 
 __all__ = ["FleetClient", "Target"]
 
