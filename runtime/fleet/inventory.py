@@ -61,17 +61,6 @@ class Inventory:
         now = self._clock()
         return await self._store.write(lambda rows: _save(rows, report, caller, now))
 
-    async def release(self, uuid: str) -> bool:
-        """Forget which credential a machine belongs to; returns whether the machine is known."""
-        def change(rows: FleetRows) -> bool:
-            machine = rows.machine(uuid)
-            if machine is None:
-                return False
-            rows.put_machine(replace(machine, owner=None))
-            return True
-
-        return await self._store.write(change)
-
     async def purge(self) -> Sequence[str]:
         """Forget machines that did not report for 90 days; returns their uuids."""
         return await self._store.write(lambda rows: rows.remove_machines(self._clock() - FORGOTTEN_AFTER_S))
