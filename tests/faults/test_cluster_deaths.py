@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.errors import Aborted, Error, Unavailable
+from runtime.errors import Aborted, Cancelled, Error, Unavailable
 from tests.cluster_tasks import OURS, THEIRS, Forks, Tasks
 
 WORKER = "/job:worker/replica:0/task:0"
@@ -52,6 +52,20 @@ class Both:
         with pytest.raises(Error) as caught:
             self.run(fetch)
         return caught.value, time.monotonic() - began
+
+
+def check_restarted(error: Error, masters: str) -> None:
+    """Check that a step's error names the worker that has come back without its sessions."""
+    told = (f'Possibly this worker ("{WORKER}") just restarted.',)
+    codes: tuple[type[Error], ...] = (Aborted,)
+    if masters == THEIRS:
+        # Two roots reach TensorFlow's master at the same time, the answers to RunGraph and to RecvTensor, and whichever
+        # comes second may be a cancellation by the master itself. It takes the code of any of them, with workers of
+        # TensorFlow more often than with ours.
+        told += (f'Your worker job ("{WORKER}") was probably restarted.',)
+        codes += (Cancelled,)
+    assert isinstance(error, codes), error
+    assert any(text in error.message for text in told), error
 
 
 def failing(function: Callable[[], Any]) -> Callable[[], tuple[BaseException, float]]:
@@ -111,8 +125,7 @@ def test_a_killed_worker_is_named_and_after_its_return_a_new_session_works(tasks
             assert time.monotonic() < deadline
             time.sleep(0.1)
         error, seconds = both.failure(fetch)
-        assert isinstance(error, Aborted), error
-        assert f'Possibly this worker ("{WORKER}") just restarted.' in error.message
+        check_restarted(error, master.whose)
         assert seconds < AT_ONCE_S
     both.session.close()
 
