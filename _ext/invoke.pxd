@@ -4,6 +4,7 @@ from cpython cimport array
 from cpython.object cimport PyObject
 
 from runtime._ext.kernel_abi cimport CompiledKernel, kernel_fn
+from runtime._ext.long_calls cimport trt_pace
 from runtime._ext.step_context cimport StepContext
 
 
@@ -23,6 +24,7 @@ cdef struct Code:
     int flags
     unsigned char *derefs     # 1 for each input that arrives as a Variable and is wanted as its value; NULL: none
     int *output_types         # numpy type number expected of each output; -1: not checked
+    trt_pace *pace            # what calls of the definition cost, where a step may leave them behind; NULL: it may not
 
 
 cdef class BoundKernel:
@@ -33,6 +35,7 @@ cdef class BoundKernel:
     cdef CompiledKernel compiled
     cdef bytes derefs
     cdef array.array types
+    cdef trt_pace pace
 
 
 # Borrow inputs (which may be overwritten, and have INPUT_HEADROOM entries before them), fill outputs with new

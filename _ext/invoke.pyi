@@ -21,6 +21,8 @@ class BoundKernel:
         output_types: Sequence[int],
         derefs: bytes | None,
         needs_step: bool,
+        cost: int | None = None,
+        counts: int = 0,
     ) -> BoundKernel: ...
     def evaluate(self, args: Sequence[Any]) -> list[Any]: ...
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from runtime._ext.errors import Error
 from runtime.ops import opdef, registry
 from runtime.step.functions import callees
+from runtime.step.long_ops import WITHIN_INPUTS
 
 if TYPE_CHECKING:
     from runtime.graph.library import FunctionLibrary
@@ -25,23 +26,6 @@ _MOST_BRANCH_NODES = 200
 
 _SIZES = frozenset({"Shape", "ShapeN", "Size", "Rank"})
 """Ops that tell of an input nothing but its size."""
-
-_WITHIN_INPUTS = frozenset(
-    """
-    All Any ArgMax ArgMin Assert BesselI0 BesselI0e BesselI1 BesselI1e Betainc BroadcastArgs BroadcastGradientArgs Case
-    Concat ConcatOffset ConcatV2 ConjugateTranspose Cumprod Cumsum CumulativeLogsumexp EuclideanNorm ExpandDims GatherV2
-    HistogramSummary If Igamma IgammaGradA Igammac InTopK InTopKV2 MatrixBandPart MatrixDiagPart MatrixDiagPartV2
-    MatrixDiagPartV3 MatrixSetDiag MatrixSetDiagV2 MatrixSetDiagV3 MatrixSolveLs Max MaxPoolGradV2 MaxPoolV2 Mean Min
-    Ndtri NthElement Polygamma PrintV2 Prod ReduceJoin RegexFullMatch RegexReplace Reshape ResourceStridedSliceAssign
-    ReverseV2 ScalarSummary Slice Split SplitV StatelessCase StatelessIf StridedSlice StridedSliceAssign StringSplit
-    StringSplitV2 Sum TensorArrayGatherV3 TensorArrayReadV3 TensorArrayScatterV3 TensorArraySplitV3 TensorArrayWriteV3
-    TensorListFromTensor TensorListGather TensorListGetItem TensorListScatterIntoExistingList TensorListSetItem
-    TensorListStack TensorStridedSliceUpdate TopK TopKV2 Transpose Unique UniqueV2 UniqueWithCounts UniqueWithCountsV2
-    UnravelIndex Zeta
-    """.split()  # noqa: SIM905
-)
-"""Ops whose host inputs choose among what is there; those of others may say how much is made."""
-
 
 def is_bounded(nodes: Sequence[Node], fed: Collection[Node], library: FunctionLibrary) -> bool:
     """Tell whether feeds of equal sizes make a step take equally long, as far as its nodes show.
@@ -79,7 +63,7 @@ def is_bounded(nodes: Sequence[Node], fed: Collection[Node], library: FunctionLi
                     body = list(library.body(callee, attrs).graph.nodes.values())
                     total += len(body)
                     pending.append((callee, body, ()))
-        hosts = {op: _host_inputs(op) for op in ops - _WITHIN_INPUTS}
+        hosts = {op: _host_inputs(op) for op in ops - WITHIN_INPUTS}
         if any(hosts.values()) and _makes_what_values_say(scanned, known_fed, hosts):
             return False
     return not (has_branch and total > _MOST_BRANCH_NODES) and not _has_cycle(calls)

@@ -23,6 +23,7 @@ from runtime.step.environment import KernelEnv, SessionState
 from runtime.step.fold import Folding, freeze
 from runtime.step.fusion import fuse
 from runtime.step.late_reads import late_reads
+from runtime.step.long_ops import cost_of
 from runtime.step.ordering import writers_last
 from runtime.step.sums import Instructions
 from runtime.step.units import Loop, Region, Unit
@@ -214,9 +215,11 @@ class Lowering:
             if self.folding.hurry is not None:
                 self.folding.hurry.check()
             raise name_error(error, name) from error
+        cost, counts = cost_of(node) if self._on_host else (None, 0)
         return BoundKernel(
-            node, name, call, compiled, len(numbers), numpy_types(node.output_types), marks, kernel.needs_step
-        )
+            node, name, call, compiled, len(numbers), numpy_types(node.output_types), marks, kernel.needs_step, cost,
+            counts,
+        )  # fmt: skip
 
     def bind_loop(self, loop: Loop, left_out: Collection[Node] = ()) -> BoundKernel:
         """Return the kernel of a loop that needs no frames; it takes what enters and makes what leaves.

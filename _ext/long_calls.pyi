@@ -1,0 +1,4 @@
+COSTS: dict[str, int]
+MOST_LEFT: int
+
+def left_calls() -> list[str]: ...
