@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import selectors
@@ -21,7 +22,7 @@ from tests import peers, processes
 
 __all__ = ["Forks", "Task", "Tasks", "forks"]
 
-START_S = 30.0
+START_S = 60.0
 OURS, THEIRS = "ours", "tensorflow"
 
 
@@ -36,40 +37,42 @@ class Forks:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
         self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._pids: dict[int, int] = {}
         self._ended: dict[int, int] = {}
         self._rest = b""
-        self._next({"ready": True}, processes.PEER_START_TIMEOUT_S)
+        self._read_until(lambda: 0 in self._pids, processes.PEER_START_TIMEOUT_S)
 
-    def _next(self, wanted: Mapping[str, Any] | None, timeout_s: float) -> dict[str, Any] | None:
-        """Read answers until one comes that is no end of a fork, or has what is wanted; None when time is over."""
+    def _read_until(self, found: Callable[[], bool], timeout_s: float) -> bool:
+        """Read what the process says until something is found there; tell whether it was before the time is over."""
         assert self._process.stdout is not None
         deadline = time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
-            while True:
-                while b"\n" in self._rest:
-                    line, _, self._rest = self._rest.partition(b"\n")
-                    answer: dict[str, Any] = json.loads(line)
-                    if "ended" in answer:
-                        self._ended[answer["pid"]] = answer["ended"]
-                    if wanted is None or wanted.items() <= answer.items() or "ended" not in answer:
-                        return answer
+            while not found():
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    assert wanted is None, f"TensorFlow's forks gave no answer in {timeout_s} s"
-                    return None
+                    return False
                 chunk = os.read(self._process.stdout.fileno(), 65536)
                 assert chunk, "the process of TensorFlow's forks has ended"
-                self._rest += chunk
+                *lines, self._rest = (self._rest + chunk).split(b"\n")
+                for answer in map(json.loads, lines):
+                    if "ended" in answer:
+                        self._ended[answer["pid"]] = answer["ended"]
+                    else:
+                        self._pids[answer["number"]] = answer["pid"]
+                        self._ended.pop(answer["pid"], None)  # of an earlier fork with the same id
+        return True
 
     def _fork(self, out: Path, command: dict[str, Any]) -> int:
         assert self._process.stdin is not None
-        command |= {"out": str(out), "err": str(out.with_suffix(".log"))}
+        number = next(self._numbers)
+        command |= {"number": number, "out": str(out), "err": str(out.with_suffix(".log"))}
         with self._lock:
             self._process.stdin.write(json.dumps(command).encode() + b"\n")
             self._process.stdin.flush()
-            answer = self._next({}, START_S)
-        assert answer is not None
-        return int(answer["pid"])
+            assert self._read_until(lambda: number in self._pids, START_S), (
+                f"TensorFlow's forks gave no answer in {START_S} s")
+            return self._pids.pop(number)
 
     def serve(self, out: Path, cluster: Mapping[str, Sequence[str]], job: str, index: int) -> int:
         """Start a server and return its process id, before it is ready."""
@@ -98,9 +101,9 @@ class Forks:
         deadline = time.monotonic() + timeout_s
         while True:
             with self._lock:
+                self._read_until(lambda: pid in self._ended, 0.0)
                 if pid in self._ended or time.monotonic() > deadline:
                     return self._ended.get(pid)
-                self._next(None, 0.0)
             time.sleep(0.02)
 
 
@@ -171,8 +174,16 @@ class Task:
         deadline = time.monotonic() + START_S
         while "ready " not in self.out.read_text() if self.out.exists() else True:
             assert time.monotonic() < deadline, f"{self.name} is not ready in {START_S} s\n{self.log()}"
-            assert self._process is None or self._process.poll() is None, f"{self.name} ended\n{self.log()}"
+            status = self._status()
+            assert status is None, f"{self.name} ended with {status}\n{self.log()}"
             time.sleep(0.01)
+
+    def _status(self) -> int | None:
+        """Return what the process ended with; None while it runs."""
+        if self._process is not None:
+            return self._process.poll()
+        assert self._tasks.forks is not None
+        return self._tasks.forks.wait(self.pid, 0.0)
 
     def log(self) -> str:
         """Return what the present process wrote to standard error."""
@@ -242,9 +253,7 @@ class Tasks:
                        for job, kinds in whose.items() for index, kind in enumerate(kinds)}
 
     def _address(self, host: str | None) -> str:
-        if host is not None:
-            return f"{host}:{processes.free_port()}"
-        self._ports.append(HeldPort())
+        self._ports.append(HeldPort(host or "127.0.0.1"))
         return self._ports[-1].address
 
     def __getitem__(self, key: tuple[str, int]) -> Task:

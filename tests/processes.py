@@ -7,7 +7,6 @@ import os
 import re
 import selectors
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,11 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.local_cluster.ports import HeldPort
 from tests import peers
 
 ROOT = peers.ROOT
 READY = re.compile(r"ready (?P<target>\S+)\n")
-OUR_START_TIMEOUT_S = 20.0
+OUR_START_TIMEOUT_S = 60.0
 # TensorFlow's server needs 5 to 10 s on an idle machine, several times that on a busy one.
 PEER_START_TIMEOUT_S = 100.0
 STOP_TIMEOUT_S = 15.0
@@ -107,11 +107,13 @@ def start_process(
                 process.kill()
 
 
+_held: list[HeldPort] = []
+
+
 def free_port() -> int:
-    """Return a port of the loopback address that nobody has right now, for those who must know it beforehand."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """Return a port for those who must know it beforehand; until this process ends nobody else is given it."""
+    _held.append(HeldPort())
+    return _held[-1].port
 
 
 def serve_command(*options: str) -> list[str]:

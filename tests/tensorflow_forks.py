@@ -1,9 +1,10 @@
 """Run TensorFlow's servers and programs as forks of one interpreter that has imported TensorFlow already.
 
 Importing takes 5 to 10 s, a fork some milliseconds. Started in the peer interpreter; reads one JSON object a line:
-``{"server": {"cluster": ..., "job": ..., "task": ...}}`` or ``{"program": PATH, "arguments": [...]}``, with ``out`` and
-``err``, the files that the fork writes to. Answers each with ``{"pid": PID}``, and writes ``{"pid": PID, "ended":
-STATUS}`` when a fork has ended. The forks end with this process, and this process when its standard input closes.
+``{"server": {"cluster": ..., "job": ..., "task": ...}}`` or ``{"program": PATH, "arguments": [...]}``, with a
+``number`` from 1 on, and ``out`` and ``err``, the files that the fork writes to. Answers each with ``{"number": NUMBER,
+"pid": PID}`` (number 0, when it is ready, is this process), and writes ``{"pid": PID, "ended": STATUS}`` when a fork
+has ended. The forks end with this process, and this process when its standard input closes.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def main() -> None:
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake)
-    say({"ready": True})
+    say({"number": 0, "pid": os.getpid()})
     rest = b""
     with selectors.DefaultSelector() as selector:
         selector.register(0, selectors.EVENT_READ)
@@ -101,7 +102,8 @@ def main() -> None:
                     return
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
-                    say({"pid": fork(json.loads(line))})
+                    command = json.loads(line)
+                    say({"number": command["number"], "pid": fork(command)})
             while True:
                 try:
                     pid, status = os.waitpid(-1, os.WNOHANG)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -26,12 +25,6 @@ from tests.leaks import leak_check
 TOKEN = "correct-horse-battery-staple"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.mark.parametrize("target", ["localhost", "http://localhost:1", "grpc://localhost", "grpc://:1", "unix:",
                                     "grpc://a/b:1", "grpc://localhost:x"])
 def test_bad_targets_are_told_at_once(target: str) -> None:
@@ -48,7 +41,7 @@ def test_targets_are_addresses() -> None:
 
 
 def test_no_server_is_unavailable_and_names_the_target() -> None:
-    target = f"grpc://127.0.0.1:{_free_port()}"
+    target = f"grpc://127.0.0.1:{processes.free_port()}"
     with runtime.Session(target, connect_timeout_s=0.5) as session:
         started = time.monotonic()
         with pytest.raises(Unavailable, match=rf"no server answered within 0.5 s: {target} cannot be reached"):
@@ -57,7 +50,7 @@ def test_no_server_is_unavailable_and_names_the_target() -> None:
 
 
 def test_a_server_may_come_a_little_later(tmp_path: Path) -> None:
-    port = _free_port()
+    port = processes.free_port()
     found: list[Any] = []
 
     def run() -> None:
@@ -91,7 +84,7 @@ def test_server_killed_during_a_step(tmp_path: Path) -> None:
 
 
 def test_server_restarted_forgets_the_session(tmp_path: Path) -> None:
-    port = _free_port()
+    port = processes.free_port()
     with processes.start_server(tmp_path, listen=f"127.0.0.1:{port}") as server:
         session = runtime.Session(server.target)
         a = session.graph.constant(1.0)

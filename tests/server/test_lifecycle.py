@@ -21,6 +21,7 @@ import runtime
 from runtime import config, errors
 from runtime.edge import loops, plane
 from tests import leaks
+from tests.processes import free_port
 from tests.server.conftest import connect
 from tests.server.fake_planes import RUN_STEP, STREAM_LOGS
 
@@ -121,9 +122,7 @@ def test_environment_does_not_reach_an_embedded_server(monkeypatch: pytest.Monke
 
 
 def test_cluster_address_is_the_default() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with runtime.Server({"worker": [address]}, "worker", 0) as server:
         assert server.address == address
 
