@@ -44,8 +44,11 @@ cdef class Rendezvous:
     cdef dict _values          # key -> deque of (value, is_dead)
     cdef dict _waiters         # key -> deque of Waiter
     cdef readonly object error
+    cdef double _used          # when somebody last asked for it, on the clock of time.monotonic
+    cdef bint _is_kept
 
     def __cinit__(self):
+        self._used = time.monotonic()
         self._lock = threading.Lock()
         self._values = {}
         self._waiters = {}
@@ -187,24 +190,49 @@ cdef class RendezvousTable:
     def __len__(self):
         return len(self._steps)
 
-    def of(self, step_id):
+    def of(self, step_id, bint keep=False):
         """Return the meeting place of a step.
+
+        Parameters
+        ----------
+        step_id : int
+        keep : bool
+            The step runs here: `clean` comes for it, and `sweep` leaves it alone.
 
         Raises
         ------
         Aborted
             If the step is over.
         """
-        found = self._steps.get(step_id)
-        if found is not None:
-            return found
+        cdef Rendezvous found
         with self._lock:
             if step_id in self._over:
                 raise Aborted(f"Cleanup {step_id}")
             found = self._steps.get(step_id)
             if found is None:
                 found = self._steps[step_id] = Rendezvous()
+            else:
+                found._used = time.monotonic()
+            if keep:
+                found._is_kept = True
             return found
+
+    def sweep(self, double idle_s):
+        """Forget the meeting places at which nobody waits, for steps that have never run here.
+
+        A receiver that gave up made them; its master is gone, and nobody cleans up after it.
+
+        Parameters
+        ----------
+        idle_s : float
+            Seconds since somebody last asked for one. Whoever has just asked is about to leave something there.
+        """
+        cdef Rendezvous found
+        cdef double now = time.monotonic()
+        with self._lock:
+            for step_id, found in list(self._steps.items()):
+                if not found._is_kept and now - found._used >= idle_s and not len(found):
+                    del self._steps[step_id]
 
     def known(self, step_id):
         """Return the meeting place of a step, or None when there is none."""

@@ -369,6 +369,10 @@ class Settings:
         _seconds(1, 86400), 15.0, metavar="SECONDS",
         help="time after which another task of the cluster that is awaited and does not answer counts as lost",
     )
+    worker_session_idle_s: float = setting(
+        _seconds(0, 86400 * 366), 0.0, metavar="SECONDS",
+        help="time without a call after which what another task's session has here is deleted; 0: kept until it ends",
+    )
     fleet_ca: Path | None = setting(
         _optional_path, None, metavar="FILE",
         help="PEM certificates of the authorities that a server's certificate must lead to when it enrols",

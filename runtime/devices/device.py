@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime.devices.resources import ResourceManager
 
-__all__ = ["Device", "cpu_device"]
+__all__ = ["Device", "cpu_device", "signed"]
 
 _CPU_MEMORY_LIMIT_BYTES = 268435456  # what TensorFlow reports for its CPU
 
@@ -46,3 +46,8 @@ class Device:
 def cpu_device(job: str, task: int, index: int = 0) -> Device:
     """Return a CPU device of a task; its default container is the job's name."""
     return Device(f"/job:{job}/replica:0/task:{task}/device:CPU:{index}", "CPU", ResourceManager(job))
+
+
+def signed(incarnation: int) -> int:
+    """Return the 64 bits of an incarnation as the signed number that attrs and some messages hold."""
+    return incarnation - (1 << 64) if incarnation >> 63 else incarnation

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from runtime import wire
 from runtime._ext.errors import DeadlineExceeded, Error, Unavailable
 from runtime.cluster_spec import ClusterSpec
+from runtime.devices.device import signed
 from runtime.graph.device_spec import parse
 from runtime.master.cluster_session import RemoteDevice
 from runtime.observe.status import Opening, Wait
@@ -154,20 +155,24 @@ class ClusterLink:
                 search.missing.pop(task, None)
                 return wire.GetStatusResponse.FromString(answer)
 
-    async def open(self, handle: str, tasks: Mapping[str, str], config: Any, cluster: ClusterSpec | None, own_task: str
-                   ) -> None:
+    async def open(self, handle: str, tasks: Mapping[str, str], config: Any, cluster: ClusterSpec | None,
+                   own_task: str, incarnation: int) -> None:
         """Create worker sessions on tasks: all, or none and the first error.
 
         Parameters
         ----------
         cluster : ClusterSpec or None
             The session's own, when it brought one.
+        own_task : str
+        incarnation : int
+            Of the master's first device, unsigned: tasks tell by it which process of the master has made a session.
         """
         requests = {}
         for task in tasks:
             spec = parse(task)
             assert spec is not None
-            request = wire.CreateWorkerSessionRequest(session_handle=handle, master_task=own_task)
+            request = wire.CreateWorkerSessionRequest(session_handle=handle, master_task=own_task,
+                                                      master_incarnation=signed(incarnation))
             request.server_def.protocol = "grpc"
             request.server_def.job_name = spec.job or ""
             request.server_def.task_index = spec.task or 0

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
+from runtime.devices.device import signed
 from runtime.graph.node import Node
 from runtime.graph.prune import Selection
 from runtime.master.distributed import PartsRun
@@ -90,8 +91,7 @@ def _spelled(edge: tuple[Node, int]) -> str:
 def _set_ends(proto: Any, tensor_name: str, device: Device) -> None:
     proto.attr["tensor_name"].s = tensor_name.encode()
     proto.attr["send_device"].s = proto.attr["recv_device"].s = device.name.encode()
-    incarnation = device.incarnation
-    proto.attr["send_device_incarnation"].i = incarnation - (1 << 64) if incarnation >= 1 << 63 else incarnation
+    proto.attr["send_device_incarnation"].i = signed(device.incarnation)
     proto.attr["client_terminated"].b = True
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from runtime import wire
 from runtime._ext.errors import InvalidArgument
-from runtime.devices.device import Device
+from runtime.devices.device import Device, signed
 from runtime.dtypes import REF_OFFSET, DataType, base
 from runtime.graph.device_spec import parse
 from runtime.graph.graph import Graph, is_back_edge
@@ -247,11 +247,10 @@ class _Cutter:
         return f"{self._client.name};{self._client.incarnation:016x};{self._client.name};{name};0:0"
 
     def _set_ends(self, proto: Any, edge: str, sender: str, receiver: str, *, client_terminated: bool = False) -> None:
-        incarnation = self._incarnations[sender]
         proto.attr["tensor_name"].s = edge.encode()
         proto.attr["send_device"].s = sender.encode()
         proto.attr["recv_device"].s = receiver.encode()
-        proto.attr["send_device_incarnation"].i = incarnation - (1 << 64) if incarnation >= 1 << 63 else incarnation
+        proto.attr["send_device_incarnation"].i = signed(self._incarnations[sender])
         proto.attr["client_terminated"].b = client_terminated
 
     # Edges

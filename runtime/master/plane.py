@@ -57,7 +57,8 @@ class GraphPlane:
         self._log = RpcLog()
         self._connections: Connections | None = None
         self._session_tasks: SessionTasks | None = None
-        self.worker = WorkerService(master.task, self._make_worker, self._log)
+        self.worker = WorkerService(master.task, self._make_worker, self._log, master.step_memory_limit,
+                                    settings.worker_session_idle_s)
         self._address = settings.listen
         self._began = time.monotonic()
         self._status = StatusService(self.status, self._other_tasks(), self._ask)

@@ -57,7 +57,7 @@ class SessionTasks:
         session: Any = self._master.session(handle)
         kept = wire.ConfigProto()
         kept.CopyFrom(config)
-        await self.link.open(handle, tasks, kept, cluster, session.task.name)
+        await self.link.open(handle, tasks, kept, cluster, session.task.name, session.task.devices[0].incarnation)
         self._open[handle] = tasks
         leader = config.experimental.collective_group_leader
         own = self._worker.adopt_session(handle, session.task, session.state, cluster, leader)

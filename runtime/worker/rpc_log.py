@@ -6,11 +6,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["RpcLog", "Transfer"]
+__all__ = ["RpcLog", "Transfer", "add_transfers"]
 
 _MAX_STEPS = 1000
 _MAX_TRANSFERS = 100_000
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,8 @@ class Transfer:
     def label(self) -> str:
         """Return what a timeline shows of it."""
         seconds = max(self.ended_us - self.started_us, 1) / 1e6
-        return (f"[{self.nbytes}B] [{self.nbytes * 8 / 1e6 / seconds:.1f}Mb/s] {self.edge} from {self.sender} to "
+        size = f"{self.nbytes / _MIB:.1f}MB" if self.nbytes >= _MIB / 10 else f"{self.nbytes}B"
+        return (f"[{size}] [{self.nbytes * 8 / 1e6 / seconds:.1f}Mb/s] {self.edge} from {self.sender} to "
                 f"{self.receiver}")
 
 
@@ -74,3 +77,24 @@ class RpcLog:
         with self._lock:
             self._steps.clear()
             self._num = 0
+
+
+def add_transfers(stats: Any, transfers: Iterable[Transfer]) -> None:
+    """Add transfers to a StepStats message, in the form that TensorFlow's workers log them: under the receiver."""
+    devices = {device.device: device for device in stats.dev_stats}
+    for transfer in transfers:
+        device = devices.get(transfer.receiver)
+        if device is None:
+            device = devices[transfer.receiver] = stats.dev_stats.add(device=transfer.receiver)
+        took = transfer.ended_us - transfer.started_us
+        entry = device.node_stats.add(
+            node_name="RecvTensor",
+            timeline_label=transfer.label,
+            scheduled_micros=transfer.started_us,
+            all_start_micros=transfer.started_us,
+            op_start_rel_micros=0,
+            op_end_rel_micros=took,
+            all_end_rel_micros=took,
+        )
+        description = entry.output.add(slot=0).tensor_description
+        description.allocation_description.requested_bytes = transfer.nbytes

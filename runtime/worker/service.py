@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
-from runtime._ext.errors import Cancelled, Error, FailedPrecondition, Internal, Unimplemented
+from runtime._ext.errors import Cancelled, Error, FailedPrecondition, Internal, ResourceExhausted
+from runtime._ext.running_step import MemoryBound
+from runtime._ext.tensor_codec import DEFAULT_MAX_BYTES
 from runtime._ext.worker_codec import encode_recv_tensor_response, encode_run_graph_response, scan_run_graph
 from runtime.cluster_spec import ClusterSpec
 from runtime.devices.attributes import device_attributes
@@ -20,12 +22,14 @@ from runtime.step.stats import step_stats
 from runtime.transport import roads
 from runtime.transport.roads import Road
 from runtime.worker.collectives.messages import encode_buffer
+from runtime.worker.rpc_log import add_transfers
+from runtime.worker.step_traces import recording_s
 
 if TYPE_CHECKING:
     from runtime._ext.worker_codec import RunGraphCall
     from runtime.master.task import Task
     from runtime.worker.exchange import Sent
-    from runtime.worker.rpc_log import RpcLog, Transfer
+    from runtime.worker.rpc_log import RpcLog
     from runtime.worker.session import GraphRun
     from runtime.worker.worker import Worker
 
@@ -36,6 +40,14 @@ logger = logging.getLogger(__name__)
 # Work on a graph below this size takes the loop a millisecond or two; above it goes to a thread.
 _LARGE_REQUEST_BYTES = 32 * 1024
 _GRAPH_THREADS = 2
+_TENSOR_THREADS = 2
+_TIDY_S = 30.0
+
+# What the loop reads of a RunGraph's tensors, and copies into its answer, itself; as for the master's RunStep.
+_LOOP_MESSAGE_BYTES = 8 << 20
+_LOOP_FEED_BYTES = 1 << 20
+_LOOP_ANSWER_BYTES = 1 << 20
+_OBJECT_BYTES = 64
 
 
 class WorkerService:
@@ -47,19 +59,28 @@ class WorkerService:
     make_worker : callable
         Returns the worker. Called on the loop, for the first master that wants more than the status of the task.
     log : RpcLog
+    step_memory_limit : int
+        What the tensors of one RunGraph may take that are no views of its message, in bytes; 0 for no limit.
+    idle_s : float
+        Sessions of masters elsewhere of which nothing is asked for so long are deleted; 0 to keep them.
 
     Notes
     -----
     Concurrency: everything runs on one event loop; what takes long goes to threads of its own or of the runner.
     """
 
-    def __init__(self, task: Task, make_worker: Callable[[], Worker], log: RpcLog) -> None:
+    def __init__(self, task: Task, make_worker: Callable[[], Worker], log: RpcLog,
+                 step_memory_limit: int = 0, idle_s: float = 0.0) -> None:
         self._task = task
         self._make_worker = make_worker
         self._made: Worker | None = None
         self._log = log
+        self._step_memory_limit = step_memory_limit
+        self._idle_s = idle_s
+        self._tidying: asyncio.TimerHandle | None = None
         self._has_registered = False  # the first time, kernels are loaded
         self._threads = ThreadPoolExecutor(_GRAPH_THREADS, thread_name_prefix="tensor-runtime-register")
+        self._tensor_threads = ThreadPoolExecutor(_TENSOR_THREADS, thread_name_prefix="tensor-runtime-tensors")
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
         """Return the handlers by service and method name."""
@@ -75,7 +96,7 @@ class WorkerService:
                 "CleanupAll": self.cleanup_all,
                 "RecvTensor": self.recv_tensor,
                 "Logging": self.logging,
-                "Tracing": _refusing("Tracing"),
+                "Tracing": self.tracing,
                 "RecvBuf": self.recv_buf,
                 "GetStepSequence": self.get_step_sequence,
                 "CompleteGroup": self.complete_group,
@@ -94,7 +115,16 @@ class WorkerService:
         """Return the worker, made now if nobody asked for it before."""
         if self._made is None:
             self._made = self._make_worker()
+            self._tidy(self._made)
         return self._made
+
+    def _tidy(self, worker: Worker) -> None:
+        """Look from time to time for what dead masters have left."""
+        worker.sweep()
+        if self._idle_s:
+            worker.delete_idle(self._idle_s)
+        pause = min(_TIDY_S, self._idle_s / 4) if self._idle_s else _TIDY_S
+        self._tidying = asyncio.get_running_loop().call_later(pause, self._tidy, worker)
 
     def drain(self) -> None:
         """Let those go who wait for tensors that no running step can make."""
@@ -103,9 +133,12 @@ class WorkerService:
 
     async def stop(self) -> None:
         """End every session."""
+        if self._tidying is not None:
+            self._tidying.cancel()
         if self._made is not None:
             self._made.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._tensor_threads.shutdown(wait=False, cancel_futures=True)
 
     # Sessions
 
@@ -123,7 +156,7 @@ class WorkerService:
         server = message.server_def
         cluster = ClusterSpec.from_proto(server.cluster) if server.cluster.job else None
         self.worker.create_session(message.session_handle, cluster, server.job_name, server.task_index,
-                                   message.isolate_session_state, message.master_task)
+                                   message.isolate_session_state, message.master_task, message.master_incarnation)
         return b""
 
     async def delete_worker_session(self, request: bytes, context: Any) -> bytes:
@@ -160,7 +193,7 @@ class WorkerService:
     async def run_graph(self, request: bytes, context: Any) -> bytes:
         """RunGraph: answers when the part of the step that runs here has ended."""
         try:
-            call = scan_run_graph(request)
+            call = await self._scan(request)
         except Error as error:
             part = getattr(error, "call", None)  # what could be read of the request, when a tensor is at fault
             if part is None:
@@ -170,6 +203,27 @@ class WorkerService:
             return await self._run_graph(call)
         except Exception as error:
             return _failed_graph(call, error)
+
+    async def _scan(self, request: bytes) -> RunGraphCall:
+        """Read a RunGraphRequest, in a thread where that may take long."""
+        if len(request) <= _LOOP_MESSAGE_BYTES:
+            try:
+                return scan_run_graph(request, _LOOP_FEED_BYTES)
+            except ResourceExhausted:
+                pass  # too much for the loop; whether it is too much at all is seen below
+        return await asyncio.get_running_loop().run_in_executor(self._tensor_threads, self._scan_here, request)
+
+    def _scan_here(self, request: bytes) -> RunGraphCall:
+        """Read a RunGraphRequest; its tensors may take as much memory as a step may hold."""
+        limit = self._step_memory_limit
+        with MemoryBound(limit) as bound:
+            try:
+                return scan_run_graph(request, min(limit, DEFAULT_MAX_BYTES) if limit else None)
+            except Error:
+                raise
+            except MemoryError:
+                raise bound.refusal("the tensors of a RunGraph") or ResourceExhausted(
+                    "out of memory for the tensors of a RunGraph") from None
 
     async def _run_graph(self, call: RunGraphCall) -> bytes:
         options = parse(wire.ExecutorOpts, call.exec_opts or b"")
@@ -193,6 +247,13 @@ class WorkerService:
         except asyncio.CancelledError:
             run.step.cancel(Cancelled(f"Step {call.step_id} cancelled.  Cancelling rendezvous."))
             raise
+        nbytes = sum(_content_bytes(sent.array) for sent in tensors)
+        if nbytes <= _LOOP_ANSWER_BYTES and not options.record_timeline and not options.record_partition_graphs:
+            return self._encode(call, tensors, run, options)
+        return await loop.run_in_executor(self._tensor_threads, self._encode, call, tensors, run, options)
+
+    def _encode(self, call: RunGraphCall, tensors: list[Sent], run: GraphRun, options: Any) -> bytes:
+        """Return the answer of a RunGraph that has gone well."""
         return encode_run_graph_response(
             call.recv_keys,
             [sent.array for sent in tensors],
@@ -302,7 +363,7 @@ class WorkerService:
     # Looking
 
     async def logging(self, request: bytes, context: Any) -> bytes:
-        """Logging: switches the log of received tensors, and hands it over."""
+        """Logging: switches the log of received tensors; hands it over, and the steps that `tracing` had recorded."""
         message = parse(wire.LoggingRequest, request)
         if message.enable_rpc_logging:
             self._log.is_enabled = True
@@ -310,13 +371,29 @@ class WorkerService:
             self._log.is_enabled = False
         if message.clear:
             self._log.clear()
-        response = wire.LoggingResponse()
-        for step_id, transfers in self._log.fetch(message.fetch_step_id):
+            if self._made is not None:
+                self._made.traces.clear()
+        wanted = tuple(dict.fromkeys(message.fetch_step_id))
+        if not wanted:
+            return b""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._logged, wanted)
+
+    def _logged(self, step_ids: tuple[int, ...]) -> bytes:
+        """Take out what is kept of some steps: a LoggingResponse."""
+        steps = {} if self._made is None else dict(self._made.traces.fetch(step_ids))
+        for step_id, transfers in self._log.fetch(step_ids):
             if transfers:
-                step = response.step.add(step_id=step_id)
-                for transfer in transfers:
-                    _add_transfer(step.step_stats, transfer)
+                add_transfers(steps.setdefault(step_id, wire.StepStats()), transfers)
+        response = wire.LoggingResponse()
+        for step_id, stats in steps.items():
+            response.step.add(step_id=step_id, step_stats=stats)
         return response.SerializeToString()
+
+    async def tracing(self, request: bytes, context: Any) -> bytes:
+        """Tracing: has the steps of the next seconds recorded; answers at once, Logging hands them over."""
+        options = parse(wire.TracingRequest, request).options
+        self.worker.traces.record(recording_s(options, self._task.name))
+        return b""
 
     async def mark_recv_finished(self, request: bytes, context: Any) -> bytes:
         """MarkRecvFinished: nothing is kept for a second answer, so there is nothing to forget."""
@@ -344,13 +421,6 @@ async def _outcome(begin: Callable[[Callable[[Any, BaseException | None], None]]
         drop()
 
 
-def _refusing(text: str) -> Callable[[bytes, Any], Any]:
-    async def refuse(request: bytes, context: Any) -> bytes:
-        raise Unimplemented(text)
-
-    return refuse
-
-
 def _call_on(loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
     try:
         loop.call_soon_threadsafe(work)
@@ -371,23 +441,10 @@ def _failed_graph(call: RunGraphCall, error: Exception) -> bytes:
     raise error
 
 
+def _content_bytes(array: Any) -> int:
+    """Return about how many bytes an array takes in a message; elements that are objects are looked at one by one."""
+    return int(array.size) * _OBJECT_BYTES if array.dtype == object else int(array.nbytes)
+
+
 def _graph_bytes(run: GraphRun) -> bytes:
     return run.graph.graph.to_proto().SerializeToString()  # type: ignore[no-any-return]
-
-
-def _add_transfer(stats: Any, transfer: Transfer) -> None:
-    for device in stats.dev_stats:
-        if device.device == transfer.receiver:
-            break
-    else:
-        device = stats.dev_stats.add(device=transfer.receiver)
-    took = transfer.ended_us - transfer.started_us
-    device.node_stats.add(
-        node_name="RecvTensor",
-        timeline_label=transfer.label,
-        all_start_micros=transfer.started_us,
-        op_start_rel_micros=0,
-        op_end_rel_micros=took,
-        all_end_rel_micros=took,
-    )
-

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import Aborted, Cancelled, Error, Internal
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from runtime.step.runner import StepRunner
     from runtime.worker.exchange import Peers
 
-__all__ = ["GraphRun", "WorkerSession"]
+__all__ = ["GraphRun", "MasterLife", "WorkerSession"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,28 @@ Done = Callable[["BaseException | None"], None]
 
 # Calls that name a session without having created one, as masters of old do, share this one.
 LEGACY = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MasterLife:
+    """One process of a master.
+
+    Attributes
+    ----------
+    task : str
+    address : str
+        In the cluster that the session brought; empty for a master of the worker's own cluster.
+    incarnation : int
+        Of its device; another one with every start.
+    """
+
+    task: str
+    address: str
+    incarnation: int
+
+    def is_followed_by(self, other: MasterLife) -> bool:
+        """Tell whether another one is a later process of the same master."""
+        return (self.task, self.address) == (other.task, other.address) and self.incarnation != other.incarnation
 
 
 class GraphRun:
@@ -95,6 +118,13 @@ class WorkerSession:
         That of the master's session in this process, which goes on being the master's.
     master : str
         The master's task, where it is known.
+    life : MasterLife, optional
+        Which process the master is, where it says so.
+
+    Attributes
+    ----------
+    used : float
+        When a master last asked something of it, on the clock of `time.monotonic`.
 
     Notes
     -----
@@ -102,9 +132,11 @@ class WorkerSession:
     """
 
     def __init__(self, handle: str, task: Task, isolated: bool, peers: Peers | None, runner: StepRunner,
-                 step_memory_limit: int = 0, state: SessionState | None = None, master: str = "") -> None:
+                 step_memory_limit: int = 0, state: SessionState | None = None, master: str = "",
+                 life: MasterLife | None = None) -> None:
         self.handle = handle
         self.master = master
+        self.life = life
         self.task = task
         self.peers = peers
         self.closed = False
@@ -119,7 +151,13 @@ class WorkerSession:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._runs: dict[tuple[int, str], GraphRun] = {}
-        self._made_at = time.monotonic()
+        self._unclean: set[int] = set()  # numbers of steps that ran here and have not been released
+        self._made_at = self.used = time.monotonic()
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """Tell whether its master is in this process, and ends it."""
+        return not self._owns_state
 
     # Graphs
 
@@ -184,6 +222,7 @@ class WorkerSession:
         with self._lock:
             self._check_open()
             self._runs[step_id, graph_handle] = run
+            self._unclean.add(step_id)
 
         def cancelled() -> None:
             error = step.error or Cancelled("the step was cancelled")
@@ -191,6 +230,7 @@ class WorkerSession:
             rendezvous.abort(derived(error) if isinstance(error, Error) else error)
 
         def finished(outputs: list[Any] | None, error: BaseException | None) -> None:
+            self.used = time.monotonic()
             if error is not None and not isinstance(error, Error):
                 logger.error("step %s failed with an error of the wrong kind", step_id, exc_info=error)
                 error = Internal(f"{type(error).__name__}: {error}")
@@ -213,13 +253,20 @@ class WorkerSession:
 
     def release(self, step_id: int) -> None:
         """Keep the ended steps of this number no longer."""
+        if step_id not in self._unclean:
+            return
         with self._lock:
+            self._unclean.discard(step_id)
             for key in [key for key, run in self._runs.items() if key[0] == step_id and run.has_ended]:
                 del self._runs[key]
 
     def _forget(self, step_id: int, graph_handle: str) -> None:
         with self._lock:
             self._runs.pop((step_id, graph_handle), None)
+
+    def idle_s(self) -> float:
+        """Return for how long no master has asked anything of the session; 0 while a step runs."""
+        return 0.0 if self.running() else time.monotonic() - self.used
 
     def running(self) -> Sequence[GraphRun]:
         """Return the steps that run now."""
@@ -241,18 +288,31 @@ class WorkerSession:
             oldest_steps(running),
         )
 
-    def close(self) -> None:
-        """Cancel the steps and free graphs, kernels and, if the session is isolated, all of its state."""
+    def has_step(self, step_id: int) -> bool:
+        """Tell whether a step of this number ran here and has not been released."""
+        return step_id in self._unclean
+
+    def close(self) -> Sequence[int]:
+        """Cancel the steps and free graphs, kernels and, if the session is isolated, all of its state.
+
+        Returns
+        -------
+        sequence of int
+            The numbers of the steps that nobody has released.
+        """
         with self._lock:
             if self.closed:
-                return
+                return ()
             self.closed = True
+            left = tuple(self._unclean)
+            self._unclean.clear()
             runs = list(self._runs.values())
             self._graphs.clear()
         for run in runs:
             run.step.cancel(Cancelled(f"worker session {self.handle} was deleted"))
         if self._owns_state:
             self.state.close()
+        return left
 
     def _check_open(self) -> None:
         if self.closed:

@@ -18,7 +18,8 @@ from runtime.worker.collectives.hub import Collectives
 from runtime.worker.collectives.session import SessionCollectives
 from runtime.worker.derived import restarted
 from runtime.worker.exchange import Sent
-from runtime.worker.session import LEGACY, GraphRun, WorkerSession
+from runtime.worker.session import LEGACY, GraphRun, MasterLife, WorkerSession
+from runtime.worker.step_traces import StepTraces
 
 if TYPE_CHECKING:
     from runtime._ext.rendezvous import Rendezvous, Waiter
@@ -35,6 +36,7 @@ __all__ = ["Worker"]
 logger = logging.getLogger(__name__)
 
 _REMEMBERED_REQUESTS = 100_000
+_SWEEP_IDLE_S = 30.0
 
 Answered = Callable[["list[Sent] | None", "BaseException | None"], None]
 """``answered(tensors, error)``: the tensors of a RunGraph's ``recv_key``, in order."""
@@ -58,6 +60,8 @@ class Worker:
     ----------
     request_ids : RequestIds
     sessions : dict of str to WorkerSession
+    traces : StepTraces
+        Of the steps that ran while somebody had them recorded.
 
     Notes
     -----
@@ -75,14 +79,17 @@ class Worker:
         self._own_peers: Peers | None = None
         self._step_memory_limit = step_memory_limit
         self.collectives = Collectives(task)
+        self.traces = StepTraces()
         self._rendezvous = RendezvousTable()
         self._lock = threading.Lock()
 
     # Sessions
 
     def create_session(self, handle: str, cluster: ClusterSpec | None = None, job_name: str = "", task_index: int = 0,
-                       isolated: bool = False, master: str = "") -> None:
+                       isolated: bool = False, master: str = "", incarnation: int = 0) -> None:
         """Open a session; one that is open already stays as it is.
+
+        Sessions that an earlier process of the same master left behind are deleted: nobody else will.
 
         Parameters
         ----------
@@ -92,6 +99,8 @@ class Worker:
         isolated : bool
         master : str
             The master's task, where it is known.
+        incarnation : int
+            Which process of that task it is; 0 where it is not known.
 
         Raises
         ------
@@ -104,14 +113,22 @@ class Worker:
         if cluster is not None:
             cluster.address(job_name, task_index)  # it must be there
             task = task.renamed(job_name, task_index)
+        life = None
+        if master and incarnation:
+            life = MasterLife(master, "" if cluster is None else address_of(cluster, master), incarnation)
         with self._lock:
             if handle in self.sessions:
                 return
             peers = self._peers() if cluster is None else self._connect(cluster)
             made = self.sessions[handle] = WorkerSession(handle, task, isolated, peers, self._runner,
-                                                         self._step_memory_limit, master=master)
+                                                         self._step_memory_limit, master=master, life=life)
             self._equip(made.state, task, peers)
+            left = [] if life is None else [found.handle for found in self.sessions.values()
+                                            if found.life is not None and found.life.is_followed_by(life)]
         logger.info("worker session created", extra={"session": handle, "isolated": isolated})
+        for one in left:
+            logger.info("a master has begun anew: its former session goes", extra={"session": one, "master": master})
+            self.delete_session(one)
 
     def adopt_session(self, handle: str, task: Task, state: SessionState, cluster: ClusterSpec | None,
                       leader: str = "") -> WorkerSession:
@@ -158,9 +175,12 @@ class Worker:
                     found = self.sessions[LEGACY] = WorkerSession(LEGACY, self.task, False, self._peers(),
                                                                   self._runner, self._step_memory_limit)
                     self._equip(found.state, self.task, self._peers())
+                found.used = time.monotonic()
                 return found
         found = self.sessions.get(handle)
-        if found is None:
+        if found is not None:
+            found.used = time.monotonic()
+        else:
             raise restarted(Aborted(f'Session handle is not found: {handle}. Possibly this worker ("{self.task.name}") '
                                     "just restarted."))
         return found
@@ -170,8 +190,25 @@ class Worker:
         with self._lock:
             found = self.sessions.pop(handle, None)
         if found is not None:
-            found.close()
+            # Where its master has died, nobody cleans up behind its last steps. Masters of a collective share numbers.
+            for step_id in found.close():
+                if not any(other.has_step(step_id) for other in list(self.sessions.values())):
+                    self._rendezvous.clean(step_id)
+                    self.collectives.clean(step_id)
             logger.info("worker session deleted", extra={"session": handle})
+
+    def delete_idle(self, limit_s: float) -> None:
+        """Delete the sessions of other processes' masters of which nothing was asked for `limit_s` seconds."""
+        for session in list(self.sessions.values()):
+            idle_s = session.idle_s()
+            if idle_s >= limit_s and not session.is_of_this_process:
+                logger.warning("a worker session was idle for too long", extra={
+                    "session": session.handle, "master": session.master, "seconds": round(idle_s, 1)})
+                self.delete_session(session.handle)
+
+    def sweep(self) -> None:
+        """Forget what receivers that gave up have left of steps that never ran here."""
+        self._rendezvous.sweep(_SWEEP_IDLE_S)
 
     def _peers(self) -> Peers | None:
         if self._own_peers is None and self._cluster is not None:
@@ -208,13 +245,13 @@ class Worker:
         session.graph(call.graph_handle)
         for key in (*call.send_names, *call.recv_keys):
             parse_key(key)
-        rendezvous = self._rendezvous.of(call.step_id)
+        rendezvous = self._rendezvous.of(call.step_id, True)
         # Looked up before anything is sent: what is sent may be all that the step was waiting for.
         run = session.run_of(call.step_id, call.graph_handle) if call.is_partial else None
         for key, value, datatype in zip(call.send_names, call.send_values, call.send_datatypes, strict=True):
             rendezvous.send(key, Sent(value, DataType(datatype)))
         if run is None:
-            run = session.start(call.graph_handle, call.step_id, rendezvous, trace=trace, keep=call.is_partial)
+            run = self._begin(session, call.graph_handle, call.step_id, rendezvous, trace, call.is_partial)
         if call.is_partial:
             _collect(rendezvous, call.recv_keys, answered, run if call.is_last_partial_run else None)
         else:
@@ -230,10 +267,20 @@ class Worker:
         Aborted
             If the graph is not known or the step is over.
         """
-        rendezvous = self._rendezvous.of(step_id)
+        rendezvous = self._rendezvous.of(step_id, True)
         for key, sent in send.items():
             rendezvous.send(key, sent)
-        return session.start(graph_handle, step_id, rendezvous, trace=trace, keep=False)
+        return self._begin(session, graph_handle, step_id, rendezvous, trace, False)
+
+    def _begin(self, session: WorkerSession, graph_handle: str, step_id: int, rendezvous: Rendezvous, trace: bool,
+               keep: bool) -> GraphRun:
+        is_recorded = self.traces.is_recording
+        run = session.start(graph_handle, step_id, rendezvous, trace=trace or is_recorded, keep=keep)
+        recorded = run.step.trace if is_recorded else None
+        if recorded is not None:
+            device = session.task.devices[0].name
+            run.when_ended(lambda error: self.traces.add(step_id, recorded, device))
+        return run
 
     def when_ended(self, run: GraphRun, step_id: int, receive: Sequence[str], answered: Answered) -> None:
         """Call `answered` with the tensors of some keys, or the step's error, when the step has ended."""
@@ -341,6 +388,14 @@ class Worker:
             session.close()
         self._rendezvous.clean_all(Cancelled("the server is stopping"))
         self.collectives.close()
+
+
+def address_of(cluster: ClusterSpec, task: str) -> str:
+    """Return the address of a task; empty when it is none of the cluster."""
+    spec = parse(task)
+    if spec is None or spec.job is None or spec.task is None:
+        return ""
+    return cluster.jobs.get(spec.job, {}).get(spec.task, "")
 
 
 def _nothing() -> None:

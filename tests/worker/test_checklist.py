@@ -285,9 +285,69 @@ def test_55_logging_answers_and_tells_what_was_received(tasks: list[Task], steps
     second.call("MarkRecvFinished", request_id=4)
 
 
-def test_tracing_is_unimplemented(task: Task) -> None:
-    with pytest.raises(Unimplemented, match="Tracing"):
-        task.call("Tracing")
+def test_tracing_records_steps_that_logging_hands_over(task: Task, steps: Iterator[int]) -> None:
+    task.session()
+    graph = task.register(const("c", np.ones(4, np.float32)), node("v", "VariableV2", dtype=FLOAT, shape=(4,)),
+                          node("a", "Assign", "v", "c", T=FLOAT))
+    before, first, second, after = (next(steps) for _ in range(4))
+    task.run(graph, before)
+    task.call("Tracing", options=wire.TraceOpts(duration=60, use_step_profiler=True))
+    for step in (first, second):
+        task.run(graph, step)
+    task.call("Tracing")  # without a duration: the end
+    task.run(graph, after)
+    found = {entry.step_id: entry for entry in task.call("Logging", fetch_step_id=[before, first, second, after]).step}
+    assert set(found) == {first, second}
+    (device,) = found[first].step_stats.dev_stats
+    assert device.device == task.cpu
+    assert "a = Assign(v, c)" in [stats.timeline_label for stats in device.node_stats]
+    assert all(stats.all_start_micros > 0 for stats in device.node_stats)
+    assert not task.call("Logging", fetch_step_id=[first]).step
+
+
+def test_a_traced_step_has_its_nodes_and_what_it_received(tasks: list[Task], steps: Iterator[int]) -> None:
+    first, second = tasks
+    for task in tasks:
+        task.session()
+    second.call("Tracing", options=wire.TraceOpts(duration=60))
+    second.call("Logging", enable_rpc_logging=True)
+    ends = first.ends(second, "edge_1_c")
+    taker = second.register(recv("r", FLOAT, ends), node("n", "Neg", "r", T=FLOAT))
+    step = next(steps)
+    running = second.start_run(taker, step)
+    first.run(sender(first, second, np.ones(1 << 17, np.float32), "edge_1_c"), step)
+    second.finish_run(running)
+    (entry,) = second.call("Logging", fetch_step_id=[step, step], disable_rpc_logging=True).step
+    (device,) = entry.step_stats.dev_stats
+    by_name = {stats.node_name: stats for stats in device.node_stats}
+    assert {"r", "n", "RecvTensor"} <= set(by_name)
+    assert by_name["RecvTensor"].timeline_label.startswith("[0.5MB] [")
+    (output,) = by_name["RecvTensor"].output
+    assert output.tensor_description.allocation_description.requested_bytes == 1 << 19
+
+
+def test_tracing_ends_by_itself_and_clearing_forgets(task: Task, steps: Iterator[int]) -> None:
+    task.session()
+    graph = task.register(const("c", 1.0))
+    task.call("Tracing", options=wire.TraceOpts(duration=0.05))
+    time.sleep(0.2)
+    late = next(steps)
+    task.run(graph, late)
+    task.call("Tracing", options=wire.TraceOpts(duration=60))
+    traced = next(steps)
+    task.run(graph, traced)
+    task.call("Logging", clear=True)
+    assert not task.call("Logging", fetch_step_id=[late, traced]).step
+
+
+def test_tracing_refuses_what_it_cannot_do(task: Task) -> None:
+    for duration in (-1.0, float("nan"), float("inf"), 3601.0):
+        with pytest.raises(InvalidArgument, match=r"^TraceOpts\.duration is .*: it must be 0 \(stop recording\) to 36"):
+            task.call("Tracing", options=wire.TraceOpts(duration=duration))
+    for field in ("use_gpu_profiler", "use_sample_profiler"):
+        with pytest.raises(Unimplemented, match=rf"^Tracing: TraceOpts\.{field} asks for .*, which {task.name} does n"):
+            task.call("Tracing", options=wire.TraceOpts(duration=1, **{field: True}))
+        task.call("Tracing", options=wire.TraceOpts(duration=0.01, use_kernel_profiler=True, **{field: True}))
 
 
 def test_61_a_failed_step_ends_what_others_await_of_it(tasks: list[Task], steps: Iterator[int]) -> None:
