@@ -160,6 +160,14 @@ def _networks(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _names(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = tuple(text.strip() for text in value.split(",") if text.strip())
+    if not isinstance(value, (list, tuple)) or not all(isinstance(text, str) and text for text in value):
+        raise ValueError("expected names separated by commas, or none")
+    return () if tuple(value) == ("none",) else tuple(value)
+
+
 def _seconds(low: float, high: float) -> Callable[[object], float]:
     expected = f"expected seconds from {low:g} to {high:g}"
 
@@ -403,6 +411,58 @@ class Settings:
     fleet_peer_address: str = setting(
         _choice("off", "warn", "enforce"), "warn", metavar="NAME",
         help="what happens when a machine reports from an address that it does not name",
+    )
+    command_offline_s: float = setting(
+        _seconds(0.1, 86400), 60.0, metavar="SECONDS", help="silence after which a worker of commands counts as offline"
+    )
+    command_evict_s: float = setting(
+        _seconds(0.1, 864000), 600.0, metavar="SECONDS", help="silence after which a worker loses the commands it runs"
+    )
+    command_redelivery_s: float = setting(
+        _seconds(0.1, 3600), 15.0, metavar="SECONDS",
+        help="time after which a command that its worker has not confirmed is offered again; after four times that, to "
+        "others",
+    )
+    command_max_attempts: int = setting(
+        _integer(1, 1000), 3, metavar="N", help="attempts of a command whose workers are lost, before it has failed"
+    )
+    command_on_lost: str = setting(
+        _choice("requeue", "fail"), "requeue", metavar="NAME",
+        help="what becomes of the commands of a lost worker: requeue (while attempts are left) or fail",
+    )
+    command_on_restart: str = setting(
+        _choice("requeue", "fail"), "fail", metavar="NAME",
+        help="what becomes of the commands that a worker's new process does not have any more: requeue or fail",
+    )
+    command_default_container: str = setting(
+        _text, "bare", metavar="IMAGE", help="container of commands that name none; bare: none"
+    )
+    command_request_sets_concurrency: bool = setting(
+        _flag, False, help="let a worker that registers again change its stored concurrency"
+    )
+    command_log_limit: int = setting(
+        _size_or_none, 256 << 20, metavar="SIZE", help="bytes of output kept of one command; 0: all"
+    )
+    command_server_name: str = setting(
+        _text, "tr-", metavar="NAME", help="begins the names of workers that are made here"
+    )
+    command_max_workers: int = setting(
+        _integer(0, 1 << 20), 1000, metavar="N", help="workers that providers may have made at once"
+    )
+    command_register_s: float = setting(
+        _seconds(0.1, 86400), 60.0, metavar="SECONDS", help="time that a worker which was made gets to register"
+    )
+    command_providers: tuple[str, ...] = setting(
+        _names, (), metavar="LIST", help="where workers may be made, separated by commas, or none"
+    )
+    command_local_bare: bool = setting(
+        _flag, True, help="let workers that are processes of this machine run commands without a container"
+    )
+    command_worker_token_file: Path | None = setting(
+        _optional_path, None, metavar="FILE", help="file with the token that workers which are made here use"
+    )
+    command_worker_ca: Path | None = setting(
+        _optional_path, None, metavar="FILE", help="PEM certificates by which workers made here know the server"
     )
     handshake_timeout_s: float = setting(
         _seconds(0.1, 3600), 10.0, metavar="SECONDS", help="time a new connection gets to say that it speaks gRPC"

@@ -106,7 +106,7 @@ PlaneFactory = Callable[["Settings"], Plane]
 PLANES: dict[str, str] = {
     "graph": "runtime.master.plane:create_plane",
     "task": "runtime.tasks.plane:create_plane",
-    "command": "runtime.commands.service:create_plane",
+    "command": "runtime.commands.plane:create_plane",
     "fleet": "runtime.fleet.service:create_plane",
     "stream": "runtime.transport.service:create_plane",
 }

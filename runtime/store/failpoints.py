@@ -35,6 +35,8 @@ NAMES: dict[str, str] = {
     "objects.rename": "before an object's file gets its name",
     "objects.sync_folder": "before the folder of an object is synced",
     "objects.remove": "before an object's file is removed",
+    "logs.write": "before a piece of a command's output is written",
+    "logs.sync": "before the file of a command's output is synced",
 }
 """Every failpoint there is, and where it lies."""
 

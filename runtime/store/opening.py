@@ -25,6 +25,7 @@ TABLES: tuple[str, ...] = (
     "runtime.store.sqlite.object_tables:ObjectTables",
     "runtime.store.sqlite.task_tables:SqliteTaskTables",
     "runtime.store.sqlite.fleet_tables:FleetTables",
+    "runtime.store.sqlite.command_tables:CommandTables",
 )
 """The tables of every plane, ``module:class``; a file has all of them, whichever planes are served."""
 
