@@ -539,6 +539,11 @@ cdef class Connection(Link):
         if self.transport is not None:
             self.transport.close()
 
+    def peer_certificate(self):
+        """Return the DER form of the certificate that the client showed, or None."""
+        tls = self.transport.get_extra_info("ssl_object") if self.transport is not None else None
+        return tls.getpeercert(True) if tls is not None else None
+
     def abort(self):
         """Close at once; what is unsent is lost."""
         self.is_closed = True

@@ -120,9 +120,7 @@ cdef class Call:
 
     def peer_certificate(self):
         """Return the DER form of the certificate that the client showed, or None."""
-        transport = self.connection.transport
-        tls = transport.get_extra_info("ssl_object") if transport is not None else None
-        return tls.getpeercert(True) if tls is not None else None
+        return self.connection.peer_certificate()
 
     def cancelled(self):
         """Tell whether the client gave the call up, or its deadline passed."""

@@ -55,6 +55,12 @@ def _text(value: object) -> str:
     return value
 
 
+def _any_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected a text")
+    return value
+
+
 def _listen(value: object) -> str:
     address = _text(value)
     if address.startswith("unix:"):
@@ -308,6 +314,21 @@ class Settings:
     tls_client_ca: Path | None = setting(
         _optional_path, None, metavar="FILE", help="PEM certificates of the CA that clients must be signed by"
     )
+    tls_crl: Path | None = setting(
+        _optional_path, None, metavar="FILE",
+        help="PEM revocation lists: clients whose certificate is on one are refused; read again when the file changes",
+    )
+    authority: Path | None = setting(
+        _optional_path, None, metavar="DIR",
+        help="folder of an authority (`tensor-runtime cert ca`) as which this server signs for those it has invited",
+    )
+    enrol_with: str = setting(
+        _any_text, "", metavar="TARGET",
+        help="server with an authority, grpcs://HOST:PORT, that gives this server its certificate and renews it",
+    )
+    enrol_invitation: Path | None = setting(
+        _optional_path, None, metavar="FILE", help="file with the invitation that enrol_with asks for the first time"
+    )
     token_file: Path | None = setting(
         _optional_path, None, metavar="FILE", help="file of accepted bearer tokens, one a line"
     )
@@ -387,6 +408,20 @@ class Settings:
     )
     fleet_crl: Path | None = setting(
         _optional_path, None, metavar="FILE", help="PEM revocation lists; read again when the file changes"
+    )
+    fleet_join: str = setting(
+        _any_text, "", metavar="TARGET",
+        help="dispatcher, grpcs://HOST:PORT, with which this server enrols its certificate and offers fleet_address",
+    )
+    fleet_join_ca: Path | None = setting(
+        _optional_path, None, metavar="FILE",
+        help="PEM certificates of the CA of fleet_join (default: that of enrol_with, else those of the system)",
+    )
+    fleet_join_token_file: Path | None = setting(
+        _optional_path, None, metavar="FILE", help="file whose first token is sent to fleet_join"
+    )
+    fleet_address: str = setting(
+        _any_text, "", metavar="IP", help="address that this server offers to the fleet (default: that it listens on)"
     )
     fleet_networks: tuple[str, ...] = setting(
         _networks, ("auto",), metavar="NETS",

@@ -49,6 +49,7 @@ PLANES: dict[str, str] = {
     "pb.FunctionDispatcher": "fleet",
     "pb.ServerDispatcher": "fleet",
     "pb.WorkerSaver": "fleet",
+    "runtime.v1.Authority": "fleet",
     "grpc.health.v1.Health": "edge",
     "grpc.reflection.v1.ServerReflection": "edge",
     "grpc.reflection.v1alpha.ServerReflection": "edge",

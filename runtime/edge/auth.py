@@ -7,6 +7,7 @@ prove who is calling, or its owner must say in so many words that this is not wa
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 import ssl
 import stat
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import grpc
 
     from runtime.config import Settings
+
+logger = logging.getLogger(__name__)
 
 # Takes a call's path and metadata; returns None, or the error that refuses the call.
 Authorize = Callable[[str, Iterable[Any]], Error | None]
@@ -72,9 +75,15 @@ def check_exposure(settings: Settings) -> None:
     if (settings.tls_cert is None) != (settings.tls_key is None):
         given, missing = ("tls_cert", "tls_key") if settings.tls_key is None else ("tls_key", "tls_cert")
         raise InvalidArgument(f"setting {given} is given without {missing}; TLS needs both")
-    if settings.tls_client_ca is not None and settings.tls_cert is None:
+    if settings.tls_client_ca is not None and settings.tls_cert is None and not settings.enrol_with:
         raise InvalidArgument("setting tls_client_ca is given without tls_cert and tls_key; it needs both")
-    if settings.tls_cert is not None or settings.token_file is not None or settings.insecure:
+    if settings.tls_crl is not None and settings.tls_client_ca is None:
+        raise InvalidArgument("setting tls_crl is given without tls_client_ca: no client shows a certificate")
+    if settings.enrol_with and settings.tls_cert is not None:
+        raise InvalidArgument("settings enrol_with and tls_cert are both given; the certificate comes from one of them")
+    if settings.enrol_invitation is not None and not settings.enrol_with:
+        raise InvalidArgument("setting enrol_invitation is given without enrol_with: who is to be asked?")
+    if settings.tls_cert is not None or settings.enrol_with or settings.token_file is not None or settings.insecure:
         return
     if not is_local(settings.listen):
         raise FailedPrecondition(
@@ -92,7 +101,8 @@ def readable_by_others(path: Path) -> bool:
 def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
     """Return the TLS credentials that the settings ask for, or None for a listener in clear text.
 
-    With ``tls_client_ca`` every client must show a certificate signed by one of its authorities.
+    With ``tls_client_ca`` every client must show a certificate signed by one of its authorities. Files that change are
+    read again for the next connection.
 
     Raises
     ------
@@ -101,14 +111,35 @@ def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
     """
     if settings.tls_cert is None or settings.tls_key is None:
         return None
+    if settings.tls_crl is not None:
+        raise InvalidArgument("setting tls_crl is given, but transport is grpc, which cannot check it; use native")
     import grpc
 
-    chain = read_pem("tls_cert", settings.tls_cert, b"CERTIFICATE-----")
-    key = read_pem("tls_key", settings.tls_key, b"PRIVATE KEY-----")
-    roots = None
-    if settings.tls_client_ca is not None:
-        roots = read_pem("tls_client_ca", settings.tls_client_ca, b"CERTIFICATE-----")
-    return grpc.ssl_server_credentials([(key, chain)], roots, require_client_auth=roots is not None)
+    from runtime.edge.live_tls import stamp_of
+
+    certificate, key, roots = settings.tls_cert, settings.tls_key, settings.tls_client_ca
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        chain = read_pem("tls_cert", certificate, b"CERTIFICATE-----")
+        private = read_pem("tls_key", key, b"PRIVATE KEY-----")
+        authorities = None if roots is None else read_pem("tls_client_ca", roots, b"CERTIFICATE-----")
+        return grpc.ssl_server_certificate_configuration([(private, chain)], authorities)
+
+    stamp = stamp_of(certificate, key, roots)
+
+    def changed() -> Any:  # a configuration, or None for no change, which the library's stubs leave out
+        nonlocal stamp
+        now = stamp_of(certificate, key, roots)
+        if now == stamp:
+            return None
+        stamp = now
+        try:
+            return configuration()
+        except InvalidArgument as error:
+            logger.error("the changed TLS files cannot be used; those from before stay", extra={"reason": str(error)})
+            return None
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), changed, roots is not None)
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:

@@ -6,11 +6,12 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime import wire
 from runtime.config import Settings
 from runtime.edge import auth, plane, sockets
+from runtime.edge.fleet_joining import check_joining, membership
 from runtime.edge.health import Health
 from runtime.edge.limits import Account
 from runtime.edge.reflection import Reflection
@@ -18,6 +19,9 @@ from runtime.edge.tokens import Tokens
 from runtime.edge.transport import Transport, make_transport
 from runtime.edge.unavailable_planes import absent_method
 from runtime.errors import Internal
+
+if TYPE_CHECKING:
+    from runtime.edge.own_certificate import OwnCertificate
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +54,8 @@ class Listener:
         self._planes: dict[str, plane.Plane] = {}
         self._edge: tuple[Health, Reflection] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._certificate: OwnCertificate | None = None
+        self._membership: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
 
     @property
@@ -70,6 +76,24 @@ class Listener:
             Whatever a plane raises when it starts; nothing is left running.
         """
         auth.check_exposure(self.settings)
+        try:
+            await self._get_ready()
+            await self._open()
+        except BaseException:
+            await self._leave()
+            raise
+        logger.info("serving", extra={"address": self.address, "planes": ",".join(self._planes) or "none"})
+
+    async def _get_ready(self) -> None:
+        """Have the certificate that an authority is to give, before anything is open."""
+        if self.settings.enrol_with:
+            from runtime.edge.own_certificate import OwnCertificate
+
+            self._certificate = OwnCertificate(self.settings)
+            self.settings = await self._certificate.start()
+        check_joining(self.settings)
+
+    async def _open(self) -> None:
         tokens = Tokens.read(self.settings.token_file) if self.settings.token_file is not None else None
         self._warn(tokens is not None, self.settings.tls_cert is not None)
         transport = make_transport(self.settings, self.account, tokens.authorize if tokens is not None else None)
@@ -84,7 +108,18 @@ class Listener:
         self.account.open()
         self._transport = transport
         await transport.start()
-        logger.info("serving", extra={"address": self.address, "planes": ",".join(self._planes) or "none"})
+        if self.settings.fleet_join:
+            self._membership = asyncio.ensure_future(membership(self.settings).run())
+
+    async def _leave(self) -> None:
+        """End what runs for the server beside its calls."""
+        if self._membership is not None:
+            self._membership.cancel()
+            await asyncio.wait([self._membership])
+            self._membership = None
+        if self._certificate is not None:
+            await self._certificate.stop()
+            self._certificate = None
 
     def plane(self, name: str) -> plane.Plane | None:
         """Return a plane that is served, by name."""
@@ -112,6 +147,7 @@ class Listener:
                 return
             deadline = asyncio.get_running_loop().time() + grace_s
             self._drain()
+            await self._leave()
             await transport.stop(grace_s)
             await self._stop_planes(max(0.0, deadline - asyncio.get_running_loop().time()))
             sockets.remove(self.address)

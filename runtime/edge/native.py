@@ -12,17 +12,16 @@ import asyncio
 import contextlib
 import logging
 import socket
-import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 from runtime._ext.http2 import Connection
 from runtime._ext.http2_call import Abort, Call, Method
 from runtime._ext.message_parts import MessageParts
-from runtime.edge import auth
 from runtime.edge import sockets as listening
 from runtime.edge.failures import as_domain_error
 from runtime.edge.limits import WATCHED_ANSWER_BYTES, Account
+from runtime.edge.live_tls import LiveTls
 from runtime.edge.sockets import BACKLOG
 from runtime.errors import Error, header_message
 
@@ -39,6 +38,8 @@ logger = logging.getLogger(__name__)
 READ_BUFFER_BYTES = 256 << 10
 # How often connections are looked at for signs of life.
 WATCH_INTERVAL_S = 5.0
+# How often certificate files are looked at for a change.
+TLS_INTERVAL_S = 1.0
 # A connection that does not answer a ping for this long is dead.
 PING_TIMEOUT_S = 20.0
 
@@ -81,6 +82,8 @@ class NativeServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._servers: list[asyncio.Server] = []
         self._watch: asyncio.TimerHandle | None = None
+        self._tls: LiveTls | None = None
+        self._tls_watch: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._empty = asyncio.Event()
         self._empty.set()
@@ -94,20 +97,23 @@ class NativeServer:
         """Answer every call of a method with an error, without taking its request."""
         self.methods[path.encode()] = Method(path, False, False, None, None, error)
 
-    async def start(self, sockets: list[socket.socket], tls: ssl.SSLContext | None = None) -> None:
+    async def start(self, sockets: list[socket.socket], tls: LiveTls | None = None) -> None:
         """Answer on listening sockets, which are closed when the server stops."""
         loop = self._loop = asyncio.get_running_loop()
         handshake: dict[str, Any] = {}
+        context = None
         if tls is not None:
-            tls.set_alpn_protocols(["h2"])
+            self._tls = tls
+            context = tls.context
             handshake["ssl_handshake_timeout"] = self._handshake_timeout_s
+            self._tls_watch = loop.call_later(TLS_INTERVAL_S, self._refresh_tls)
 
         def protocol() -> asyncio.BufferedProtocol:
             return _Protocol(self, loop)
 
         for one in sockets:
             create = loop.create_unix_server if one.family == socket.AF_UNIX else loop.create_server
-            self._servers.append(await create(protocol, sock=one, ssl=tls, backlog=BACKLOG, **handshake))
+            self._servers.append(await create(protocol, sock=one, ssl=context, backlog=BACKLOG, **handshake))
         self._watch = loop.call_later(WATCH_INTERVAL_S, self._look)
 
     def drain(self) -> None:
@@ -133,8 +139,9 @@ class NativeServer:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=10.0)
-        if self._watch is not None:
-            self._watch.cancel()
+        for watch in (self._watch, self._tls_watch):
+            if watch is not None:
+                watch.cancel()
         await self._empty.wait()
 
     # -- what a connection asks of its service -------------------------------------------------------------------
@@ -143,6 +150,7 @@ class NativeServer:
         """Note a new connection."""
         self._connections.add(connection)
         self._empty.clear()
+        self._refuse_revoked(connection)
 
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""
@@ -213,6 +221,22 @@ class NativeServer:
         async for message in call:
             yield message
 
+    def _refresh_tls(self) -> None:
+        """Take up changed certificate files, and cut the connections of clients that are revoked by now."""
+        assert self._loop is not None and self._tls is not None
+        self._tls.refresh()
+        for connection in list(self._connections):
+            self._refuse_revoked(connection)
+        self._tls_watch = self._loop.call_later(TLS_INTERVAL_S, self._refresh_tls)
+
+    def _refuse_revoked(self, connection: Connection) -> None:
+        if self._tls is None or not self._tls.has_lists:
+            return
+        shown = connection.peer_certificate()
+        if shown is not None and self._tls.refuses(shown):
+            logger.warning("a client's certificate is revoked; its connection is cut")
+            connection.abort()
+
     def _look(self) -> None:
         """Ask silent connections for a sign of life; close those that owe one, or never greeted."""
         assert self._loop is not None
@@ -235,7 +259,7 @@ class NativeTransport:
 
     def __init__(self, settings: Settings, account: Account, authorize: Authorize | None) -> None:
         self._settings = settings
-        self._tls = auth.tls_context(settings)
+        self._tls = LiveTls(settings, ["h2"]) if settings.tls_cert is not None else None
         self._server = NativeServer(account, authorize, as_domain_error, settings.keepalive_s,
                                     settings.handshake_timeout_s)
         self._sockets: list[socket.socket] = []

@@ -104,7 +104,7 @@ class _Channel:
             host, port = split_address(self._address)
             options: dict[str, Any] = {}
             if self._owner.access.tls is not None:
-                options = {"ssl": self._owner.access.tls, "server_hostname": host}
+                options = {"ssl": self._owner.access.context(), "server_hostname": host}
             _, self._connection = await asyncio.wait_for(
                 loop.create_connection(lambda: _Protocol(self, loop), host, port, **options), CONNECT_S)
         except TimeoutError:

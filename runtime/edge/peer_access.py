@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runtime.edge.auth import read_pem
+from runtime.edge.live_tls import OwnChain
 from runtime.edge.tokens import token_in_clear
 from runtime.errors import InvalidArgument
 
@@ -29,10 +30,19 @@ class PeerAccess:
         None for connections in clear text.
     metadata : tuple of (bytes, bytes)
         What every call carries.
+    own : OwnChain or None
+        Follows the files of the certificate that is shown.
     """
 
     tls: ssl.SSLContext | None = None
     metadata: tuple[tuple[bytes, bytes], ...] = ()
+    own: OwnChain | None = None
+
+    def context(self) -> ssl.SSLContext | None:
+        """Return what to connect with: ``tls``, with this server's certificate as it is now."""
+        if self.own is not None:
+            self.own.refresh()
+        return self.tls
 
 
 def peer_access(settings: Settings) -> PeerAccess:
@@ -62,7 +72,13 @@ def peer_access(settings: Settings) -> PeerAccess:
             raise InvalidArgument(f"setting peer_token_file: {tokens} holds no token in clear for the other tasks")
         else:
             logger.warning("other tasks get no token: token_file holds records alone; peer_token_file can name one")
-    return PeerAccess(_context(settings) if wants_tls else None, metadata)
+    if not wants_tls:
+        return PeerAccess(None, metadata)
+    context = _context(settings)
+    own = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        own = OwnChain(context, settings.tls_cert, settings.tls_key)
+    return PeerAccess(context, metadata, own)
 
 
 def _context(settings: Settings) -> ssl.SSLContext:

@@ -17,9 +17,10 @@ __all__ = ["ROLES", "is_public", "plane_of", "roles_for"]
 
 ROLES = ("admin", "user", "worker", "server", "machine")
 
-# Health checks of the fleet, which by their protocol need no token.
+# Health checks of the fleet, which by their protocol need no token; and calls whose credential is in the message.
 _PUBLIC = frozenset(
-    f"/pb.{service}/Check" for service in ("FunctionDispatcher", "ServerDispatcher", "WorkerSaver")
+    {f"/pb.{service}/Check" for service in ("FunctionDispatcher", "ServerDispatcher", "WorkerSaver")}
+    | {f"/runtime.v1.Authority/{method}" for method in ("GetAuthority", "Enrol", "Renew")}
 )
 _ANY = frozenset(ROLES)
 _OF_SERVICE = {

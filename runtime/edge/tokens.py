@@ -8,11 +8,9 @@ bits needs no slower one. The file is read again when it changes, so revoking a 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import logging
-import os
 import re
 import secrets
 import time
@@ -21,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime import durable_files
 from runtime.config import ALL_SERVICES
 from runtime.edge import permissions
 from runtime.errors import Error, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
@@ -243,20 +242,11 @@ def revoke(path: Path, name: str) -> None:
 @contextlib.contextmanager
 def _editing(path: Path) -> Iterator[list[str]]:
     """Give a file's lines to be changed, and put the changed ones in its place in one step."""
-    lock_path = path.with_name(path.name + ".lock")
-    fresh = path.with_name(path.name + ".new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o600)) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with durable_files.exclusive(path):
             lines = path.read_text("utf-8").splitlines() if path.exists() else []
             yield lines
-            fresh.unlink(missing_ok=True)
-            with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                file.write("".join(line + "\n" for line in lines))
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
+            durable_files.replace(path, "".join(line + "\n" for line in lines).encode())
     except OSError as error:
         raise FailedPrecondition(f"{error.filename or path} cannot be changed: {error.strerror}") from error
 

@@ -6,6 +6,9 @@ from collections.abc import Collection
 
 from runtime.errors import Unimplemented
 
+# Services that a plane answers only with a setting.
+_SETTINGS = {"runtime.v1.Authority": "authority"}
+
 
 def absent_method(path: str, plane: str, asked_for: Collection[str], present: Collection[str]) -> Unimplemented:
     """Return the error of a known method that this server does not answer.
@@ -29,4 +32,7 @@ def absent_method(path: str, plane: str, asked_for: Collection[str], present: Co
         )
     if plane not in present:
         return Unimplemented(f"{name}: the {plane} plane is not part of this release; {there}")
+    setting = _SETTINGS.get(name.partition("/")[0])
+    if setting is not None:
+        return Unimplemented(f"{name}: this server has not the setting {setting}, which the service needs")
     return Unimplemented(f"{name}: the {plane} plane does not answer this method in this release; {there}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from runtime.fleet.refusals import Refused
 
-__all__ = ["Network", "is_within", "offered_address", "parse_networks", "peer_address", "reported_address"]
+__all__ = ["Network", "is_within", "offered_address", "parse_networks", "reported_address"]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -86,17 +86,6 @@ def reported_address(text: str, field: str) -> str:
     if percent and (not zone or ":" not in literal):
         raise Refused("bad_ip", f"{field} {text[:80]!r} has a zone that does not belong there; expected a literal")
     return str(_literal(literal, field))
-
-
-def peer_address(peer: str) -> str | None:
-    """Return the address of a caller, from ``HOST:PORT`` as a call names its peer; None for a unix socket."""
-    if peer.startswith("unix:"):
-        return None
-    host = peer.removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].removeprefix("[").removesuffix("]")
-    try:
-        return str(_folded(ipaddress.ip_address(host.partition("%")[0])))
-    except ValueError:
-        return None
 
 
 def _literal(text: str, field: str) -> Address:

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.errors import InvalidArgument, Unimplemented
+from runtime.authority.keys import key_fingerprint, require_cryptography, weakness
+from runtime.authority.revocation import RevocationLists
+from runtime.errors import InvalidArgument
 from runtime.fleet.model import Certificate
 from runtime.fleet.refusals import Refused
 
@@ -22,24 +24,12 @@ __all__ = ["CertificatePolicy", "read"]
 
 MAX_CERTIFICATE_BYTES = 64 << 10
 MAX_BLOCKS = 9
-MIN_RSA_BITS = 2048
 CLOCK_SKEW = datetime.timedelta(minutes=5)
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
 _END = b"-----END CERTIFICATE-----"
-_CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _WEAK_DIGESTS = ("md5", "sha1")
 
 Clock = Callable[[], float]
-
-
-def _require_cryptography() -> None:
-    try:
-        import cryptography  # noqa: F401
-    except ImportError as error:
-        raise Unimplemented(
-            "enrolling servers needs the package cryptography, which is not installed; "
-            "pip install 'tensor-runtime[tls]'"
-        ) from error
 
 
 def read(data: bytes) -> Certificate:
@@ -55,7 +45,7 @@ def read(data: bytes) -> Certificate:
     Refused
         ``contains_private_key`` or ``malformed``.
     """
-    _require_cryptography()
+    require_cryptography("enrolling servers")
     return _described(data, _load(_parse(data))[0])
 
 
@@ -79,14 +69,10 @@ class CertificatePolicy:
     """
 
     def __init__(self, ca_file: Path | None, crl_file: Path | None, clock: Clock) -> None:
-        _require_cryptography()
+        require_cryptography("enrolling servers")
         self._clock = clock
         self._roots = None if ca_file is None else _read_roots(ca_file)
-        self._crl_file = crl_file
-        self._lists: list[Any] = []
-        self._lists_mtime_ns = -1
-        if crl_file is not None:
-            self._revocation_lists()
+        self._revoked = None if crl_file is None else RevocationLists(crl_file, "fleet_crl")
 
     def check(self, data: bytes) -> Certificate:
         """Return an acceptable certificate.
@@ -114,40 +100,14 @@ class CertificatePolicy:
 
     def is_revoked(self, certificate: Certificate) -> bool:
         """Return whether an enrolled certificate is on a revocation list by now."""
-        if self._crl_file is None:
-            return False
-        try:
-            self._check_revoked(_load([certificate.leaf]))
-        except Refused:
-            return True
-        return False
+        return self._revoked is not None and self._revoked.contains(_load([certificate.leaf])[0])
 
     def _check_revoked(self, chain: list[x509.Certificate]) -> None:
-        if self._crl_file is None:
+        if self._revoked is None:
             return
-        for revocations in self._revocation_lists():
-            for certificate in chain:
-                if certificate.issuer != revocations.issuer:
-                    continue
-                number = certificate.serial_number
-                if revocations.get_revoked_certificate_by_serial_number(number) is not None:
-                    raise Refused("revoked", f"the certificate with serial number {number:x} is revoked")
-
-    def _revocation_lists(self) -> list[Any]:
-        """Return the lists of the file, read again when it has changed."""
-        from cryptography import x509
-
-        assert self._crl_file is not None
-        try:
-            changed = self._crl_file.stat().st_mtime_ns
-            if changed != self._lists_mtime_ns:
-                blocks = self._crl_file.read_bytes().split(b"-----END X509 CRL-----")
-                marked = [block + b"-----END X509 CRL-----\n" for block in blocks if b"BEGIN X509 CRL" in block]
-                self._lists = [x509.load_pem_x509_crl(block.lstrip()) for block in marked]
-                self._lists_mtime_ns = changed
-        except (OSError, ValueError) as error:
-            raise InvalidArgument(f"setting fleet_crl: {self._crl_file} cannot be used: {error}") from error
-        return self._lists
+        for certificate in chain:
+            if self._revoked.contains(certificate):
+                raise Refused("revoked", f"the certificate with serial number {certificate.serial_number:x} is revoked")
 
 
 def _parse(data: bytes) -> list[bytes]:
@@ -202,17 +162,10 @@ def _load(ders: list[bytes]) -> list[x509.Certificate]:
 
 def _check_strength(certificate: x509.Certificate) -> None:
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
-    key = certificate.public_key()
-    if isinstance(key, rsa.RSAPublicKey):
-        if key.key_size < MIN_RSA_BITS:
-            raise Refused("weak", f"the RSA key has {key.key_size} bits; expected at least {MIN_RSA_BITS}")
-    elif isinstance(key, ec.EllipticCurvePublicKey):
-        if key.curve.name not in _CURVES:
-            raise Refused("weak", f"the certificate's curve is {key.curve.name}; expected P-256, P-384 or P-521")
-    elif not isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)):
-        raise Refused("weak", "the key is of another kind than RSA, EC, Ed25519 and Ed448")
+    weak = weakness(certificate.public_key())
+    if weak is not None:
+        raise Refused("weak", weak)
     try:
         digest = certificate.signature_hash_algorithm
     except UnsupportedAlgorithm:
@@ -271,10 +224,9 @@ def _check_chain(chain: list[x509.Certificate], roots: list[x509.Certificate], n
 
 def _described(data: bytes, leaf: x509.Certificate) -> Certificate:
     from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+    from cryptography.hazmat.primitives.serialization import Encoding
 
     der = leaf.public_bytes(Encoding.DER)
-    spki = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         ips = frozenset(str(ip) for ip in names.get_values_for_type(x509.IPAddress))
@@ -282,7 +234,7 @@ def _described(data: bytes, leaf: x509.Certificate) -> Certificate:
         ips = frozenset()
     return Certificate(
         fingerprint=hashlib.sha256(der).hexdigest(),
-        key_fingerprint=hashlib.sha256(spki).hexdigest(),
+        key_fingerprint=key_fingerprint(leaf.public_key()),
         leaf=der,
         as_sent=data,
         not_before=leaf.not_valid_before_utc.timestamp(),

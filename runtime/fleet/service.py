@@ -1,4 +1,7 @@
-"""pb.WorkerSaver, pb.ServerDispatcher and pb.FunctionDispatcher: bytes in, one call of the fleet, bytes out."""
+"""pb.WorkerSaver, pb.ServerDispatcher and pb.FunctionDispatcher: bytes in, one call of the fleet, bytes out.
+
+A server that signs certificates answers runtime.v1.Authority as well.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
+from runtime.authority.service import AuthorityService
 from runtime.edge.auth import is_local
-from runtime.edge.callers import peer_certificate
+from runtime.edge.callers import peer_address, peer_certificate, peer_name
+from runtime.edge.peer_limits import PeerLimits
 from runtime.edge.tokens import Tokens
 from runtime.errors import Error, FailedPrecondition, InvalidArgument, ResourceExhausted
-from runtime.fleet.addresses import parse_networks, peer_address
+from runtime.fleet.addresses import parse_networks
 from runtime.fleet.fleet import Fleet, Serving
 from runtime.fleet.machine_ids import machine_id
 from runtime.fleet.model import AddressReport, Caller, InterfaceReport, MachineReport, PortReport
-from runtime.fleet.peers import PeerLimits
 from runtime.fleet.refusals import Refused
 from runtime.store.opening import SharedStores, take_up
 
@@ -50,10 +54,11 @@ class FleetPlane:
         self._fleet: Fleet | None = None
         self._starting: asyncio.Lock = asyncio.Lock()
         self._draining = False
+        self._authority = AuthorityService(settings.authority) if settings.authority is not None else None
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
         """Return the handlers by service and method name."""
-        return {
+        services: dict[str, Mapping[str, Handler]] = {
             "pb.WorkerSaver": {"Check": self._check, "SaveMachine": self._limited(self._save_machine)},
             "pb.ServerDispatcher": {
                 "Check": self._check,
@@ -62,6 +67,9 @@ class FleetPlane:
             },
             "pb.FunctionDispatcher": {"Check": self._check_targets, "GetTarget": self._limited(self._get_target)},
         }
+        if self._authority is not None:
+            services["runtime.v1.Authority"] = self._authority.methods()
+        return services
 
     async def start(self) -> None:
         """Take up what the store has from before.
@@ -131,7 +139,7 @@ class FleetPlane:
     async def _get_next_server(self, request: bytes, context: Any, caller: Caller) -> bytes:
         message = wire.fleet.GetNextServerReq.FromString(request)
         answer = wire.fleet.GetNextServerRes
-        peer = _peer_name(context)
+        peer = peer_name(context)
         try:
             await (await self._started()).offer(message.ip, message.certificate, caller)
         except Refused as refused:
@@ -170,7 +178,7 @@ class FleetPlane:
         """Return a handler that counts the calls of its peers, and knows who calls."""
 
         async def call(request: bytes, context: Any) -> bytes:
-            with self._limits.admit(_peer_name(context)):
+            with self._limits.admit(peer_name(context)):
                 if len(request) > MAX_MESSAGE_BYTES:
                     raise ResourceExhausted(
                         f"the message has {len(request)} bytes; the fleet takes {MAX_MESSAGE_BYTES} at most"
@@ -182,7 +190,7 @@ class FleetPlane:
         return call
 
     def _caller(self, context: Any) -> Caller:
-        address = peer_address(context.peer())
+        address = peer_address(context)
         shown = peer_certificate(context)
         certificate = None if shown is None else hashlib.sha256(shown).hexdigest()
         if certificate is not None:
@@ -239,10 +247,6 @@ def _explain(context: Any, refused: Refused, what: str, caller: Caller) -> None:
     """Tell the caller and the log why the answer is no."""
     logger.info(what, extra={"cause": refused.cause, "detail": refused.detail, "from": caller.address or "unix socket"})
     context.set_trailing_metadata((("x-fleet-reason", refused.cause),))
-
-
-def _peer_name(context: Any) -> str:
-    return peer_address(context.peer()) or "unix"
 
 
 def _report(machine: Any) -> MachineReport:

@@ -177,7 +177,7 @@ def test_tokens_that_cannot_be_sent(token: str) -> None:
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an authority, and a server's and a client's certificate."""
-    from runtime.edge import certificates
+    from runtime.authority import certificates
 
     folder = tmp_path_factory.mktemp("pki")
     certificates.make_authority(folder, "test CA", 10)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +13,9 @@ from typing import Any
 import grpc
 import pytest
 
-from runtime.edge import certificates
+from runtime.authority import certificates
+from runtime.config import Settings
+from runtime.edge.live_tls import LiveTls
 from runtime.errors import Error, Unauthenticated
 from tests.edge.native_service import SERVICE, RunningService, running
 
@@ -190,8 +191,7 @@ def test_unix_socket(tmp_path: Any, no_leaks: None) -> None:
 def test_large_messages_over_tls(tmp_path: Path, no_leaks: None, loop_kind: str) -> None:
     certificates.make_authority(tmp_path, "ca", 1)
     chain, key = certificates.make_leaf(tmp_path, tmp_path, "server", ["127.0.0.1"], 1)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain, key)
+    context = LiveTls(Settings(tls_cert=chain, tls_key=key), ["h2"])
     roots = grpc.ssl_channel_credentials((tmp_path / "ca.pem").read_bytes())
     message = bytes(range(256)) * 100_000
     with running(tls=context, loop_kind=loop_kind) as service, grpc.secure_channel(

@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 import runtime
+from runtime.authority import certificates as pki_files
 from runtime.client.channels import Access
 from runtime.client.fleet import FleetClient
-from runtime.edge import certificates as pki_files
 from runtime.edge import tokens
 from runtime.errors import FailedPrecondition, Unavailable
 from runtime.fleet import this_machine

@@ -13,7 +13,8 @@ import pytest
 
 import runtime
 from runtime import errors
-from runtime.edge import auth, certificates
+from runtime.authority import certificates
+from runtime.edge import auth
 from runtime.edge.tokens import Tokens
 from tests.server.conftest import Client, connect
 from tests.server.fake_planes import PROCESS, RUN_STEP, SEND_LOGS, STREAM_LOGS

@@ -22,7 +22,7 @@ import pytest
 
 import runtime
 from runtime import wire
-from runtime.edge import certificates as pki_files
+from runtime.authority import certificates as pki_files
 from runtime.edge import tokens
 from tests.fleet.certificates import der, key_pem, make, pem, small_rsa_key
 from tests.processes import read_ready
@@ -82,9 +82,9 @@ def fleet(folder: Path, token: str | None = None, **options: Any) -> Iterator[St
 @pytest.fixture
 def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     # The limit of calls has a test of its own; the others make as many as they like.
-    monkeypatch.setattr("runtime.fleet.peers.CALLS_PER_S", 1e6)
-    monkeypatch.setattr("runtime.fleet.peers.BURST", 1e6)
-    monkeypatch.setattr("runtime.fleet.peers.FAILURE_DELAY_S", 0.0)
+    monkeypatch.setattr("runtime.edge.peer_limits.CALLS_PER_S", 1e6)
+    monkeypatch.setattr("runtime.edge.peer_limits.BURST", 1e6)
+    monkeypatch.setattr("runtime.edge.peer_limits.FAILURE_DELAY_S", 0.0)
     with fleet(tmp_path) as stub:
         yield stub
 

@@ -10,28 +10,20 @@ import datetime
 import ipaddress
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from runtime.errors import AlreadyExists, FailedPrecondition, InvalidArgument, Unimplemented
+from runtime.authority.keys import require_cryptography
+from runtime.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
-# Clocks of two machines may differ; a certificate is valid from a little before it was made.
+# Clocks of two machines differ; a certificate is valid from before it was made, by a tenth of its time at most.
 _CLOCK_SKEW = datetime.timedelta(hours=1)
 DEFAULT_HOSTS = ("localhost", "127.0.0.1", "::1")
-
-
-def _require_cryptography() -> None:
-    try:
-        import cryptography  # noqa: F401
-    except ImportError as error:
-        raise Unimplemented(
-            "making certificates needs the package cryptography, which is not installed; "
-            "pip install 'tensor-runtime[tls]'"
-        ) from error
 
 
 def make_authority(folder: Path, name: str, days: int, *, force: bool = False) -> tuple[Path, Path]:
@@ -61,7 +53,7 @@ def make_authority(folder: Path, name: str, days: int, *, force: bool = False) -
     Unimplemented
         If ``cryptography`` is not installed.
     """
-    _require_cryptography()
+    require_cryptography("making certificates")
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -115,40 +107,92 @@ def make_leaf(
     AlreadyExists, Unimplemented
         As for :func:`make_authority`.
     """
-    _require_cryptography()
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
+    require_cryptography("making certificates")
     from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID
 
     if not name or name in (".", "..", "ca") or "/" in name or "\0" in name:
         raise InvalidArgument(f"name {name!r} cannot be used: expected a file name other than 'ca'")
     certificate_path, key_path = folder / f"{name}.pem", folder / f"{name}.key"
     _check_free((certificate_path, key_path), force)
-    try:
-        ca = x509.load_pem_x509_certificate((authority / "ca.pem").read_bytes())
-        ca_key = serialization.load_pem_private_key((authority / "ca.key").read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
-        raise FailedPrecondition(
-            f"the authority in {authority} cannot be used ({error}); `tensor-runtime cert ca --out DIR` makes one"
-        ) from error
-    if not isinstance(ca_key, ec.EllipticCurvePrivateKey) or ca_key.public_key() != ca.public_key():
-        raise FailedPrecondition(f"the authority in {authority} cannot be used: ca.key is not the key of ca.pem")
+    signer = Signer.read(authority)
     key = ec.generate_private_key(ec.SECP256R1())
-    names: list[x509.GeneralName] = [_general_name(host) for host in hosts or DEFAULT_HOSTS]
-    usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-    certificate = (
-        _builder(_subject(name), ca.subject, key.public_key(), days, ca.not_valid_after_utc)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
+    certificate = signer.sign(key.public_key(), name, hosts or DEFAULT_HOSTS, days)
     _write(certificate_path, key_path, certificate, key)
     return certificate_path, key_path
+
+
+@dataclass(frozen=True)
+class Signer:
+    """An authority's certificate with its key.
+
+    Attributes
+    ----------
+    certificate : x509.Certificate
+    key : ec.EllipticCurvePrivateKey
+    """
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    @classmethod
+    def read(cls, folder: Path) -> Signer:
+        """Return the authority in a folder: ``ca.pem`` and ``ca.key``.
+
+        Raises
+        ------
+        FailedPrecondition
+            If the files cannot be read or do not belong together.
+        """
+        from cryptography import x509
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        try:
+            certificate = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
+            key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), password=None)
+        except (OSError, ValueError, TypeError) as error:
+            raise FailedPrecondition(
+                f"the authority in {folder} cannot be used ({error}); `tensor-runtime cert ca --out DIR` makes one"
+            ) from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+            raise FailedPrecondition(f"the authority in {folder} cannot be used: ca.key is not the key of ca.pem")
+        return cls(certificate, key)
+
+    def sign(self, public_key: Any, name: str, hosts: Sequence[str], days: float) -> x509.Certificate:
+        """Return a certificate for a server or a client.
+
+        Parameters
+        ----------
+        public_key : a public key of ``cryptography``
+        name : str
+            Common name.
+        hosts : sequence of str
+            DNS names and IP addresses.
+        days : float
+            Days that it is valid, at most as long as the authority is.
+
+        Raises
+        ------
+        InvalidArgument
+            For a name, host or number of days that cannot be used.
+        """
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.x509.oid import ExtendedKeyUsageOID
+
+        usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        names = [general_name(host) for host in hosts]
+        authority = self.certificate
+        return (
+            _builder(_subject(name), authority.subject, public_key, days, authority.not_valid_after_utc)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
 
 
 def _subject(name: str) -> x509.Name:
@@ -164,14 +208,14 @@ def _subject(name: str) -> x509.Name:
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    public_key: ec.EllipticCurvePublicKey,
-    days: int,
+    public_key: Any,
+    days: float,
     latest: datetime.datetime | None = None,
 ) -> x509.CertificateBuilder:
     from cryptography import x509
 
-    if days < 1:
-        raise InvalidArgument(f"days {days} is not valid: expected at least 1")
+    if not days > 0:
+        raise InvalidArgument(f"days {days} is not valid: expected more than 0")
     now = datetime.datetime.now(datetime.UTC)
     try:
         end = now + datetime.timedelta(days=days)
@@ -183,7 +227,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _CLOCK_SKEW)
+        .not_valid_before(now - min(_CLOCK_SKEW, (end - now) / 10))
         .not_valid_after(end if latest is None else min(end, latest))
     )
 
@@ -204,7 +248,14 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _general_name(host: str) -> x509.GeneralName:
+def general_name(host: str) -> x509.GeneralName:
+    """Return a host's form in a certificate.
+
+    Raises
+    ------
+    InvalidArgument
+        If it is neither an IP address nor a DNS name.
+    """
     from cryptography import x509
 
     try:
