@@ -9,6 +9,7 @@ Not safe from several threads: everything happens on the loop that owns the tran
 from collections import deque
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.math cimport ceil
 
 from runtime._ext import errors as _errors
 from runtime._ext.errors import Cancelled, Unavailable
@@ -20,8 +21,11 @@ from runtime._ext.http2_frames cimport (
 # The largest message that is taken: a chunk of the largest size, with its head.
 MAX_MESSAGE_BYTES = (64 << 20) + 1024
 
+cdef bytes _TIMEOUT = b"grpc-timeout"
+cdef tuple _UNITS = ((b"u", 1e-6), (b"m", 1e-3), (b"S", 1.0), (b"M", 60.0), (b"H", 3600.0))
 
-def start_stream(ClientConnection connection not None, Method method not None):
+
+def start_stream(ClientConnection connection not None, Method method not None, timeout_s=None):
     """Start a call.
 
     Parameters
@@ -29,6 +33,8 @@ def start_stream(ClientConnection connection not None, Method method not None):
     connection : ClientConnection
     method : Method
         One that streams both ways.
+    timeout_s : float, optional
+        What the server is told that the call may take; whoever calls sees to it here.
 
     Returns
     -------
@@ -40,6 +46,7 @@ def start_stream(ClientConnection connection not None, Method method not None):
         If the connection takes no call now.
     """
     cdef StreamCall call
+    cdef bytes block, value
     if not connection.takes_calls or <long long>len(connection.calls) >= connection._max_streams:
         raise Unavailable(connection.lost_reason or "the connection takes no more calls")
     call = StreamCall(connection, 0, method, None)
@@ -51,9 +58,24 @@ def start_stream(ClientConnection connection not None, Method method not None):
     call.send_window = connection.initial_send_window
     call.headers_sent = True
     connection.calls[call.stream_id] = call
-    connection.write(frame_bytes(HEADERS, END_HEADERS, call.stream_id, connection._block_of(method)))
+    block = connection._block_of(method)
+    if timeout_s is not None:
+        # Another one each time, so it is no entry of the peer's table.
+        value = timeout_field(timeout_s)
+        block += b"\x00" + bytes((len(_TIMEOUT),)) + _TIMEOUT + bytes((len(value),)) + value
+    connection.write(frame_bytes(HEADERS, END_HEADERS, call.stream_id, block))
     connection.flush()
     return call
+
+
+def timeout_field(double seconds):
+    """Return a time as the field ``grpc-timeout`` has it: at most eight digits and a unit, rounded up."""
+    cdef double count
+    for unit, size in _UNITS:
+        count = ceil(seconds / size)
+        if count < 1e8:
+            return b"%d%s" % (max(1, <long long>count), unit)
+    return b"99999999H"
 
 
 cdef class StreamCall(ClientCall):

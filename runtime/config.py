@@ -174,6 +174,18 @@ def _names(value: object) -> tuple[str, ...]:
     return () if tuple(value) == ("none",) else tuple(value)
 
 
+def _endpoints(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = tuple(text.strip() for text in value.split(",") if text.strip())
+    if not isinstance(value, (list, tuple)) or not all(isinstance(text, str) for text in value):
+        raise ValueError("expected endpoints of workers, separated by commas: unix:PATH, HOST:PORT or grpcs://HOST:PORT")
+    if not value:
+        return ()
+    from runtime.tasks.agents.endpoint import Endpoint
+
+    return tuple(dict.fromkeys(str(Endpoint.parse(text)) for text in value))
+
+
 def _seconds(low: float, high: float) -> Callable[[object], float]:
     expected = f"expected seconds from {low:g} to {high:g}"
 
@@ -390,6 +402,13 @@ class Settings:
     )
     task_cancel_grace_s: float = setting(
         _seconds(0, 86400), 5.0, metavar="SECONDS", help="time that a worker gets to end a task that is canceled"
+    )
+    task_workers: tuple[str, ...] = setting(
+        _endpoints, (), metavar="LIST",
+        help="workers that get this server's tasks, separated by commas: unix:PATH, HOST:PORT, or grpcs://HOST:PORT"
+    )
+    task_check_s: float = setting(
+        _seconds(0.01, 3600), 5.0, metavar="SECONDS", help="time between two health checks of an idle worker"
     )
     keepalive_s: float = setting(
         _seconds(1, 86400), 60.0, metavar="SECONDS", help="silence after which a connection is asked if it still lives"

@@ -43,6 +43,7 @@ PLANES: dict[str, str] = {
     "tensorflow.WorkerService": "graph",
     "runtime.v1.Observer": "graph",
     "runtime.v1.Parcels": "stream",
+    "runtime.v1.Workers": "task",
     "ArmoniK.api.grpc.v1.Submitter": "task",
     "ArmoniK.api.grpc.v1.Worker": "task",
     "taskqueue.TaskQueue": "command",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from runtime.proto.runtime_v1.observer_pb2 import *
     from runtime.proto.runtime_v1.status_pb2 import *
     from runtime.proto.runtime_v1.transport_pb2 import *
+    from runtime.proto.runtime_v1.workers_pb2 import *
 
 
 if not TYPE_CHECKING:  # so that a type checker reports a name that does not exist

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "token": ("runtime.cli.token", "make, list and revoke the bearer tokens that a server accepts"),
     "cluster": ("runtime.cli.cluster", "run a cluster of server processes on this machine"),
     "status": ("runtime.cli.status", "show what a server and its cluster are doing, and what each waits for"),
+    "worker": ("runtime.cli.worker", "run tasks by a Python function, in processes of its own"),
     "fleet": ("runtime.cli.fleet", "show the servers and machines that a fleet knows"),
     "machine": ("runtime.cli.machine", "report this machine's interfaces to a server"),
     "trace": ("runtime.cli.trace", "trace the next steps of a server, or read traces that were saved"),

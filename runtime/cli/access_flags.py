@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runtime.client.channels import Access
+    from runtime.client.access import Access
 
 
 def add_access_flags(parser: Any) -> None:
@@ -26,6 +26,6 @@ def access_of(target: str, options: argparse.Namespace) -> Access:
     InvalidArgument
         If they contradict each other or a file cannot be read.
     """
-    from runtime.client.channels import Access
+    from runtime.client.access import Access
 
     return Access.of(target, options.token, None, options.ca, options.cert, options.key, options.server_name)

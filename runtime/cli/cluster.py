@@ -110,7 +110,7 @@ def _status(directory: Path, output: str) -> int:
     from dataclasses import asdict
 
     from runtime.cli.status import plain
-    from runtime.client.channels import Access
+    from runtime.client.access import Access
     from runtime.client.status import fetch_status
     from runtime.errors import Error
     from runtime.local_cluster.state_file import SERVING, read_record

@@ -78,11 +78,11 @@ async def _serve(settings: Settings, *, trim: bool, stop_at_eof: bool) -> None:
 
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
-    signals = _Signals(stopped)
+    signals = StopSignals(stopped)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.arrived, signal.Signals(number).name)
     if stop_at_eof:
-        _watch_standard_input(loop, signals)
+        watch_standard_input(loop, signals)
     listener = Listener(settings)
     await listener.start()
     announce(listener.target)
@@ -112,7 +112,7 @@ def announce(target: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class _Signals:
+class StopSignals:
     """The first signal asks for a graceful stop, a second one for a stop at once."""
 
     def __init__(self, stopped: asyncio.Event) -> None:
@@ -131,7 +131,7 @@ class _Signals:
             self._stopped.set()
 
 
-def _watch_standard_input(loop: asyncio.AbstractEventLoop, signals: _Signals) -> None:
+def watch_standard_input(loop: asyncio.AbstractEventLoop, signals: StopSignals) -> None:
     """Take the end of standard input for a signal; what comes before it is thrown away.
 
     Raises

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from runtime._ext.errors import InvalidArgument
+from runtime.client.access import Access, address_of
 
 __all__ = ["Access", "SharedChannel", "address_of"]
 
@@ -24,83 +22,6 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     # A step must not run twice because a connection broke.
     ("grpc.enable_retries", 0),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How to get in.
-
-    Attributes
-    ----------
-    token : str or None
-        Sent as ``authorization: Bearer TOKEN``.
-    tls : bool
-        Whether the connection is encrypted.
-    ca, cert, key : bytes or None
-        PEM: whom to trust (the system's authorities when None), and who we are.
-    server_name : str or None
-        Name in the server's certificate, when it is not the host of the target.
-    """
-
-    token: str | None = None
-    tls: bool = False
-    ca: bytes | None = None
-    cert: bytes | None = None
-    key: bytes | None = None
-    server_name: str | None = None
-
-    @classmethod
-    def of(cls, target: str, token: str | None, tls: bool | None, ca: Any, cert: Any, key: Any,
-           server_name: str | None) -> Access:
-        """Return the access that a caller's arguments describe; `ca`, `cert` and `key` are paths or PEM bytes.
-
-        Raises
-        ------
-        InvalidArgument
-            If they contradict each other or a file cannot be read.
-        """
-        wants_tls = target.startswith("grpcs://") or any(item is not None for item in (ca, cert, key, server_name))
-        if tls is False and wants_tls:
-            raise InvalidArgument("tls=False contradicts the other arguments: ca, cert, key, server_name and grpcs:// "
-                                  "all mean TLS")
-        if (cert is None) != (key is None):
-            raise InvalidArgument("cert and key go together: one was given without the other")
-        if token is not None and (not token or not token.isascii() or not token.isprintable() or " " in token):
-            raise InvalidArgument("token must be printable ASCII characters without spaces")
-        return cls(token, bool(tls or wants_tls), _pem(ca, "ca"), _pem(cert, "cert"), _pem(key, "key"), server_name)
-
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Return what every call carries."""
-        return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
-
-
-def _pem(item: Any, name: str) -> bytes | None:
-    if item is None or isinstance(item, bytes):
-        return item
-    try:
-        with open(item, "rb") as file:
-            return file.read()
-    except (OSError, TypeError) as error:
-        raise InvalidArgument(f"{name}={os.fspath(item) if isinstance(item, os.PathLike) else item!r} cannot be read: "
-                              f"{error}") from error
-
-
-def address_of(target: str) -> str:
-    """Return the address that gRPC connects to for a target.
-
-    Raises
-    ------
-    InvalidArgument
-        If the target has not one of the forms ``grpc://HOST:PORT``, ``grpcs://HOST:PORT`` or ``unix:PATH``.
-    """
-    if target.startswith("unix:") and len(target) > len("unix:"):
-        return target
-    scheme, separator, address = target.partition("://")
-    host, colon, port = address.rpartition(":")
-    if separator and scheme in ("grpc", "grpcs") and host and colon and port.isdigit() and "/" not in host:
-        return address
-    raise InvalidArgument(f"target '{target}' is not understood: write grpc://HOST:PORT, grpcs://HOST:PORT for TLS, "
-                          "unix:PATH, or None to run in this process")
 
 
 class SharedChannel:

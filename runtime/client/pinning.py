@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 
-from runtime.client.channels import Access
+from runtime.client.access import Access
 
 __all__ = ["access_pinned"]
 

@@ -29,7 +29,7 @@ from runtime.client.messages import as_message, fill_message
 from runtime.client.transport import DeviceInfo, Signature, Transport
 
 if TYPE_CHECKING:
-    from runtime.client.channels import Access
+    from runtime.client.access import Access
 
 __all__ = ["DeviceInfo", "Session"]
 
@@ -330,7 +330,7 @@ def _target(target: str | None) -> str:
         raise InvalidArgument(f"target must be text such as grpc://HOST:PORT, or None to run in this process; got "
                               f"{type(target).__name__}")
     if target:
-        from runtime.client.channels import address_of
+        from runtime.client.access import address_of
 
         address_of(target)
     return target or ""
@@ -338,7 +338,7 @@ def _target(target: str | None) -> str:
 
 def _access(target: str, token: str | None, tls: bool | None, ca: Any, cert: Any, key: Any, server_name: str | None
             ) -> Access:
-    from runtime.client.channels import Access
+    from runtime.client.access import Access
 
     return Access.of(target, token, tls, ca, cert, key, server_name)
 

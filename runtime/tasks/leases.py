@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from runtime.errors import Aborted
+from runtime.errors import Aborted, DataLoss
 from runtime.objects.value import Value
 from runtime.tasks.model import FailureKind, TaskOptions, TaskRequest, TaskStatus
 
@@ -46,6 +46,8 @@ class LeasedTask(NamedTuple):
         In the order of the request.
     payload : Value
         The input; read it by `Lease.read_payload`.
+    inputs : mapping of str to Value
+        The values of the dependencies that are there.
     """
 
     id: str
@@ -55,6 +57,7 @@ class LeasedTask(NamedTuple):
     expected_keys: tuple[str, ...]
     dependencies: tuple[str, ...]
     payload: Value
+    inputs: Mapping[str, Value] = {}
 
 
 class Lease:
@@ -73,6 +76,8 @@ class Lease:
         Set when the call is to be stopped: the task is to be canceled, or the lease is lost.
     is_cancelled, is_lost : bool
         Which of them.
+    on_interrupt : callable or None
+        Called without arguments when `interrupted` is set.
     deadline : float
         Time of the loop at which the lease ends without a sign of life.
     """
@@ -86,6 +91,7 @@ class Lease:
         self.fence = fence
         self.owner = owner
         self.interrupted = asyncio.Event()
+        self.on_interrupt: Callable[[], object] | None = None
         self.is_cancelled = False
         self.is_lost = False
         self.is_ended = False
@@ -108,7 +114,10 @@ class Lease:
         DataLoss
             There is none, although the task was ready.
         """
-        return self._tasks.dependency(self, key)
+        value = self.task.inputs.get(key)
+        if value is None:
+            raise DataLoss(f"the data of dependency {key!r} of task {self.task.id!r} is not there")
+        return value
 
     def read(self, value: Value, chunk_bytes: int) -> AsyncIterator[bytes]:
         """Return the pieces of a value."""
@@ -127,6 +136,13 @@ class Lease:
         """Give a sign of life, at least every `HEARTBEAT_S` seconds."""
         self.check()
         self._tasks.leases.renew(self)
+
+    def interrupt(self) -> None:
+        """Tell the agent that the call is to be stopped."""
+        if not self.interrupted.is_set():
+            self.interrupted.set()
+            if self.on_interrupt is not None:
+                self.on_interrupt()
 
     def check(self) -> None:
         """Raise LeaseLost if the attempt is not the agent's any more."""

@@ -23,6 +23,7 @@ __all__ = [
     "TaskStream",
     "counts_message",
     "created_message",
+    "options_message",
     "options_of",
     "parse",
     "session_filter_of",
@@ -59,6 +60,15 @@ def options_of(message: wire.armonik.TaskOptions, field: str = "task_options") -
     return TaskOptions(
         duration.seconds * 1_000_000_000 + duration.nanos, message.max_retries, message.priority, dict(message.options)
     )
+
+
+def options_message(options: TaskOptions) -> wire.armonik.TaskOptions:
+    """Return the message for options."""
+    message = wire.armonik.TaskOptions(
+        max_retries=options.max_retries, priority=options.priority, options=options.entries
+    )
+    message.max_duration.seconds, message.max_duration.nanos = divmod(options.max_duration_ns, 1_000_000_000)
+    return message
 
 
 def small_tasks_of(requests: Iterable[wire.armonik.TaskRequest], chunk_bytes: int) -> list[TaskRequest]:

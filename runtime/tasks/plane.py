@@ -1,4 +1,4 @@
-"""The task plane of a server: its store, its tasks, and the service in front of them."""
+"""The task plane of a server: its store, its tasks, the services in front of them, the agents behind them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from runtime.errors import Error, Unavailable
 from runtime.tasks.service import SubmitterService
+from runtime.tasks.workers_service import WorkersService
 
 if TYPE_CHECKING:
     from runtime.config import Settings
     from runtime.edge.plane import Handler
     from runtime.objects.files import FileObjects
+    from runtime.tasks.agents.agents import Agents
     from runtime.tasks.tasks import Tasks
 
 __all__ = ["OBJECTS_FOLDER", "TaskPlane", "create_plane"]
@@ -37,12 +39,14 @@ class TaskPlane:
         self._settings = settings
         self._opening: asyncio.Task[Tasks] | None = None
         self._objects: FileObjects | None = None
+        self._agents: Agents | None = None
         self._stopping = False
         self.submitter = SubmitterService(self.tasks, settings.data_chunk_max_size, settings.lenient_small_tasks)
+        self.workers = WorkersService(self.agents)
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
         """Return the handlers by service and method name."""
-        return self.submitter.services()
+        return {**self.submitter.services(), **self.workers.services()}
 
     async def start(self) -> None:
         """Take up the work that is in the store.
@@ -55,6 +59,25 @@ class TaskPlane:
         from runtime.store.opening import take_up
 
         await take_up(self._settings.data_dir, self._settings.data_is_chosen, self.tasks, "takes no tasks")
+        if self._settings.task_workers:
+            from runtime.tasks.agents.endpoint import Endpoint
+
+            agents = await self.agents()
+            for text in self._settings.task_workers:
+                await agents.add(Endpoint.parse(text))
+
+    async def agents(self) -> Agents:
+        """Return the agents of this server, opening the store if need be; raises as `tasks`."""
+        tasks = await self.tasks()
+        if self._agents is None:
+            from runtime.edge.peer_access import peer_access
+            from runtime.tasks.agents.agents import Agents
+            from runtime.tasks.agents.resources import FOLDER, Resources
+
+            settings = self._settings
+            resources = Resources(settings.data_dir / FOLDER)
+            self._agents = Agents(tasks, resources, lambda: peer_access(settings), settings.task_check_s)
+        return self._agents
 
     async def tasks(self) -> Tasks:
         """Return the tasks of this server, opening the store if need be.
@@ -77,7 +100,10 @@ class TaskPlane:
             raise
 
     def drain(self) -> None:
-        """Let those go who wait for results: they ask the next server."""
+        """Let those go who wait for results: they ask the next server; start no further task."""
+        if self._agents is not None:
+            self._agents.drain()
+        self.workers.drain()
         tasks = self._opened()
         if tasks is not None:
             tasks.waiting.close()
@@ -92,6 +118,8 @@ class TaskPlane:
         tasks = self._opened()
         if tasks is None:
             return
+        if self._agents is not None:
+            await self._agents.stop(grace)
         await tasks.stop()
         assert self._objects is not None
         await self._objects.close()

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from runtime.errors import Error, Unavailable
+from runtime.objects.value import Value
 from runtime.store.tasks import TaskTables
 from runtime.tasks import transitions
 from runtime.tasks.leases import Lease, LeasedTask
-from runtime.tasks.model import TaskRow, TaskStatus
+from runtime.tasks.model import ResultStatus, TaskRow, TaskStatus
 
 if TYPE_CHECKING:
     from runtime.tasks.tasks import Tasks
@@ -176,6 +177,7 @@ class Scheduler:
             spec.expected_keys,
             spec.dependencies,
             spec.payload,
+            _inputs(tables, row.session, spec.dependencies) if spec.dependencies else {},
         )
         return Lease(self._tasks, row.number, row.session, row.fence, owner, task)
 
@@ -209,6 +211,16 @@ class Scheduler:
         self._asking = False
         if not self.is_closed:
             self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self.wake)
+
+
+def _inputs(tables: TaskTables, session: int, keys: Sequence[str]) -> dict[str, Value]:
+    """Return the values of dependencies: here, for what completed them may be as little on disk as the lease itself."""
+    found: dict[str, Value] = {}
+    for key in keys:
+        result = tables.result(session, key)
+        if result is not None and result.status is ResultStatus.COMPLETED:
+            found[key] = result.value
+    return found
 
 
 def _deal(rows: Sequence[TaskRow], requests: Sequence[_Request]) -> list[tuple[_Request, list[TaskRow]]]:

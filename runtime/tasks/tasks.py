@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from runtime.errors import DataLoss, Error, InvalidArgument, NotFound
+from runtime.errors import Error, InvalidArgument, NotFound
 from runtime.objects.objects import ObjectStore, ValueWriter
 from runtime.objects.value import UnusedObject, Value
 from runtime.store.tasks import TaskStore, TaskTables
@@ -417,7 +417,7 @@ class Tasks:
         """Tell an agent that a lease is not its own any more."""
         self.leases.remove(lease)
         lease.is_lost = True
-        lease.interrupted.set()
+        lease.interrupt()
 
     def session_id(self, tables: TaskTables, number: int) -> str:
         """Return the id of a session by its number."""
@@ -428,14 +428,7 @@ class Tasks:
             found = self._session_ids[number] = tables.session(number).id
         return found
 
-    def dependency(self, lease: Lease, key: str) -> Value:
-        """Return the value of a dependency of a leased task; see `Lease.dependency`."""
-        found = self.store.read(lambda tables: tables.result(lease.session_number, key))
-        if found is None or found.status is not ResultStatus.COMPLETED:
-            raise DataLoss(f"the data of dependency {key!r} of task {lease.task.id!r} is not there")
-        return found.value
-
-    def common_data(self, session_id: str, key: str) -> Value | None:
+    async def common_data(self, session_id: str, key: str) -> Value | None:
         """Return the value of a COMPLETED result of a session, or None."""
 
         def find(tables: TaskTables) -> ResultRow | None:
@@ -443,6 +436,9 @@ class Tasks:
             return None if session is None else tables.result(session.number, key)
 
         found = self.store.read(find)
+        if found is None or found.status is not ResultStatus.COMPLETED:
+            # A task may run because of a result that is on its way to the disk, as its own lease is.
+            found = await self.store.write(find)
         return found.value if found is not None and found.status is ResultStatus.COMPLETED else None
 
     def start_lease(self, lease: Lease) -> None:
@@ -601,7 +597,7 @@ class Tasks:
         if lease is None or lease.is_ended:
             return
         lease.is_cancelled = True
-        lease.interrupted.set()
+        lease.interrupt()
         self._loop.call_later(self.limits.cancel_grace_s, self._cancel_is_due, lease)
 
     def _cancel_is_due(self, lease: Lease) -> None:

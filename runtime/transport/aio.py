@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from runtime._ext.errors import InvalidArgument, Unavailable
-from runtime.client.channels import Access
+from runtime.client.access import Access
 from runtime.transport import arrays
 from runtime.transport.arrays import SINGLE
 from runtime.transport.parcel import Progress, Receiver, Sender

@@ -9,20 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import ssl
 from collections.abc import AsyncIterator
-from typing import Any
 
-from runtime import __version__
-from runtime._ext.errors import DeadlineExceeded, Error, InvalidArgument, Unavailable
+from runtime._ext.errors import DeadlineExceeded, Error
 from runtime._ext.http2_call import Method
-from runtime._ext.http2_client import ClientConnection
 from runtime._ext.http2_client_stream import StreamCall, start_stream
-from runtime.client.channels import Access, address_of
-from runtime.edge.auth import split_address
-from runtime.edge.limits import Account
-from runtime.edge.native import READ_BUFFER_BYTES
+from runtime.client.access import Access, address_of, tls_context
+from runtime.edge.connect import PeerConnection, connect
 from runtime.transport.board import is_broken, is_over, receiving, sending
 from runtime.transport.parcel import Receiver, Sender
 
@@ -39,38 +33,6 @@ _LONGEST_PAUSE_S = 1.0
 _FAREWELL_S = 5.0
 # A server that has said nothing for so long is asked for a sign of life, and must give it within as much time again.
 _SILENCE_S = 15.0
-
-
-class _Protocol(ClientConnection, asyncio.BufferedProtocol):
-    """A connection as asyncio wants it; everything is in the compiled base."""
-
-
-class _Service:
-    """What a connection asks of its owner."""
-
-    lookahead = 0
-
-    def __init__(self, authority: str, access: Access) -> None:
-        self.account = Account(1 << 62)  # what may be on its way is bounded by the credit
-        self.read_buffer = bytearray(READ_BUFFER_BYTES)
-        self.fields = [
-            (b":method", b"POST"),
-            (b":scheme", b"https" if access.tls else b"http"),
-            (b":authority", authority.encode()),
-            (b"te", b"trailers"),
-            (b"content-type", b"application/grpc"),
-            (b"user-agent", f"tensor-runtime/{__version__}".encode()),
-            *((key.encode(), value.encode()) for key, value in access.metadata()),
-        ]
-
-    def opened(self, connection: ClientConnection) -> None:
-        pass
-
-    def closed(self, connection: ClientConnection) -> None:
-        pass
-
-    def broken(self, connection: ClientConnection, code: int, message: str) -> None:
-        logger.warning("connection closed for an error of the protocol", extra={"error_code": code, "reason": message})
 
 
 async def exchange(end: Sender | Receiver, target: str, access: Access, resume_s: float) -> None:
@@ -94,7 +56,7 @@ async def exchange(end: Sender | Receiver, target: str, access: Access, resume_s
     give_up = loop.time() + resume_s
     pause_s = _FIRST_PAUSE_S
     address = address_of(target)
-    tls = _tls_context(access) if access.tls else None
+    tls = tls_context(access) if access.tls else None
     failed: Error | None = None
     while not end.is_complete:
         before = end.done_bytes
@@ -145,31 +107,12 @@ async def _stream(end: Sender | Receiver, address: str, access: Access, tls: ssl
         connection.abort()
 
 
-async def _connect(address: str, access: Access, tls: ssl.SSLContext | None) -> _Protocol:
-    loop = asyncio.get_running_loop()
-    options: dict[str, Any] = {}
-    try:
-        async with asyncio.timeout(_CONNECT_S):
-            if address.startswith("unix:"):
-                service = _Service("localhost", access)
-                if tls is not None:
-                    options = {"ssl": tls, "server_hostname": access.server_name or "localhost"}
-                _, made = await loop.create_unix_connection(lambda: _Protocol(service, loop),
-                                                            address.removeprefix("unix:"), **options)
-            else:
-                service = _Service(address, access)
-                host, port = split_address(address)
-                if tls is not None:
-                    options = {"ssl": tls, "server_hostname": access.server_name or host}
-                _, made = await loop.create_connection(lambda: _Protocol(service, loop), host, port, **options)
-            return made
-    except TimeoutError:
-        raise Unavailable(f"{address} cannot be reached: no connection within {_CONNECT_S:g} s") from None
-    except (OSError, ssl.SSLError, UnicodeError) as error:
-        raise Unavailable(f"{address} cannot be reached: {error}") from None
+async def _connect(address: str, access: Access, tls: ssl.SSLContext | None) -> PeerConnection:
+    metadata = [(key.encode(), value.encode()) for key, value in access.metadata()]
+    return await connect(address, tls, server_name=access.server_name, metadata=metadata, timeout_s=_CONNECT_S)
 
 
-async def _watch(connection: _Protocol) -> None:
+async def _watch(connection: PeerConnection) -> None:
     """Cut a connection whose server is silent and does not answer when it is asked."""
     loop = asyncio.get_running_loop()
     while True:
@@ -190,29 +133,6 @@ async def _incoming(call: StreamCall, come_by: float | None) -> AsyncIterator[by
     yield first
     while (message := await call.receive()) is not None:
         yield message
-
-
-def _tls_context(access: Access) -> ssl.SSLContext:
-    """Return a context that verifies the server, and shows our certificate if there is one."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2"])
-    try:
-        if access.ca is None:
-            context.load_default_certs()
-        else:
-            context.load_verify_locations(cadata=access.ca.decode("ascii", "replace"))
-        if access.cert is not None and access.key is not None:
-            # OpenSSL takes both from a file alone: one that only this process sees.
-            descriptor = os.memfd_create("certificate")
-            try:
-                os.write(descriptor, access.cert + b"\n" + access.key)
-                context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=lambda: b"")
-            finally:
-                os.close(descriptor)
-    except (ssl.SSLError, ValueError, OSError) as error:
-        raise InvalidArgument(f"ca, cert and tls_key cannot be used: {error}") from error
-    return context
 
 
 def deadline_passed(end: Sender | Receiver, timeout_s: float) -> DeadlineExceeded:
