@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runtime._ext.errors import Cancelled, InvalidArgument
+from runtime._ext.row_sums import add_rows
 from runtime.dtypes import DataType
 from runtime.ops.objects import kept
 from runtime.ops.partial_shapes import matches
@@ -155,9 +157,12 @@ class SparseAccumulator(Accumulator):
 
     def __init__(self, name: str, dtype: DataType, shape: Shape, is_mean: bool) -> None:
         super().__init__(name, dtype, shape, is_mean)
-        self._indices: Any = None
-        self._values: Any = None
-        self._counts: Any = None
+        self._indices: Any = None  # as they are given out
+        self._slots: Any = None  # where the row of each lies
+        self._values: Any = None  # rows in the order in which they first came, with room for more
+        self._counts: Any = None  # of each row
+        self._used = 0
+        self._ascends = True
 
     def apply(self, local_step: int, indices: Any, values: Any, shape: Any, has_known_shape: bool) -> None:
         """Add rows.
@@ -182,8 +187,7 @@ class SparseAccumulator(Accumulator):
             if self.count:
                 self._merge(indices, values)
             else:
-                self._indices, self._values = indices.copy(), values.copy()
-                self._counts = np.ones(len(indices), np.int64)
+                self._begin(indices.copy(), values.copy(), np.ones(len(indices), np.int64), _ascends(indices))
 
         self._counted(local_step, add)
 
@@ -218,31 +222,79 @@ class SparseAccumulator(Accumulator):
                 raise InvalidArgument(f"Shape mismatch: expected values dim {place} to be {dims[place]}, got "
                                       f"{values.shape[place]}")
 
+    def _begin(self, indices: Any, values: Any, counts: Any, ascends: bool) -> None:
+        """Hold these rows, each of which lies where its index does."""
+        self._indices, self._values, self._counts = indices, values, counts
+        self._slots = np.arange(len(indices))
+        self._used = len(indices)
+        self._ascends = ascends
+
     def _merge(self, indices: Any, values: Any) -> None:
         """Merge rows as two ascending lists; rows that do not ascend keep their place behind what came before them."""
-        if _ascends(indices) and _ascends(self._indices):
-            merged = np.union1d(self._indices, indices)
-            old, new = np.searchsorted(merged, self._indices), np.searchsorted(merged, indices)
-        else:
-            merged, old, new = _merged(self._indices.tolist(), indices.tolist())
+        if not (self._ascends and _ascends(indices)):
+            self._merge_slowly(indices, values)
+            return
+        places = np.searchsorted(self._indices, indices)
+        is_known = self._indices.take(places, mode="clip") == indices if len(self._indices) else places < 0
+        known = np.flatnonzero(is_known)
+        slots = self._slots[places[known]]
+        _add(self._values, slots, values, known)
+        self._counts[slots] += 1
+        if len(known) == len(indices):
+            return
+        fresh = np.flatnonzero(~is_known)
+        end = self._used + len(fresh)
+        if end > len(self._values):
+            self._reserve(max(end, 2 * len(self._values)))
+        self._values[self._used:end] = values[fresh]
+        self._counts[self._used:end] = 1
+        came = np.arange(len(fresh))
+        at = places[fresh] + came
+        is_old = np.ones(end, bool)
+        is_old[at] = False
+        merged, slots = np.empty(end, np.int64), np.empty(end, np.intp)
+        merged[is_old], merged[at] = self._indices, indices[fresh]
+        slots[is_old], slots[at] = self._slots, self._used + came
+        self._indices, self._slots, self._used = merged, slots, end
+
+    def _reserve(self, rows: int) -> None:
+        used = self._used
+        values = np.empty((rows, *self._values.shape[1:]), self._values.dtype)
+        counts = np.empty(rows, np.int64)
+        values[:used], counts[:used] = self._values[:used], self._counts[:used]
+        self._values, self._counts = values, counts
+
+    def _merge_slowly(self, indices: Any, values: Any) -> None:
+        merged, old, new = _merged(self._indices.tolist(), indices.tolist())
         total = np.zeros((len(merged), *values.shape[1:]), values.dtype)
         counts = np.zeros(len(merged), np.int64)
-        total[old] = self._values
-        counts[old] = self._counts
+        total[old] = self._values[self._slots]
+        counts[old] = self._counts[self._slots]
         total[new] += values
         counts[new] += 1
-        self._indices, self._values, self._counts = merged, total, counts
+        self._begin(merged, total, counts, False)
 
     def _result(self) -> Any:
-        values = self._values
+        values = self._values[self._slots]
         if self.is_mean:
-            values = self._divided(values, self._counts.reshape(-1, *[1] * (values.ndim - 1)))
+            values = self._divided(values, self._counts[self._slots].reshape(-1, *[1] * (values.ndim - 1)))
         first = self.shape[0] if self.shape else None
         shape = np.array([-1 if first is None else first, *values.shape[1:]], np.int64)
         return self._indices, values, shape
 
     def _clear(self) -> None:
-        self._indices = self._values = self._counts = None
+        self._indices = self._slots = self._values = self._counts = None
+        self._used = 0
+
+
+def _add(total: Any, targets: Any, rows: Any, sources: Any) -> None:
+    """Add rows to different rows of a total."""
+    if total.dtype in (np.float32, np.float64) and rows.flags.c_contiguous and rows.flags.aligned and len(sources):
+        width = math.prod(rows.shape[1:])
+        add_rows(total.reshape(len(total), width), targets.astype(np.int64), rows.reshape(len(rows), width),
+                 sources.astype(np.int64))
+    else:
+        total[targets] += rows[sources]
 
 
 def _mismatch(expected: Shape, got: Shape) -> InvalidArgument:
