@@ -41,7 +41,7 @@ class ExamplePlan:
         self.dense_types = [base(kind) for kind in node.attr("Tdense")]
         self.ragged_types: list[DataType] = []
         self.split_types: list[DataType] = []
-        if node.op == "ParseExampleV2":
+        if node.op in ("ParseExampleV2", "ParseExampleDatasetV2"):
             self.ragged_types = [base(kind) for kind in node.attr("ragged_value_types")]
             self.split_types = [base(kind) for kind in node.attr("ragged_split_types")]
         for name, keys, types in (("sparse_keys", sparse_keys, self.sparse_types),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from runtime.ops.registry import Shape
     from runtime.step.environment import KernelEnv
 
+__all__ = ["csv_number"]
+
 Run = Callable[..., Any]
 
 
@@ -185,7 +187,8 @@ class _Splitter:
             position = quote + 2
 
 
-def _csv_number(kind: DataType) -> Callable[[bytes], Any]:
+def csv_number(kind: DataType) -> Callable[[bytes], Any]:
+    """Return what converts a field to a number of a type, and raises ValueError where it is none."""
     if kind in (DataType.INT32, DataType.INT64):
         limit = 1 << (31 if kind is DataType.INT32 else 63)
 
@@ -269,7 +272,7 @@ def _whole_column(kind: DataType, texts: Sequence[bytes], missing: bytes) -> Any
 
 def _column(number: int, kind: DataType, texts: Sequence[bytes], missing: bytes, default: Any) -> Any:
     """Convert a column field by field, and say which one cannot be."""
-    convert = None if kind is DataType.STRING else _csv_number(kind)
+    convert = None if kind is DataType.STRING else csv_number(kind)
     output = np.empty(len(texts), to_numpy(kind))
     filler = default.reshape(-1)[0] if default.size else None
     for record, text in enumerate(texts):

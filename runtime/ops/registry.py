@@ -126,6 +126,8 @@ FAMILIES = (
     "runtime.ops.optionals",
     "runtime.ops.datasets.sources",
     "runtime.ops.datasets.record_files",
+    "runtime.ops.datasets.csv_files",
+    "runtime.ops.datasets.generators",
     "runtime.ops.datasets.mapping",
     "runtime.ops.datasets.parallel_mapping",
     "runtime.ops.datasets.parsing",
@@ -148,6 +150,7 @@ FAMILIES = (
     "runtime.ops.unicode",
     "runtime.ops.sets",
     "runtime.ops.ragged",
+    "runtime.ops.ragged_variants",
 )
 """Modules that register kernels; a new family is added here and nowhere else."""
 

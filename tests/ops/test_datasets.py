@@ -538,3 +538,56 @@ def test_interleaved_datasets_read_ahead_lose_nothing(opened: Open, ordered: str
     if ordered == "true":
         session.run({}, [], ["start"])
         assert rest(session) == found
+
+
+def generator() -> Pipelines:
+    """Return a generator that never ends, and counts in ``count`` how often it was cleaned up."""
+    graph = Pipelines()
+    graph.counted()
+    same = graph.function("same", {"x": INT64}, {"y": ("same:output:0", INT64)})
+    same.op("Identity", "same", "x", T=INT64)
+    graph.const("first", np.int64(7))
+    graph.iterate(graph.dataset(
+        "GeneratorDataset", "generated", "first", init_func=function("same"), next_func=function("same"),
+        finalize_func=function("counted"), Tinit_func_args=[INT64], Tnext_func_args=[], Tfinalize_func_args=[]))
+    return graph
+
+
+@pytest.mark.parametrize("end", ["another begins", "the session ends"])
+def test_a_generator_that_nobody_reads_any_more_is_cleaned_up(opened: Open, master: Master, end: str) -> None:
+    graph = generator()
+    session, watching = opened(graph, start=False), opened(graph, start=False)
+    session.run({}, [], ["reset"])
+    session.run({}, [], ["start"])
+    assert [following(session), following(session)] == [7, 7]
+    assert int(watching.run({}, ["calls:0"])[0][0]) == 0
+    if end == "another begins":
+        session.run({}, [], ["start"])
+    else:
+        found = session.state.resources
+        for place in [place for place in found.listing() if place[1] == ITERATOR]:
+            found.delete(*place)
+    eventually(lambda: int(watching.run({}, ["calls:0"])[0][0]) == 1)
+
+
+def test_records_of_csv_files_may_be_long_and_lie_anywhere(opened: Open, tmp_path: Path) -> None:
+    """Quoted fields go over many pieces of what is read at a time."""
+    text = "x\n" * 100_000
+    (tmp_path / "long.csv").write_text(f'"{text}",1\r"{text}",2\n', encoding="ascii")
+    graph = Pipelines()
+    names = [graph.const(f"in{place}", value) for place, value in enumerate((
+        np.array([str(tmp_path / "long.csv").encode()], object), np.array(b"", object), np.int64(5), np.bool_(False),
+        np.array(b",", object), np.bool_(True), np.array(b"", object), np.array([1], np.int64), np.zeros(0, np.int64),
+        np.zeros(0, np.int64)))]
+    graph.iterate(graph.dataset("CSVDatasetV2", "csv", *names))
+    assert rest(opened(graph)) == [1, 2]
+
+
+def test_csv_files_outside_the_allowed_folders_are_refused(opened: Open, tmp_path: Path) -> None:
+    graph = Pipelines()
+    names = [graph.const(f"in{place}", value) for place, value in enumerate((
+        np.array([b"/etc/hostname"], object), np.array(b"", object), np.int64(5), np.bool_(False),
+        np.array(b",", object), np.bool_(True), np.array(b"", object), np.zeros(0, np.int64), np.zeros(0, np.int64)))]
+    graph.iterate(graph.dataset("CSVDataset", "csv", *names))
+    with pytest.raises(PermissionDenied):
+        following(opened(graph))

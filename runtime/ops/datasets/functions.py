@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import Cancelled, Error, InvalidArgument
@@ -73,6 +73,11 @@ class Captured:
     def is_asynchronous(self) -> bool:
         """Tell whether a call may wait."""
         return self._function.compiled.is_asynchronous
+
+    def start(self, caller: DatasetIterator, element: Element,
+              done: Callable[[Any, BaseException | None], None]) -> None:
+        """Run it apart from what the caller's reading does, when that has ended; ``done`` is called once."""
+        caller.iteration.leave(self._function.compiled, (*element, *self._arguments), done)
 
     async def __call__(self, caller: DatasetIterator, element: Element) -> list[Any]:
         """Run it for an element.

@@ -171,6 +171,25 @@ class Iteration:
             self._calls.discard(step)
             step.close()
 
+    def leave(self, function: CompiledFunction, args: Sequence[Any], done: Done) -> None:
+        """Run a user function that cleans up behind the reading, which does not wait for it."""
+        step = StepContext(next(_CALL_IDS), self.state, None, self.hand_over, self.state.step_memory_limit)
+
+        def ended(outputs: Any, error: BaseException | None) -> None:
+            step.close()
+            done(outputs, error)
+
+        def begin() -> None:
+            try:
+                (self._instances.get(function) or self._instance(function)).start(step, args, ended)
+            except Exception as error:
+                ended(None, error)
+
+        try:
+            begin() if self.hand_over is None else self.hand_over(begin)
+        except Cancelled as error:  # the server stops
+            ended(None, error)
+
     def _instance(self, function: CompiledFunction) -> CompiledFunction:
         """Return a function with state of this reading's own, so that another begins with the same random numbers."""
         bounded = function.is_bounded()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from runtime._ext.errors import InvalidArgument, Unimplemented
+from runtime._ext.errors import InvalidArgument
 from runtime.dtypes import DataType
 from runtime.ops.datasets.batching import positive
 from runtime.ops.datasets.dataset import (
@@ -21,9 +21,10 @@ from runtime.ops.datasets.dataset import (
     variant,
 )
 from runtime.ops.example_parsing import ExamplePlan
-from runtime.ops.objects import filled
+from runtime.ops.objects import filled, object_scalar
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import scalar
+from runtime.ops.values.ragged_variant import RaggedVariant
 from runtime.ops.values.tensor_variant import TensorVariant
 
 if TYPE_CHECKING:
@@ -39,12 +40,12 @@ _AUTOTUNE = -1
 class ParseExampleDataset(UnaryDataset):
     """The features of batches of serialized Examples, in the order of their keys.
 
-    A sparse feature is a vector of three variants: indices, values and shape.
+    A sparse feature is a vector of three variants: indices, values and shape. A ragged one is one variant.
 
     Parameters
     ----------
     plan : ExamplePlan
-        Has the sparse features first.
+        Has the sparse features first, the ragged ones last.
     defaults : tuple
         Of the dense features.
     """
@@ -67,7 +68,11 @@ class ParseExampleDataset(UnaryDataset):
         count = len(self.plan.sparse_types)
         features = [_packed(kind, *parts) for kind, *parts in zip(
             self.plan.sparse_types, found[:count], found[count:2 * count], found[2 * count:3 * count], strict=True)]
-        features += found[3 * count:]
+        ragged = 3 * count + len(self.plan.features)
+        features += found[3 * count:ragged]
+        kinds = self.plan.ragged_types
+        features += [object_scalar(RaggedVariant((splits,), values, kind)) for kind, values, splits in zip(
+            kinds, found[ragged:ragged + len(kinds)], found[ragged + len(kinds):], strict=True)]
         return tuple(features[place] for place in self.order)
 
 
@@ -91,10 +96,7 @@ class _ParseExampleIterator(UnaryIterator):
 @kernel("ParseExampleDatasetV2", shape=scalar)
 def _parse_example(node: Node, env: KernelEnv) -> Run:
     signature = Signature.of(node)
-    if node.attr("ragged_keys"):
-        raise Unimplemented(f"ParseExampleDatasetV2 '{node.name}' has ragged features, which datasets here do "
-                            "not hold; parse with ParseExampleV2 in a map")
-    plan = ExamplePlan(node, node.attr("sparse_keys"), node.attr("dense_keys"), ())
+    plan = ExamplePlan(node, node.attr("sparse_keys"), node.attr("dense_keys"), node.attr("ragged_keys"))
 
     def run(source: Any, num_parallel_calls: Any, *defaults: Any) -> Any:
         if integer(num_parallel_calls, "num_parallel_calls") != _AUTOTUNE:
