@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["memory_bytes", "resident_bytes"]
+__all__ = ["memory_bytes", "num_descriptors", "num_threads", "resident_bytes"]
 
 
 def memory_bytes() -> int:
@@ -27,4 +27,21 @@ def resident_bytes() -> int:
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
+        return 0
+
+
+def num_threads() -> int:
+    """Return how many threads this process has, those of libraries included; 0 where the system does not tell."""
+    return _entries("/proc/self/task")
+
+
+def num_descriptors() -> int:
+    """Return how many descriptors this process has open; 0 where the system does not tell."""
+    return max(0, _entries("/proc/self/fd") - 1)  # without the one of the listing
+
+
+def _entries(folder: str) -> int:
+    try:
+        return len(os.listdir(folder))
+    except OSError:
         return 0

@@ -14,11 +14,11 @@ from runtime.edge.auth import is_local
 from runtime.edge.limits import Account
 from runtime.edge.peer_access import peer_access
 from runtime.graph.device_spec import DeviceSpec
-from runtime.machine import resident_bytes
+from runtime.machine import num_descriptors, num_threads, resident_bytes
 from runtime.master.master import Master
 from runtime.master.service import MasterService
 from runtime.master.task import Task
-from runtime.observe.status import MAX_CALLS, Call, Opening, RoadStatus, TaskStatus, Wait
+from runtime.observe.status import MAX_CALLS, Call, Held, Opening, RoadStatus, TaskStatus, Wait
 from runtime.observe.status_service import StatusService
 from runtime.step.files import FileAccess
 from runtime.worker.rpc_log import RpcLog
@@ -106,7 +106,10 @@ class GraphPlane:
 
     def _snapshot(self, calls: Sequence[Call], openings: tuple[Opening, ...]) -> TaskStatus:
         import runtime
+        from runtime.transport.borrower import num_borrowed
+        from runtime.transport.lender import num_lent
         from runtime.transport.roads import totals
+        from runtime.transport.segments import held_bytes
 
         master = self.master.master
         worker = self.worker.made
@@ -129,6 +132,8 @@ class GraphPlane:
             len(wanted),
             tuple(RoadStatus(direction, road, found.transfers, found.bytes, found.seconds, found.copies)
                   for direction, by_road in totals().items() for road, found in by_road.items()),
+            Held(num_threads(), num_descriptors(), 0 if worker is None else worker.num_rendezvous, num_lent(),
+                 num_borrowed(), *held_bytes()),
         )
 
     def _other_tasks(self) -> dict[str, str]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
 
-__all__ = ["MAX_CALLS", "Call", "GraphStatus", "Opening", "RoadStatus", "SessionStatus", "StepStatus", "TaskStatus",
-           "Wait", "WorkerSessionStatus", "oldest_steps", "step_status"]
+__all__ = ["MAX_CALLS", "Call", "GraphStatus", "Held", "Opening", "RoadStatus", "SessionStatus", "StepStatus",
+           "TaskStatus", "Wait", "WorkerSessionStatus", "oldest_steps", "step_status"]
 
 logger = logging.getLogger(__name__)
 
@@ -197,6 +197,31 @@ class RoadStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What a process keeps that steps and other programs come to need, and give back.
+
+    Attributes
+    ----------
+    num_threads, num_descriptors : int
+        Of the process; 0 where the system does not tell.
+    num_rendezvous : int
+        Steps with a place here at which tensors meet those who want them.
+    num_lent, num_borrowed : int
+        Tensors in shared memory: lent to other programs or waiting to be fetched by them, and theirs in use here.
+    used_bytes, idle_bytes : int
+        Shared memory of this process: in use, and kept for the next tensors.
+    """
+
+    num_threads: int
+    num_descriptors: int
+    num_rendezvous: int
+    num_lent: int
+    num_borrowed: int
+    used_bytes: int
+    idle_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class TaskStatus:
     """One task.
 
@@ -223,6 +248,7 @@ class TaskStatus:
         Tensors that others wait for here, until a step sends them; the oldest of ``num_wanted``.
     roads : tuple of RoadStatus
         Since the process began.
+    held : Held, optional
     """
 
     task: str
@@ -241,6 +267,7 @@ class TaskStatus:
     wanted: tuple[Wait, ...] = ()
     num_wanted: int = 0
     roads: tuple[RoadStatus, ...] = ()
+    held: Held | None = None
 
 
 def step_status(step: StepContext, graph_handle: str = "") -> StepStatus:

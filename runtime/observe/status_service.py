@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from runtime.edge.plane import Handler
     from runtime.observe.status import (
         Call,
+        Held,
         Opening,
         RoadStatus,
         SessionStatus,
@@ -117,6 +118,8 @@ def task_message(status: TaskStatus) -> Any:
         num_wanted=status.num_wanted,
         road=map(_road, status.roads),
     )
+    if status.held is not None:
+        message.held.MergeFrom(_held(status.held))
     for name, kind, incarnation in status.devices:
         message.device.add(name=name, device_type=kind, incarnation=incarnation)
     return message
@@ -178,6 +181,18 @@ def _step(step: StepStatus) -> Any:
 def _road(road: RoadStatus) -> Any:
     return wire.runtime_v1.RoadStatus(direction=road.direction, road=road.road, transfers=road.transfers,
                                       bytes=road.bytes, seconds=road.seconds, copies=road.copies)
+
+
+def _held(held: Held) -> Any:
+    return wire.runtime_v1.HeldStatus(
+        num_threads=held.num_threads,
+        num_descriptors=held.num_descriptors,
+        num_rendezvous=held.num_rendezvous,
+        num_lent=held.num_lent,
+        num_borrowed=held.num_borrowed,
+        used_bytes=held.used_bytes,
+        idle_bytes=held.idle_bytes,
+    )
 
 
 def _call(call: Call) -> Any:

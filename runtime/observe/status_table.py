@@ -79,6 +79,11 @@ def _parts(task: Any) -> Iterable[str]:
             *_hidden(task.num_wanted - len(task.wanted), 2)])
     if task.road:
         yield _transfers(task.road)
+    held = task.held
+    if held.num_lent or held.num_borrowed or held.used_bytes or held.idle_bytes:
+        yield _section("shared memory", [
+            ("LENT", "BORROWED", "IN USE", "KEPT"),
+            (str(held.num_lent), str(held.num_borrowed), size(held.used_bytes), size(held.idle_bytes))])
 
 
 def _transfers(roads: Sequence[Any]) -> str:

@@ -24,7 +24,7 @@ from runtime.transport.lender import (
     peer_user,
 )
 
-__all__ = ["claim"]
+__all__ = ["claim", "num_borrowed"]
 
 # A lender answers from a thread of its own; one that is silent for so long is frozen.
 _ANSWER_TIMEOUT_S = 10.0
@@ -71,6 +71,11 @@ class _Borrower:
         sock = getattr(self, "_sock", None)
         if sock is not None:
             sock.close()
+
+    @property
+    def num_in_use(self) -> int:
+        """Return how many leases have not ended."""
+        return len(self._in_use)
 
     def claim(self, lease: int, nbytes: int) -> Buffer:
         with self._lock:
@@ -215,6 +220,11 @@ def claim(address: str, lease: int, nbytes: int) -> Buffer:
                 _is_kept = True
                 lender().every_tick(_tick)
     return found.claim(lease, nbytes)
+
+
+def num_borrowed() -> int:
+    """Return how many leases of others are in use here."""
+    return sum(found.num_in_use for found in list(_borrowers.values()))
 
 
 def _tick() -> None:

@@ -28,7 +28,8 @@ from runtime._ext.buffer_pool import Buffer
 from runtime._ext.errors import Unavailable
 from runtime.transport import segments
 
-__all__ = ["CLAIM", "FORGET", "GONE", "GRANTED", "RELEASE", "REPLY", "REQUEST", "Lender", "lender", "peer_user"]
+__all__ = ["CLAIM", "FORGET", "GONE", "GRANTED", "RELEASE", "REPLY", "REQUEST", "Lender", "lender", "num_lent",
+           "peer_user"]
 
 logger = logging.getLogger(__name__)
 
@@ -276,6 +277,13 @@ def lender() -> Lender:
             _lender = Lender()
             atexit.register(_lender.remove)
         return _lender
+
+
+def num_lent() -> int:
+    """Return how many leases this process has given that have not ended."""
+    with _lender_lock:
+        found = _lender
+    return 0 if found is None else found.num_leases
 
 
 def _forget() -> None:

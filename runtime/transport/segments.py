@@ -19,7 +19,7 @@ import numpy as np
 from runtime._ext.buffer_pool import Buffer, BufferPool, Memory
 from runtime._ext.errors import DataLoss, ResourceExhausted
 
-__all__ = ["buffer_of", "empty", "map_segment", "pool", "set_limit"]
+__all__ = ["buffer_of", "empty", "held_bytes", "map_segment", "pool", "set_limit"]
 
 Array = np.ndarray[Any, Any]
 
@@ -40,6 +40,12 @@ def pool() -> BufferPool:
                 limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
             _pool = BufferPool(limit, _make_segment)
         return _pool
+
+
+def held_bytes() -> tuple[int, int]:
+    """Return what the segments of this process hold, in bytes: those in use, and idle ones."""
+    with _lock:
+        return (0, 0) if _pool is None else (_pool.lent_bytes, _pool.idle_bytes)
 
 
 def set_limit(limit_bytes: int) -> None:

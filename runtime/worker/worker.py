@@ -379,6 +379,11 @@ class Worker:
                  if (parse(parse_key(key)[2]) or DeviceSpec()).task_name not in own]
         return sorted(found, key=lambda entry: -entry[2])
 
+    @property
+    def num_rendezvous(self) -> int:
+        """Return how many steps have a place here at which tensors meet those who want them."""
+        return len(self._rendezvous)
+
     def close(self) -> None:
         """Close every session and wake everybody who waits."""
         with self._lock:

@@ -108,6 +108,8 @@ def test_a_waiting_step_is_seen_on_all_its_tasks(cluster: runtime.Cluster) -> No
         assert moved[ONE, "received"].transfers >= 1 and moved[ONE, "received"].copies == 0
         assert list(seen) == [ONE, PS, TWO]
         assert all(task.pid and not task.error and task.rss_bytes > 1 << 20 for task in seen.values())
+        assert all(task.held.num_threads > 0 and task.held.num_descriptors > 3 for task in seen.values())
+        assert [seen[name].held.num_rendezvous for name in (ONE, PS, TWO)] == [1, 1, 0]
 
         (master,) = seen[ONE].session
         assert master.target == cluster.target
@@ -146,7 +148,8 @@ def test_a_waiting_step_is_seen_on_all_its_tasks(cluster: runtime.Cluster) -> No
 
     def is_over() -> bool:
         after = status(cluster.target)
-        return not any(task.session or task.worker_session or task.call or task.wanted for task in after.values())
+        return not any(task.session or task.worker_session or task.call or task.wanted or task.held.num_rendezvous
+                       for task in after.values())
 
     until(is_over)
 
