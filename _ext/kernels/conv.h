@@ -70,6 +70,17 @@ static inline void trt_conv_not_finite(const trt_conv_plan *plan)
     __atomic_store_n(&((trt_conv_plan *)plan)->not_finite, 1, __ATOMIC_RELAXED);
 }
 
+static inline int trt_conv_stopped(const trt_conv *work)
+{
+    return work->stop != NULL && __atomic_load_n(work->stop, __ATOMIC_RELAXED);
+}
+
+/* Which of all windows one is, for a result that is dense. */
+static inline ptrdiff_t trt_conv_place(const trt_conv *work, ptrdiff_t batch, ptrdiff_t row, ptrdiff_t column)
+{
+    return (batch * work->axes[0].count + row) * work->axes[1].count + column;
+}
+
 static inline trt_box trt_box_of(const trt_conv_plan *plan, ptrdiff_t index)
 {
     const trt_conv_axis *axes = plan->work->axes;

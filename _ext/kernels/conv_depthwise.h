@@ -40,6 +40,7 @@ typedef struct {
     ptrdiff_t cells_bytes, scratch_bytes, padded_channels;
     char *packed;                       /* the filter, its channels filled up with zeros: by taps, then channels */
     char *partial;                      /* of every slice */
+    const int *stop;                    /* when this is not 0 any more, nobody wants the result; NULL: never */
     int failed;                         /* atomic: a thread had no memory */
 } trt_depthwise;
 
@@ -214,6 +215,8 @@ static inline void trt_depth_filter_task(void *context, ptrdiff_t index)
         return;
     }
     for (ptrdiff_t at = begin; at < end; at++) {
+        if (work->stop != NULL && __atomic_load_n(work->stop, __ATOMIC_RELAXED))
+            break;
         trt_depth_box box = trt_depth_box_of(work, at, index % work->channel_boxes);
         trt_depth_level_of(work)->filter_task(work, &box, scratch, work->partial + slice * size, at > begin);
     }

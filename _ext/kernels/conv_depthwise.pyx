@@ -20,6 +20,7 @@ from runtime._ext.kernels.windows cimport (
     WindowAttrs, asked_sizes, fit, fits_gradient, image_dims, image_steps, in_layout, place_axis, read_window_attrs,
     trt_conv_axis, trt_is_image, turn_axis,
 )
+from runtime._ext.running_step cimport stop_flag
 from runtime._ext.worker_pool cimport parallel_for
 
 cnp.import_array()
@@ -38,6 +39,7 @@ cdef extern from "kernels/conv_depthwise.h" nogil:
         Py_ssize_t row_boxes, column_boxes, channel_boxes, slices, padded_channels
         char *packed
         char *partial
+        const int *stop
         int failed
     int trt_conv_scratch_init()
     char *trt_conv_memory(Py_ssize_t bytes)
@@ -107,7 +109,7 @@ cdef void _describe(Params *params, trt_depthwise *work, cnp.ndarray image, cnp.
     image_steps(&params.windows, image, work.image_steps)
     for place in range(4):
         work.filter_steps[place] = cnp.PyArray_STRIDE(weights, place)
-    work.partial = NULL
+    work.partial, work.stop = NULL, stop_flag()
 
 
 cdef void _into(trt_depthwise *work, cnp.ndarray result) noexcept:

@@ -387,6 +387,10 @@ TRT_TARGET static void TRT_TYPED(window_task)(const trt_conv_plan *plan, ptrdiff
         first += count;
         before += k;
     }
+    if (work->finish != NULL)
+        for (ptrdiff_t line = 0; line < box.rows; line++)
+            work->finish->run(work->finish, trt_conv_place(work, box.batch, box.row + line, box.column), box.columns,
+                              group * work->depth, work->depth);
 }
 
 /* The gradient of some rows of a filter over one slice of the boxes. */
@@ -403,7 +407,7 @@ TRT_TARGET static void TRT_TYPED(filter_task)(const trt_conv_plan *plan, ptrdiff
     TRT_REAL *packed = (TRT_REAL *)(scratch + plan->cells_bytes);
     TRT_REAL edge[TRT_MAX_ROWS * TRT_PANEL];
     result += group * work->depth;
-    for (ptrdiff_t at = begin; at < end; at++) {
+    for (ptrdiff_t at = begin; at < end && !trt_conv_stopped(work); at++) {
         trt_box box = trt_box_of(plan, at);
         ptrdiff_t row_step;
         int add = at > begin;

@@ -4,6 +4,8 @@
 
 #include <stddef.h>
 
+#include "kernels/finish.h"
+
 /* One spatial dimension: window o has its tap j over cell o * stride + origin + j * step of the operand; cells outside
  * are zeros. Tap j is entry first_tap + j * tap_step of the filter. */
 typedef struct {
@@ -27,6 +29,8 @@ typedef struct {
     ptrdiff_t filter_group_step;
     void *out;                       /* aligned, the innermost dimension contiguous */
     ptrdiff_t out_steps[3];          /* in elements: batch, rows, columns; or rows, columns, channels of a filter */
+    const trt_finish *finish;        /* for what is complete of a dense `out`; NULL: nothing */
+    const int *stop;                 /* when this is not 0 any more, nobody wants the result; NULL: never */
 } trt_conv;
 
 #endif

@@ -270,6 +270,9 @@ TRT_TARGET static void TRT_TYPED(winograd_task)(const trt_conv_plan *plan, ptrdi
         }
         if (TRT_SUM(check) != 0)
             trt_conv_not_finite(plan);
+        if (work->finish != NULL)
+            for (ptrdiff_t y = 0; y < rows; y++)
+                work->finish->run(work->finish, trt_conv_place(work, batch, row + y, column), columns, 0, work->depth);
     }
 }
 
@@ -284,7 +287,7 @@ TRT_TARGET static void TRT_TYPED(winograd_filter_task)(const trt_conv_plan *plan
     ptrdiff_t cell_step = 36 * work->channels + TRT_LANES, other_step = 36 * work->depth + TRT_LANES; /* of tiles */
     TRT_REAL *zeros = (TRT_REAL *)scratch, *cells = zeros + longest;
     memset(zeros, 0, (size_t)longest * sizeof(TRT_REAL));
-    for (ptrdiff_t box = begin; box < end; box++) {
+    for (ptrdiff_t box = begin; box < end && !trt_conv_stopped(work); box++) {
         ptrdiff_t first = plan->all_tiles * box / plan->tile_boxes;
         ptrdiff_t count = plan->all_tiles * (box + 1) / plan->tile_boxes - first;
         TRT_REAL *gradients = cells + count * cell_step;

@@ -15,12 +15,14 @@ cimport numpy as cnp
 import ml_dtypes
 import numpy as np
 
-from runtime._ext.kernel_abi cimport KernelCall, make_kernel
+from runtime._ext.kernel_abi cimport CompiledKernel, KernelCall, make_kernel
 from runtime._ext.kernels cimport simd
+from runtime._ext.kernels.finish cimport finishing_fn, trt_finish
 from runtime._ext.kernels.windows cimport (
     WindowAttrs, asked_sizes, fit, fits_gradient, image_dims, image_steps, in_layout, place_axis, read_window_attrs,
     trt_conv_axis, trt_is_image, turn_axis,
 )
+from runtime._ext.running_step cimport stop_flag
 from runtime._ext.worker_pool cimport parallel_for, parallel_ranges
 
 cnp.import_array()
@@ -37,6 +39,8 @@ cdef extern from "kernels/conv.h" nogil:
         Py_ssize_t filter_group_step
         void *out
         Py_ssize_t out_steps[3]
+        const trt_finish *finish
+        const int *stop
     ctypedef struct trt_conv_plan:
         const trt_conv *work
         int level
@@ -230,7 +234,18 @@ cdef int _filter(trt_conv *work) noexcept nogil:
 # The kernels
 
 
+cdef finishing_fn finishing(CompiledKernel kernel) noexcept:
+    cdef Params *params = <Params *>kernel.params
+    if kernel.fn != _conv2d or params.type_number != params.computed or params.windows.channels_first:
+        return NULL
+    return _finished_conv2d
+
+
 cdef int _conv2d(KernelCall *call) except -1:
+    return _finished_conv2d(call, NULL)
+
+
+cdef int _finished_conv2d(KernelCall *call, trt_finish *finish) except -1:
     cdef Params *params = <Params *>call.params
     cdef trt_conv work
     cdef cnp.npy_intp spatial[2]
@@ -250,6 +265,8 @@ cdef int _conv2d(KernelCall *call) except -1:
             return 1
     dims[0], dims[1], dims[2] = cnp.PyArray_DIM(image, 0), work.axes[0].count, work.axes[1].count
     dims[3] = cnp.PyArray_DIM(weights, 3)
+    if finish != NULL and not finish.fits(finish, params.computed, 4, dims):
+        return 1
     result = cnp.PyArray_EMPTY(4, dims, params.computed, 0)
     if cnp.PyArray_SIZE(result):
         _describe(params, &work, image, dims[0])
@@ -261,6 +278,9 @@ cdef int _conv2d(KernelCall *call) except -1:
         work.out_steps[2] = dims[3]
         work.out_steps[1] = dims[3] * dims[2]
         work.out_steps[0] = work.out_steps[1] * dims[1]
+        if finish != NULL:
+            finish.place(finish, <char *>work.out)
+            work.finish = finish
         if trt_conv_multiplications(&work) >= LONG_WORK:
             with nogil:
                 status = _windows(&work)
@@ -281,6 +301,7 @@ cdef void _describe(Params *params, trt_conv *work, cnp.ndarray image, Py_ssize_
     """Fill in what the windows move over."""
     work.is_double = params.computed == cnp.NPY_DOUBLE
     work.batch = batch
+    work.finish, work.stop = NULL, stop_flag()
     work.image = cnp.PyArray_BYTES(image)
     image_steps(&params.windows, image, work.image_steps)
 

@@ -1,4 +1,8 @@
-"""Element-wise kernels that follow each other, made into one; which ones, `runtime.step.fusion` decides."""
+"""Element-wise kernels that follow each other, made into one; which ones, `runtime.step.fusion` decides.
+
+They may follow a product of matrices or a convolution, too, and then run over every part of it as soon as that is
+complete.
+"""
 
 cimport numpy as cnp
 from cpython.object cimport PyObject
@@ -6,6 +10,7 @@ from libc.string cimport memset
 
 from runtime._ext.invoke cimport BoundKernel
 from runtime._ext.kernel_abi cimport CompiledKernel, KernelCall, make_kernel
+from runtime._ext.kernels cimport convolution, matmul
 from runtime._ext.kernels.activations cimport is_bias_add, trt_bias_params
 from runtime._ext.kernels.elementwise cimport (
     ADD_N,
@@ -17,6 +22,7 @@ from runtime._ext.kernels.elementwise cimport (
     trt_unary_loop,
     trt_unary_params,
 )
+from runtime._ext.kernels.finish cimport finishing_fn, trt_finish
 from runtime._ext.worker_pool cimport parallel_ranges, range_fn
 
 cnp.import_array()
@@ -43,11 +49,19 @@ cdef extern from "kernels/fused.h":
         int size
         int num_inputs
         int num_steps
+        int is_sum
         trt_fused_step steps[64]
+
+    ctypedef struct trt_fused_finish:
+        trt_finish base
+        PyObject *inputs[48]
+        int product
+        unsigned long long reusable
 
     void trt_share_by(void (*share)(range_fn run, void *context, Py_ssize_t size, Py_ssize_t grain) noexcept nogil)
     int trt_fused(PyObject **inputs, PyObject **outputs, unsigned int reusable,
                   const trt_fused_params *params) except -1
+    void trt_fused_finish_init(trt_fused_finish *finish, const trt_fused_params *params)
 
 trt_share_by(parallel_ranges)
 
@@ -159,11 +173,16 @@ def fuse(steps, int num_inputs):
         If a step is not for fusing, or there are too many steps or inputs.
     """
     cdef trt_fused_params params
+    return make_kernel(_fused, &params, sizeof(params)) if _describe(&params, steps, num_inputs) else None
+
+
+cdef bint _describe(trt_fused_params *params, steps, int num_inputs) except -1:
+    """Fill in the parameters; False when the steps need more intermediate results at once than there is room for."""
     cdef trt_fused_step *step
     cdef trt_binary_params *binary
     cdef BoundKernel bound
     cdef int k = 0, kind, found
-    memset(&params, 0, sizeof(params))
+    memset(params, 0, sizeof(params[0]))
     if not 1 <= len(steps) <= TRT_FUSED_STEPS or not 1 <= num_inputs <= TRT_FUSED_INPUTS:
         raise ValueError(f"{len(steps)} steps over {num_inputs} inputs; at most {TRT_FUSED_STEPS} over "
                          f"{TRT_FUSED_INPUTS} can be one kernel")
@@ -189,6 +208,96 @@ def fuse(steps, int num_inputs):
             step.same_shapes = kind == ADD_N or not binary.broadcasts
             params.size = binary.size
         k += 1
-    if not _assign_buffers(&params):
+    params.is_sum = (params.num_steps == 1 and params.steps[0].a >= 0 and params.steps[0].b >= 0
+                     and _adds(<BoundKernel>steps[0][0]))
+    return _assign_buffers(params)
+
+
+cdef bint _adds(BoundKernel bound) except -1:
+    """Whether a kernel that can be a step adds its two operands."""
+    return bound.node is not None and bound.node.op in ("Add", "AddV2", "AddN")
+
+
+# Products
+
+
+cdef struct _Finished:
+    trt_fused_params steps
+    finishing_fn product
+    void *product_params
+    int product_inputs
+    int place                   # which input of the steps the product is
+
+
+cdef int _finished(KernelCall *call) except -1:
+    cdef _Finished *params = <_Finished *>call.params
+    cdef trt_fused_finish finish
+    cdef KernelCall product
+    cdef int i, taken = params.product_inputs
+    trt_fused_finish_init(&finish, &params.steps)
+    finish.product, finish.reusable = params.place, 0
+    for i in range(params.steps.num_inputs):
+        if i == params.place:
+            finish.inputs[i] = NULL
+            continue
+        finish.inputs[i] = call.inputs[taken]
+        if taken < 32 and call.reusable >> taken & 1:
+            finish.reusable |= <unsigned long long>1 << i
+        taken += 1
+    product.inputs, product.outputs = call.inputs, call.outputs
+    product.num_inputs, product.num_outputs = params.product_inputs, 1
+    product.reusable, product.params = 0, params.product_params
+    return params.product(&product, &finish.base)
+
+
+cdef finishing_fn _finishing(CompiledKernel kernel) noexcept:
+    cdef finishing_fn found = matmul.finishing(kernel)
+    return found if found != NULL else convolution.finishing(kernel)
+
+
+def product_type(BoundKernel bound not None):
+    """Return the numpy type number of a product that element-wise kernels can be joined to (see `finish`), else -1."""
+    if bound.code.num_outputs != 1 or bound.code.derefs != NULL or bound.compiled is None:
+        return -1
+    return bound.code.output_types[0] if _finishing(bound.compiled) != NULL else -1
+
+
+def finish(BoundKernel product not None, steps, int num_inputs, int place):
+    """Return one kernel for a product and some element-wise ones behind it.
+
+    Parameters
+    ----------
+    product : BoundKernel
+        What `product_type` gives a type for. The kernel takes its inputs, then those of the steps but for the product.
+    steps, num_inputs
+        As for `fuse`.
+    place : int
+        Which of the steps' inputs the product is.
+
+    Returns
+    -------
+    CompiledKernel or None
+        As for `fuse`. The kernel declines where it is not made for the shapes: where the result of the steps is not of
+        the product's shape, or where they take anything else than arrays of that shape, vectors along its last axis
+        and single elements.
+
+    Raises
+    ------
+    ValueError
+        As for `fuse`; if the product is none, or of another type than the steps; if `place` is out of range.
+    """
+    cdef _Finished params
+    cdef CompiledKernel kernel
+    cdef int kind = product_type(product)
+    if not 0 <= place < num_inputs:
+        raise ValueError(f"the product is input {place} of {num_inputs}")
+    if not _describe(&params.steps, steps, num_inputs):
         return None
-    return make_kernel(_fused, &params, sizeof(params))
+    if kind < 0 or kind != params.steps.type:
+        raise ValueError(f"the kernel of node {product.name} is no product of the type of the steps behind it")
+    params.product = _finishing(product.compiled)
+    params.product_params = product.compiled.params
+    params.product_inputs, params.place = product.code.num_inputs, place
+    kernel = make_kernel(_finished, &params, sizeof(params))
+    kernel.memory = (kernel.memory, product.compiled)  # what product_params points to
+    return kernel

@@ -31,6 +31,8 @@ typedef struct {
     ptrdiff_t first_row, first_column, first_inner;
     ptrdiff_t rows, columns, inner;
     ptrdiff_t next_column; /* where the tile begins that this thread probably does next; 0: nowhere else */
+    int is_sum;            /* not one slice of it */
+    const int *stop;       /* when this is not 0 any more, nobody wants the tile; NULL: never */
 } trt_tile;
 
 /* What is fetched into the second-level cache while a kernel runs: a line each turn, `step` apart, and after so many turns
@@ -40,6 +42,11 @@ typedef struct {
     const char *data;
     ptrdiff_t step, advance;
 } trt_fetch;
+
+static inline int trt_gemm_stopped(const int *stop)
+{
+    return stop != NULL && __atomic_load_n(stop, __ATOMIC_RELAXED);
+}
 
 #define TRT_LOOPS "kernels/gemm_loops.h"
 #include "kernels/gemm_vectors.h"
@@ -71,6 +78,8 @@ typedef struct {
     ptrdiff_t row_tiles, column_tiles, slices; /* of rows, columns and the inner dimension */
     ptrdiff_t columns_per_tile;
     ptrdiff_t workers;                         /* threads that probably take part */
+    int turned;                                /* C is a column that is computed as a row */
+    const int *stop;                           /* of the step that this is a part of, or NULL */
     char *partial;                             /* the sums of all slices but the first, each as large as C */
     int failed;                                /* atomic: a thread had no memory */
 } trt_plan;
@@ -141,6 +150,8 @@ static inline void trt_run_tile(void *context, ptrdiff_t index)
                                                                            : plan->columns_per_tile;
     at.next_column =
         column_tile + plan->workers < plan->column_tiles ? at.first_column + plan->workers * plan->columns_per_tile : 0;
+    at.is_sum = plan->slices == 1;
+    at.stop = plan->stop;
     at.first_inner = work->inner * slice / plan->slices;
     at.inner = work->inner * (slice + 1) / plan->slices - at.first_inner;
     if (slice == 0) {
@@ -173,12 +184,19 @@ static inline int trt_is_row_product(const trt_product *work)
     return work->rows == 1 && (work->b.column_step == element || work->b.row_step == element);
 }
 
-/* A product of one column is one of one row, the other way round. */
-static inline void trt_turn_column(trt_product *work)
+/* See gemm.pxd. */
+static inline int trt_can_add(const trt_product *work)
+{
+    return work->rows > 1 && work->columns > 1 && work->inner > 0 &&
+           work->inner <= TRT_INNER_BYTES / (work->is_double ? 8 : 4);
+}
+
+/* A product of one column is one of one row, the other way round; 1: it was one. */
+static inline int trt_turn_column(trt_product *work)
 {
     const trt_product from = *work;
     if (work->columns != 1 || work->c_step != 1)
-        return;
+        return 0;
     work->rows = 1;
     work->columns = work->c_step = from.rows;
     work->a.row_step = from.b.column_step;
@@ -187,6 +205,18 @@ static inline void trt_turn_column(trt_product *work)
     work->b.row_step = from.a.column_step;
     work->b.column_step = from.a.row_step;
     work->b.data = from.a.data;
+    return 1;
+}
+
+static inline void trt_finish_row(const trt_plan *plan, ptrdiff_t begin, ptrdiff_t end)
+{
+    const trt_product *work = plan->work;
+    if (work->finish == NULL)
+        return;
+    if (plan->turned)
+        work->finish->run(work->finish, work->finish_row + begin, end - begin, 0, 1);
+    else
+        work->finish->run(work->finish, work->finish_row, 1, begin, end - begin);
 }
 
 /* Columns [begin, end) of such a product. */
@@ -196,16 +226,17 @@ static inline void trt_run_row(void *context, ptrdiff_t begin, ptrdiff_t end)
 #if TRT_HAS_LEVELS
     if (plan->level == TRT_V4) {
         if (plan->work->is_double)
-            row_task_f64_v4(plan->work, begin, end - begin);
+            row_task_f64_v4(plan->work, begin, end - begin, plan->stop);
         else
-            row_task_f32_v4(plan->work, begin, end - begin);
+            row_task_f32_v4(plan->work, begin, end - begin, plan->stop);
     } else {
         if (plan->work->is_double)
-            row_task_f64_v3(plan->work, begin, end - begin);
+            row_task_f64_v3(plan->work, begin, end - begin, plan->stop);
         else
-            row_task_f32_v3(plan->work, begin, end - begin);
+            row_task_f32_v3(plan->work, begin, end - begin, plan->stop);
     }
 #endif
+    trt_finish_row(plan, begin, end);
 }
 
 /* Add the partial sums of rows [begin, end), slice by slice in order. */
@@ -228,6 +259,8 @@ static inline void trt_add_slices(void *context, ptrdiff_t begin, ptrdiff_t end)
                     c[j] += part[j];
             }
         }
+    if (work->finish != NULL)
+        work->finish->run(work->finish, work->finish_row + begin, end - begin, 0, work->columns);
 }
 
 #endif

@@ -1,5 +1,7 @@
 """Matrix products for kernels: C = A B for float and double, any strides, shared over the worker pool."""
 
+from runtime._ext.kernels.finish cimport trt_finish
+
 cdef extern from "kernels/gemm_types.h" nogil:
     ctypedef struct trt_matrix:
         const char *data                    # at any address
@@ -12,9 +14,15 @@ cdef extern from "kernels/gemm_types.h" nogil:
         void *c                             # aligned; overwritten
         Py_ssize_t c_step                   # elements from one row of C to the next; columns are contiguous
         int alone                           # do not share the work: the caller is one of many that do
+        int adds                            # C += A B, where `can_add` says so
+        const trt_finish *finish            # for what is complete of C; NULL: nothing
+        Py_ssize_t finish_row               # which row of the whole result the first one of C is
 
 # Whether this processor has the instructions; without them nothing here may be called.
 cdef bint available() noexcept nogil
 
-# Compute C; the description may be changed. 0: done, -1: no memory.
+# Whether A B may be added to C with the bits of a separate addition: each element is formed as one sum.
+cdef bint can_add(const trt_product *work) noexcept nogil
+
+# Compute C; the description may be changed. 0: done, or the step is cancelled; -1: no memory.
 cdef int multiply(trt_product *work) noexcept nogil

@@ -10,6 +10,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from runtime._ext.kernels cimport simd
+from runtime._ext.running_step cimport stop_flag
 from runtime._ext.worker_pool cimport num_workers, parallel_for, parallel_ranges
 
 cdef extern from "kernels/gemm.h" nogil:
@@ -17,13 +18,17 @@ cdef extern from "kernels/gemm.h" nogil:
         const trt_product *work
         int level
         Py_ssize_t row_tiles, column_tiles, slices, workers
+        bint turned
+        const int *stop
         char *partial
         int failed
     int trt_scratch_init()
     void trt_plan_product(trt_plan *plan)
     void trt_run_tile(void *plan, Py_ssize_t index) noexcept
     void trt_add_slices(void *plan, Py_ssize_t begin, Py_ssize_t end) noexcept
-    void trt_turn_column(trt_product *work)
+    bint trt_turn_column(trt_product *work)
+    bint trt_can_add(const trt_product *work)
+    bint trt_gemm_stopped(const int *stop)
     bint trt_is_row_product(const trt_product *work)
     void trt_run_row(void *plan, Py_ssize_t begin, Py_ssize_t end) noexcept
 
@@ -36,6 +41,10 @@ cdef bint available() noexcept nogil:
     return simd.level > simd.BASELINE
 
 
+cdef bint can_add(const trt_product *work) noexcept nogil:
+    return trt_can_add(work)
+
+
 cdef int multiply(trt_product *work) noexcept nogil:
     cdef trt_plan plan
     cdef Py_ssize_t i, tasks
@@ -46,8 +55,11 @@ cdef int multiply(trt_product *work) noexcept nogil:
     if work.inner == 0:
         for i in range(work.rows):
             memset(<char *>work.c + i * work.c_step * element, 0, work.columns * element)
+        if work.finish != NULL:
+            work.finish.run(work.finish, work.finish_row, work.rows, 0, work.columns)
         return 0
-    trt_turn_column(work)
+    plan.turned = trt_turn_column(work)
+    plan.stop = stop_flag()
     plan.work = work
     plan.level = simd.level
     plan.workers = num_workers() if shared else 1
@@ -69,6 +81,8 @@ cdef int multiply(trt_product *work) noexcept nogil:
         parallel_for(trt_run_tile, &plan, tasks)
     else:
         for i in range(tasks):
+            if trt_gemm_stopped(plan.stop):
+                break
             trt_run_tile(&plan, i)
     if plan.slices > 1:
         if shared:

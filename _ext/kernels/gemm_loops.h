@@ -55,6 +55,11 @@ TRT_TARGET static inline __attribute__((always_inline)) void TRT_TYPED(tile)(
     for (int i = 0; i < rows; i++) {
         sums[i][0] = TRT_ZERO();
         sums[i][1] = TRT_ZERO();
+        if (add) { /* what is read at the end */
+            _mm_prefetch((const char *)(c + i * c_step), _MM_HINT_T0);
+            if (vectors > 1)
+                _mm_prefetch((const char *)(c + i * c_step + TRT_LANES), _MM_HINT_T0);
+        }
     }
 #define TRT_TURN(turn, b_at) \
     TRT_TYPED(tile_turn)(turn, rows, vectors, by_rows, packs, a, a7, a_step, a_step3, a_step5, b_at, packed, sums)
@@ -279,13 +284,13 @@ TRT_TARGET static void TRT_TYPED(tile_task)(const trt_product *work, const trt_t
     const ptrdiff_t blocks = (at->inner + max_inner - 1) / max_inner;
     const ptrdiff_t uses = (at->columns + TRT_PANEL - 1) / TRT_PANEL;
     const trt_fetch nothing = {scratch, 0, 0};
-    for (ptrdiff_t block = 0; block < blocks; block++) {
+    for (ptrdiff_t block = 0; block < blocks && !trt_gemm_stopped(at->stop); block++) {
         const ptrdiff_t begin = at->inner * block / blocks, k = at->inner * (block + 1) / blocks - begin;
         const ptrdiff_t from = at->first_inner + begin;
         const char *b_at = b->data + from * b->row_step + at->first_column * b->column_step;
         const char *next_b = b_at + k * b->row_step;
         ptrdiff_t b_fetches = TRT_TYPED(fetches)(b->row_step, b->column_step, at->columns), b_fetched = 0, calls = 0;
-        const int add = block > 0;
+        const int add = block > 0 || work->adds;
         if (block == blocks - 1) {
             next_b += at->next_column * b->column_step - at->inner * b->row_step;
             if (at->next_column == 0)
@@ -326,6 +331,9 @@ TRT_TARGET static void TRT_TYPED(tile_task)(const trt_product *work, const trt_t
                     TRT_TYPED(take_edge)(edge, rows, width, c + column, at->c_step, add);
                 }
             }
+            if (work->finish != NULL && at->is_sum && block == blocks - 1)
+                work->finish->run(work->finish, work->finish_row + at->first_row + row, rows, at->first_column,
+                                  at->columns);
         }
     }
 }

@@ -2,13 +2,14 @@
 
 /* Columns [first, + columns) of a product of one row. Each element of B is used once, so what counts is to read it in
  * the order in which it lies: eight rows of it side by side, or, where it lies by columns, eight of those. */
-TRT_TARGET static void TRT_TYPED(row_task)(const trt_product *work, ptrdiff_t first, ptrdiff_t columns)
+TRT_TARGET static void TRT_TYPED(row_task)(const trt_product *work, ptrdiff_t first, ptrdiff_t columns,
+                                           const int *stop)
 {
     enum { WIDE = 8, MOST = 2048 };
     TRT_REAL x[MOST];
     TRT_REAL *c = (TRT_REAL *)work->c + first;
     const ptrdiff_t size = sizeof(TRT_REAL);
-    for (ptrdiff_t from = 0; from < work->inner; from += MOST) {
+    for (ptrdiff_t from = 0; from < work->inner && !trt_gemm_stopped(stop); from += MOST) {
         const ptrdiff_t k = work->inner - from < MOST ? work->inner - from : MOST;
         const char *b = work->b.data + from * work->b.row_step + first * work->b.column_step;
         for (ptrdiff_t p = 0; p < k; p++)

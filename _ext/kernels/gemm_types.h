@@ -4,6 +4,8 @@
 
 #include <stddef.h>
 
+#include "kernels/finish.h"
+
 typedef struct {
     const char *data;                  /* at any address */
     ptrdiff_t row_step, column_step;   /* in bytes, of any sign */
@@ -16,6 +18,9 @@ typedef struct {
     void *c;                           /* aligned */
     ptrdiff_t c_step;                  /* elements from one row of C to the next; columns are contiguous */
     int alone;                         /* do not share the work: the caller is one of many that do */
+    int adds;                          /* to what C holds; only where trt_can_add tells that it is possible */
+    const trt_finish *finish;          /* for what is complete of C; NULL: nothing */
+    ptrdiff_t finish_row;              /* which row of the whole result the first one of C is */
 } trt_product;
 
 #endif

@@ -5,12 +5,13 @@ answers them.
 """
 
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 
 cimport numpy as cnp
 
-from runtime._ext.kernel_abi cimport KernelCall, make_kernel
-from runtime._ext.kernels.gemm cimport available, multiply, trt_matrix, trt_product
+from runtime._ext.kernel_abi cimport CompiledKernel, KernelCall, make_kernel
+from runtime._ext.kernels.finish cimport finishing_fn, trt_finish
+from runtime._ext.kernels.gemm cimport available, can_add, multiply, trt_matrix, trt_product
 from runtime._ext.worker_pool cimport num_workers, parallel_for
 
 cnp.import_array()
@@ -97,11 +98,28 @@ cdef bint _fill(Params *params, trt_product *work, PyObject *a, PyObject *b) noe
     _describe(&work.a, a, params.transpose_a)
     _describe(&work.b, b, params.transpose_b)
     work.c_step = work.columns
-    work.alone = False
+    work.alone = work.adds = False
+    work.finish, work.finish_row = NULL, 0
     return True
 
 
+cdef finishing_fn finishing(CompiledKernel kernel) noexcept:
+    if kernel.fn == _mat_mul:
+        return _finished_mat_mul
+    if kernel.fn == _batch_mat_mul:
+        return _finished_batch_mat_mul
+    return NULL
+
+
 cdef int _mat_mul(KernelCall *call) except -1:
+    return _finished_mat_mul(call, NULL)
+
+
+cdef int _batch_mat_mul(KernelCall *call) except -1:
+    return _finished_batch_mat_mul(call, NULL)
+
+
+cdef int _finished_mat_mul(KernelCall *call, trt_finish *finish) except -1:
     cdef Params *params = <Params *>call.params
     cdef PyObject *a = call.inputs[0]
     cdef PyObject *b = call.inputs[1]
@@ -114,8 +132,19 @@ cdef int _mat_mul(KernelCall *call) except -1:
     if TRT_RANK(a) != 2 or TRT_RANK(b) != 2 or not _fill(params, &work, a, b):
         return 1
     dims[0], dims[1] = work.rows, work.columns
-    c = trt_new_array(params.type_number, 2, dims)
-    work.c = TRT_BYTES(c)
+    if finish != NULL and not finish.fits(finish, params.type_number, 2, dims):
+        return 1
+    if finish != NULL and finish.addend != NULL and can_add(&work):
+        c = <PyObject *>finish.addend
+        Py_INCREF(<object>c)
+        work.adds = True
+        work.c = TRT_BYTES(c)
+    else:
+        c = trt_new_array(params.type_number, 2, dims)
+        work.c = TRT_BYTES(c)
+        if finish != NULL:
+            finish.place(finish, <char *>work.c)
+            work.finish = finish
     if <double>work.rows * work.columns * work.inner >= LONG_WORK:
         with nogil:
             status = multiply(&work)
@@ -128,7 +157,7 @@ cdef int _mat_mul(KernelCall *call) except -1:
     return 0
 
 
-cdef int _batch_mat_mul(KernelCall *call) except -1:
+cdef int _finished_batch_mat_mul(KernelCall *call, trt_finish *finish) except -1:
     cdef Params *params = <Params *>call.params
     cdef PyObject *a = call.inputs[0]
     cdef PyObject *b = call.inputs[1]
@@ -158,8 +187,13 @@ cdef int _batch_mat_mul(KernelCall *call) except -1:
         batch.dims[axis] = size_b if size_a == 1 else size_a
         count *= batch.dims[axis]
     batch.dims[batch.rank], batch.dims[batch.rank + 1] = batch.product.rows, batch.product.columns
+    if finish != NULL and not finish.fits(finish, params.type_number, batch.rank + 2, batch.dims):
+        return 1
     c = trt_new_array(params.type_number, batch.rank + 2, batch.dims)
     batch.product.c = TRT_BYTES(c)
+    if finish != NULL:
+        finish.place(finish, <char *>batch.product.c)
+        batch.product.finish = finish
     batch.c_bytes = batch.product.rows * batch.product.columns * (8 if batch.product.is_double else 4)
     batch.failed = 0
     work_each = <double>batch.product.rows * batch.product.columns * batch.product.inner
@@ -192,5 +226,6 @@ cdef void _one_of_batch(void *context, Py_ssize_t index) noexcept nogil:
         work.a.data += place * batch.a_steps[axis]
         work.b.data += place * batch.b_steps[axis]
     work.c = <char *>work.c + index * batch.c_bytes
+    work.finish_row = index * work.rows
     if multiply(&work):
         batch.failed = 1

@@ -4,21 +4,24 @@ A group is a tree of compiled element-wise kernels of one element type: nothing 
 values, and nobody fetches them. It runs where its last kernel stood. The parts stay at hand: a step that is traced
 runs them one by one, and so does a call for which the fused kernel is not made (other layouts, shapes that broadcast in
 both directions, errors): results, and the node that an error names, are those of the parts.
+
+A group that reads a product runs together with it, see `runtime.step.epilogues`.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from runtime._ext.executor import BoundKernel, Program
 from runtime._ext.kernels import fused
 from runtime.dtypes import REF_OFFSET, to_numpy
+from runtime.step.epilogues import Step, find_product, join, products_of
+from runtime.step.parts import Parts
 from runtime.step.sums import Instructions, unfold_sums
 
 if TYPE_CHECKING:
-    from runtime._ext.executor import StepContext
     from runtime._ext.kernel_abi import CompiledKernel
     from runtime.graph.node import Node
 
@@ -26,23 +29,6 @@ __all__ = ["fuse"]
 
 # Ops with state, or of references, whose place among readers of variables does not matter.
 _READS = frozenset({"ReadVariableOp", "ResourceGather", "VarIsInitializedOp", "IsVariableInitialized", "Identity"})
-
-
-class _Parts:
-    """What a fused kernel stands for, as a program of its own, made when it is first needed."""
-
-    def __init__(self, make: Callable[[], Program]) -> None:
-        self._make: Callable[[], Program] | None = make
-        self._program: Program | None = None
-
-    def __call__(self, step: StepContext, *args: Any) -> Any:
-        program = self._program
-        if program is None:
-            make = self._make
-            program = self._program = self._program or (make() if make is not None else None)
-            assert program is not None
-            self._make = None
-        return program.call(step, args)[0]
 
 
 def fuse(instructions: Instructions, wanted: Sequence[int], path: str) -> Instructions | None:
@@ -56,7 +42,8 @@ def fuse(instructions: Instructions, wanted: Sequence[int], path: str) -> Instru
         Names of the calls around the nodes.
     """
     types = [fused.element_type(bound) for bound in instructions[0]]
-    if sum(kind >= 0 for kind in types) < 2:
+    elementwise = sum(kind >= 0 for kind in types)
+    if elementwise == 0 or (elementwise == 1 and not products_of(instructions[0], instructions[2], ())):
         return None
     unfolded = unfold_sums(instructions, types, _writes_before(instructions[0]), set(wanted))
     if unfolded is not None:
@@ -64,7 +51,8 @@ def fuse(instructions: Instructions, wanted: Sequence[int], path: str) -> Instru
         types = [fused.element_type(bound) for bound in instructions[0]]
     bounds, inputs, outputs, num_values = instructions
     producers = {made[0]: index for index, made in enumerate(outputs) if types[index] >= 0}
-    readers: dict[int, list[int]] = {value: [] for value in producers}
+    products = products_of(bounds, outputs, set(wanted))
+    readers: dict[int, list[int]] = {value: [] for value in (*producers, *products)}
     for index, taken in enumerate(inputs):
         for value in set(taken):
             if value in readers:
@@ -78,11 +66,17 @@ def fuse(instructions: Instructions, wanted: Sequence[int], path: str) -> Instru
         if types[root] < 0 or root in inside:
             continue
         group = _grow(root, types, inputs, producers, readers, writes, inside)
-        if len(group) > 1:
-            made = _fused(group, bounds, inputs, outputs, path)
+        product = find_product(group, types[root], bounds, inputs, products, readers, writes) if products else None
+        made = None
+        if product is not None:
+            made = _joined(product, group, bounds, inputs, outputs, path)
             if made is not None:
-                kernels[root] = made
-                inside.update(group)
+                inside.add(product)
+        if made is None and len(group) > 1:
+            made = _fused(group, bounds, inputs, outputs, path)
+        if made is not None:
+            kernels[root] = made
+            inside.update(group)
     if not kernels:
         return None
     result: Instructions = ([], [], [], num_values)
@@ -139,36 +133,59 @@ def _grow(root: int, types: Sequence[int], inputs: Sequence[Sequence[int]], prod
     return group
 
 
-def _fused(group: set[int], bounds: Sequence[BoundKernel], inputs: Sequence[Sequence[int]],
-           outputs: Sequence[Sequence[int]], path: str) -> tuple[BoundKernel, list[int]] | None:
-    """Return the kernel of a group and the values that it takes."""
+def _steps(group: set[int], bounds: Sequence[BoundKernel], inputs: Sequence[Sequence[int]],
+           outputs: Sequence[Sequence[int]]) -> tuple[list[Step], dict[int, int]] | None:
+    """Return a group as steps, and the places of the values that it takes; None when a bias is made within it."""
     members = sorted(group)
-    steps = {outputs[index][0]: place for place, index in enumerate(members)}
+    made = {outputs[index][0]: place for place, index in enumerate(members)}
     taken: dict[int, int] = {}
     for index in members:
         for value in inputs[index]:
-            if value not in steps:
+            if value not in made:
                 taken.setdefault(value, len(taken))
-    program: list[tuple[BoundKernel, int, int]] = []
+    steps: list[Step] = []
     for index in members:
-        operands = [-1 - steps[value] if value in steps else taken[value] for value in inputs[index]]
+        operands = [-1 - made[value] if value in made else taken[value] for value in inputs[index]]
         if operands[-1] < 0 and fused.is_bias(bounds[index]):
             return None
-        program.append((bounds[index], operands[0], operands[-1]))
-    compiled: CompiledKernel | None = fused.fuse(program, len(taken))
+        steps.append((bounds[index], operands[0], operands[-1]))
+    return steps, taken
+
+
+def _fused(group: set[int], bounds: Sequence[BoundKernel], inputs: Sequence[Sequence[int]],
+           outputs: Sequence[Sequence[int]], path: str) -> tuple[BoundKernel, list[int]] | None:
+    """Return the kernel of a group and the values that it takes."""
+    found = _steps(group, bounds, inputs, outputs)
+    if found is None:
+        return None
+    steps, taken = found
+    compiled: CompiledKernel | None = fused.fuse(steps, len(taken))
     if compiled is None:
         return None
+    members = sorted(group)
     last = bounds[members[-1]]
     node: Node = last.node
     types = [to_numpy(node.output_types[0]).num]
 
     def parts() -> Program:
         count = len(taken)
-        places = {**taken, **{value: count + step for value, step in steps.items()}}
+        places = {**taken, **{outputs[index][0]: count + step for step, index in enumerate(members)}}
         return Program([bounds[index] for index in members], [[places[value] for value in inputs[index]]
                                                               for index in members],
                        [[places[outputs[index][0]]] for index in members], count + len(members), [], types * count,
                        [count + len(members) - 1], [None], None, path)
 
-    bound = BoundKernel(node, last.name, _Parts(parts), compiled, len(taken), types, None, True)
+    bound = BoundKernel(node, last.name, Parts(parts), compiled, len(taken), types, None, True)
     return bound, list(taken)
+
+
+def _joined(product: int, group: set[int], bounds: Sequence[BoundKernel], inputs: Sequence[Sequence[int]],
+            outputs: Sequence[Sequence[int]], path: str) -> tuple[BoundKernel, list[int]] | None:
+    """Return the kernel of a product with a group behind it, and the values that it takes."""
+    found = _steps(group, bounds, inputs, outputs)
+    root = max(group)
+    rest = (bounds[root], inputs[root]) if len(group) == 1 else _fused(group, bounds, inputs, outputs, path)
+    if found is None or rest is None:
+        return None
+    steps, taken = found
+    return join((bounds[product], inputs[product], outputs[product][0]), steps, list(taken), rest, path)

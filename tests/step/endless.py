@@ -75,6 +75,14 @@ def kernel(op: str, *inputs: str, kind: DataType = FLOAT, **attrs: Any) -> tuple
     return maker, "kernel:0"
 
 
+def finished_product() -> tuple[GraphMaker, str]:
+    """Return a layer, which is one kernel."""
+    maker, _ = kernel("MatMul", "x", "x")
+    maker.placeholder("row")
+    maker.op("Relu", "relu", maker.op("BiasAdd", "biased", "kernel", "row"))
+    return maker, "relu:0"
+
+
 def zeros(*shape: int, dtype: Any = np.float32) -> np.ndarray[Any, Any]:
     """Return zeros that take no memory until they are written."""
     return np.zeros(shape, dtype)
@@ -96,9 +104,45 @@ LONG: dict[str, tuple[Callable[[], tuple[GraphMaker, str]], dict[str, np.ndarray
         {"x:0": zeros(8192, 8192, dtype=np.float64)},
     ),
     "BatchMatMulV2": (lambda: kernel("BatchMatMulV2", "x", "x"), {"x:0": zeros(2000, 512, 512)}),
+    "MatMul of a long inner dimension": (
+        lambda: kernel("MatMul", "x", "y", transpose_b=True),
+        {"x:0": zeros(500, 1 << 23), "y:0": zeros(700, 1 << 23)},
+    ),
+    "MatMul of a row": (
+        lambda: kernel("MatMul", "x", "y"),
+        {"x:0": zeros(1, 1 << 25), "y:0": zeros(1 << 25, 64)},
+    ),
+    "MatMul, bias and activation": (finished_product, {"x:0": zeros(8192, 8192), "row:0": zeros(8192)}),
     "Conv2D": (
         lambda: kernel("Conv2D", "x", "y", strides=[1, 1, 1, 1], padding="SAME"),
         {"x:0": zeros(64, 64, 64, 256), "y:0": zeros(5, 5, 256, 512)},
+    ),
+    "Conv2DBackpropInput": (
+        lambda: kernel("Conv2DBackpropInput", "dims", "y", "z", strides=[1, 2, 2, 1], padding="SAME"),
+        {"dims:0": np.array([64, 128, 128, 256], np.int32), "y:0": zeros(5, 5, 256, 256),
+         "z:0": zeros(64, 64, 64, 256)},
+    ),
+    "Conv2DBackpropFilter": (
+        lambda: kernel("Conv2DBackpropFilter", "x", "dims", "z", strides=[1, 2, 2, 1], padding="SAME"),
+        {"x:0": zeros(512, 128, 128, 128), "dims:0": np.array([5, 5, 128, 128], np.int32),
+         "z:0": zeros(512, 64, 64, 128)},
+    ),
+    "Conv2DBackpropFilter by Winograd's algorithm": (
+        lambda: kernel("Conv2DBackpropFilter", "x", "dims", "z", strides=[1, 1, 1, 1], padding="SAME"),
+        {"x:0": zeros(2000, 64, 64, 64), "dims:0": np.array([5, 5, 64, 64], np.int32), "z:0": zeros(2000, 64, 64, 64)},
+    ),
+    "DepthwiseConv2dNative": (
+        lambda: kernel("DepthwiseConv2dNative", "x", "y", strides=[1, 1, 1, 1], padding="SAME"),
+        {"x:0": zeros(1000, 128, 128, 64), "y:0": zeros(5, 5, 64, 1)},
+    ),
+    "DepthwiseConv2dNativeBackpropFilter": (
+        lambda: kernel("DepthwiseConv2dNativeBackpropFilter", "x", "dims", "z", strides=[1, 1, 1, 1], padding="SAME"),
+        {"x:0": zeros(2000, 128, 128, 64), "dims:0": np.array([5, 5, 64, 1], np.int32),
+         "z:0": zeros(2000, 128, 128, 64)},
+    ),
+    "MaxPool": (
+        lambda: kernel("MaxPool", "x", ksize=[1, 9, 9, 1], strides=[1, 1, 1, 1], padding="SAME"),
+        {"x:0": zeros(1000, 128, 128, 64)},
     ),
     "AddV2": (lambda: kernel("AddV2", "x", "x"), {"x:0": zeros(1 << 30)}),
     "AddV2 of a row": (lambda: kernel("AddV2", "x", "y"), {"x:0": zeros(1 << 16, 1 << 14), "y:0": zeros(1 << 14)}),
@@ -113,7 +157,7 @@ LONG: dict[str, tuple[Callable[[], tuple[GraphMaker, str]], dict[str, np.ndarray
     ),
     "RandomGamma": (
         lambda: kernel("RandomGamma", "dims", "alpha", S=INT32, seed=1),
-        {"dims:0": np.array([1 << 27], np.int32), "alpha:0": np.float32(2).reshape(())},
+        {"dims:0": np.array([1 << 25], np.int32), "alpha:0": np.float32(2).reshape(())},
     ),
     "RandomStandardNormal": (
         lambda: kernel("RandomStandardNormal", "dims", kind=INT32, dtype=FLOAT, seed=1),
