@@ -60,7 +60,7 @@ from runtime._ext.running_step cimport (
     trt_let_go,
     trt_spares,
 )
-from runtime._ext.step_context cimport StepContext
+from runtime._ext.step_context cimport StepContext, call_for_node
 
 from runtime._ext.errors import Internal
 
@@ -384,6 +384,8 @@ cdef class DataflowRun:
         cdef Completion completion = Completion.__new__(Completion)
         cdef PyObject **cells = iteration.cells + node.cell
         cdef int i, taken = 0
+        cdef str name = <str>node.code.name  # held: a completion may end the run, and the plan with it
+        cdef PyObject *former = call_for_node(<PyObject *>name)
         completion.run = self
         completion.node = index
         completion.iteration = iteration
@@ -406,12 +408,13 @@ cdef class DataflowRun:
         except BaseException:
             if completion.called:
                 # it has given an answer, which stands; that it then raised is a flaw to be seen in the log
-                logger.exception("kernel of node %s raised after it had completed", <object>node.code.name)
+                logger.exception("kernel of node %s raised after it had completed", name)
             else:
                 completion.called = True
                 self._waiting_kernels -= 1
                 raise
         finally:
+            call_for_node(former)
             for i in range(taken):
                 Py_XDECREF(self._inputs[i])
         return 0

@@ -1,6 +1,7 @@
 """One running step as executors and kernels see it, and the record of a traced one."""
 
 cimport cython
+from cpython.object cimport PyObject
 
 from runtime._ext.running_step cimport trt_step
 
@@ -25,8 +26,13 @@ cdef class StepContext:
     cdef trt_step *shared              # what kernels see of the step without the GIL, and its memory
     cdef public object exchange        # where tensors from and to other tasks pass; None in a step without such
     cdef public object selection       # what runs, for those who look at the step
+    cdef public bint wants_graphs      # whether the graphs that ran are to be told
     cdef public object hand_over       # hand_over(callable) runs it in another thread; None: run it where one stands
     cdef object _resources
-    cdef dict _callbacks               # token -> callable or (callable, waits_for, since); None once cancelled or closed
+    cdef dict _callbacks               # token -> callable or (callable, waits_for, since, node); None once over
     cdef object _lock                  # guards the two fields above and the change of `cancelled`
     cdef unsigned long long _last_token
+
+
+# The node whose asynchronous kernel this thread calls just now: a borrowed str, or NULL. Returns the one before.
+cdef PyObject *call_for_node(PyObject *name) noexcept

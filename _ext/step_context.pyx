@@ -10,6 +10,7 @@ import threading
 from numpy import ndarray
 
 cimport cython
+from cpython.object cimport PyObject
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from runtime._ext.running_step cimport new_step, release_step
@@ -23,6 +24,20 @@ cdef double monotonic() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     return now.tv_sec + now.tv_nsec * 1e-9
+
+
+cdef extern from *:
+    """
+    static __thread PyObject *trt_node_called_for;
+    """
+    PyObject *trt_node_called_for
+
+
+cdef PyObject *call_for_node(PyObject *name) noexcept:
+    global trt_node_called_for
+    cdef PyObject *former = trt_node_called_for
+    trt_node_called_for = name
+    return former
 
 
 # A loop of a billion turns must not fill the memory with its trace: at some 500 bytes an event this is 0.5 GB.
@@ -95,6 +110,8 @@ cdef class StepContext:
         Where tensors pass that come from other tasks or go there; see `runtime.worker.exchange`.
     selection : Selection or None
         What it runs, where whoever made the step says so.
+    wants_graphs : bool
+        Whether the graphs that ran are to be told.
     started : float
         When it was made, on the clock of `time.monotonic`.
     cancelled : bool
@@ -118,6 +135,7 @@ cdef class StepContext:
         self.hand_over = hand_over
         self.exchange = None
         self.selection = None
+        self.wants_graphs = False
         self.started = monotonic()
         self.error = None
         self.cancelled = False
@@ -199,8 +217,11 @@ cdef class StepContext:
         with self._lock:
             if self._callbacks is not None:
                 self._last_token += 1
-                self._callbacks[self._last_token] = (
-                    callback if waits_for is None else (callback, waits_for, monotonic()))
+                if waits_for is None:
+                    self._callbacks[self._last_token] = callback
+                else:
+                    node = "" if trt_node_called_for == NULL else <object>trt_node_called_for
+                    self._callbacks[self._last_token] = (callback, waits_for, monotonic(), node)
                 return self._last_token
         if self.cancelled:
             callback()
@@ -212,10 +233,13 @@ cdef class StepContext:
             return self._callbacks is not None and self._callbacks.pop(token, None) is not None
 
     def waits(self):
-        """Return what the step waits for and can name: ``(since, text)`` each, on the clock of `time.monotonic`."""
+        """Return what the step waits for and can name: ``(since, text, node)`` each.
+
+        ``since`` is on the clock of `time.monotonic`; ``node`` is the name of the node that waits, empty for the whole.
+        """
         with self._lock:
             entries = list(self._callbacks.values()) if self._callbacks is not None else []
-        return [(entry[2], entry[1]()) for entry in entries if type(entry) is tuple]
+        return [(entry[2], entry[1](), entry[3]) for entry in entries if type(entry) is tuple]
 
     def close(self):
         """End the step: its resources are dropped, and a later `cancel` does nothing."""

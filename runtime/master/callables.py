@@ -14,7 +14,7 @@ from runtime.graph.graph import Graph
 from runtime.graph.names import split_tensor
 from runtime.graph.node import Node
 from runtime.graph.prune import feed_endpoint, order, select
-from runtime.master.steps import Compiled, PreparedStep, StepOptions, key_of
+from runtime.master.steps import Compiled, PreparedStep, StepOptions, key_of, release
 
 if TYPE_CHECKING:
     from runtime.master.session import MasterSession
@@ -107,7 +107,9 @@ class CallableTable:
 
     def release(self, handle: int) -> None:
         """Forget a callable; one that does not exist is fine."""
-        self._callables.pop(handle, None)
+        found = self._callables.pop(handle, None)
+        if found is not None:
+            release(found.entry)
 
     def clear(self) -> None:
         """Forget all of them."""

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from runtime._ext.errors import Unimplemented
 from runtime.graph.prune import Selection
 from runtime.graph.validate import check_node
-from runtime.master.distributed import DistributedStep, Member, check_supported
+from runtime.master.distributed import DistributedStep, check_supported
 from runtime.master.partition import cut, task_of
+from runtime.master.parts_run import Member
 from runtime.master.session import MasterSession
 
 if TYPE_CHECKING:
@@ -78,10 +78,6 @@ class ClusterSession(MasterSession):
         own = self.task.name
         if all(task_of(node.device) == own for node in selection.nodes):
             return super().compile(selection, partial=partial)
-        if partial:
-            tasks = sorted({task_of(node.device) for node in selection.nodes})
-            raise Unimplemented(f"this partial run uses {', '.join(tasks)}: partial runs over several tasks are not "
-                                "offered by this master. Run the step as a whole, or on one task")
         for node in selection.nodes:
             check_node(node)
         check_supported(selection)

@@ -1,16 +1,15 @@
-"""A step over several tasks: registered once, run everywhere at the same time, ended everywhere when one part fails."""
+"""A step over several tasks: registered once, run any number of times, also call by call."""
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from runtime._ext.errors import Cancelled, Error, Internal, InvalidArgument
+from runtime._ext.errors import Error, Internal, InvalidArgument
 from runtime.master.collective_steps import graph_key
-from runtime.worker.derived import is_derived
+from runtime.master.parts_run import Member, PartCall, PartsCall, StepFailure
 
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
@@ -18,67 +17,10 @@ if TYPE_CHECKING:
     from runtime.graph.prune import Selection
     from runtime.master.partition import Parts
 
-__all__ = ["DistributedStep", "Member", "PartsRun", "StepFailure", "check_supported"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["DistributedPartialRun", "DistributedStep", "check_supported"]
 
 Done = Callable[["list[Any] | None", "BaseException | None"], None]
-_RULE = "=" * 21
-# How long the other parts go on when all that is known is an error that followed from another one.
-_CAUSE_WAIT_S = 1.0
-
-
-class Member(Protocol):
-    """One task of a session, as its steps see it: the master's own or another one. Safe from several threads."""
-
-    name: str
-
-    def register(self, graph_def: Any, collective_key: int, done: Callable[[str | None, BaseException | None], None]
-                 ) -> None:
-        """Register a graph; ``done(handle, error)`` is called exactly once.
-
-        The key is not 0 for a graph with collectives.
-        """
-
-    def run(self, graph_handle: str, step_id: int, send: dict[str, tuple[Any, DataType]], receive: Sequence[str],
-            trace: bool, done: Callable[[list[Any] | None, Any, BaseException | None], None]) -> Callable[[], None]:
-        """Run a registered graph.
-
-        ``done(tensors, step_stats, error)`` is called exactly once, when everything of the step has ended on the task.
-        Returns what ends the step early; `done` is still called.
-        """
-
-    def clean(self, step_id: int) -> None:
-        """Forget what is left of a step; nobody waits for it."""
-
-
-class PartsRun:
-    """What ran of a distributed step, for its metadata.
-
-    Attributes
-    ----------
-    stats : list of wire.StepStats
-        Of the parts that were traced.
-    graphs : list of wire.GraphDef
-    """
-
-    def __init__(self, stats: list[Any], graphs: list[Any]) -> None:
-        self.stats = stats
-        self.graphs = graphs
-
-
-class StepFailure(Exception):
-    """Carries an error of a step together with the task that it comes from.
-
-    Attributes
-    ----------
-    error : Error
-        With its final text.
-    """
-
-    def __init__(self, error: Error) -> None:
-        super().__init__(error.message)
-        self.error = error
+Ready = Callable[["BaseException | None"], None]
 
 
 class DistributedStep:
@@ -96,6 +38,7 @@ class DistributedStep:
     Notes
     -----
     Safe from several threads. The parts are registered with the first run; if that fails, the next run tries again.
+    Tasks keep them until `release`, or the end of the session.
     """
 
     blocking = True
@@ -110,8 +53,10 @@ class DistributedStep:
         self._members = {task: members[task] for task in parts.graphs}
         self._own = own_task
         self._handles: dict[str, str] | None = None
-        self._registering: list[Callable[[BaseException | None], None]] | None = None
+        self._registering: list[Ready] | None = None
         self._unregistered: set[str] = set()
+        self._num_users = 0
+        self._is_released = False
         self._lock = threading.Lock()
 
     def run(self, step: StepContext, feeds: Sequence[Any]) -> list[Any]:
@@ -120,33 +65,107 @@ class DistributedStep:
 
     def start(self, step: StepContext, feeds: Sequence[Any], done: Done) -> None:
         """Run; ``done(outputs, error)`` is called exactly once, when every part has ended."""
+        call = PartCall(self._keyed(range(len(feeds)), feeds), self.parts.fetch_keys, step.trace is not None,
+                        step.wants_graphs)
+        self.hold()
+
+        def ended(outputs: list[Any] | None, error: BaseException | None) -> None:
+            self.let_go()
+            done(outputs, error)
+
+        def ready(error: BaseException | None) -> None:
+            if error is not None:
+                ended(None, error)
+                return
+            running = self.ask(step, call, lambda outputs, problem: over(running, outputs, problem))
+            running.start()
+
+        def over(running: PartsCall, outputs: list[Any] | None, error: BaseException | None) -> None:
+            self.clean(step.step_id)
+            step.exchange = running.ran
+            ended(outputs, error)
+
+        self.when_registered(step, ready)
+
+    def begin_partial(self, step: StepContext) -> DistributedPartialRun:
+        """Open a partial run; see `runtime.step.partial.PartialRun`."""
+        return DistributedPartialRun(self, step)
+
+    # For runs
+
+    def ask(self, step: StepContext, call: PartCall, done: Done) -> PartsCall:
+        """Return a call to all tasks, to be started; the graphs must be registered."""
+        handles = self._handles
+        assert handles is not None
+        return PartsCall(self._members, handles, self._own, call, step, done)
+
+    def _keyed(self, indices: Sequence[int], values: Sequence[Any]) -> dict[str, tuple[Any, DataType]]:
+        return {self.parts.feed_keys[index]: (value, self.feed_types[index])
+                for index, value in zip(indices, values, strict=True)}
+
+    def partial_call(self, feeds: Sequence[tuple[int, Any]], fetches: Sequence[int], last: bool) -> PartCall:
+        """Return what one call of a partial run asks; feeds and fetches by their numbers."""
+        return PartCall(self._keyed([index for index, _ in feeds], [value for _, value in feeds]),
+                        [self.parts.fetch_keys[index] for index in fetches], partial=True, last=last)
+
+    def clean(self, step_id: int) -> None:
+        """Have all tasks forget what is left of a step."""
+        for member in self._members.values():
+            member.clean(step_id)
+
+    # Graphs on the tasks
+
+    def hold(self) -> None:
+        """Keep the graphs registered until `let_go`."""
+        with self._lock:
+            self._num_users += 1
+
+    def let_go(self) -> None:
+        """Take one `hold` back."""
+        with self._lock:
+            self._num_users -= 1
+        self._forget_graphs()
+
+    def release(self) -> None:
+        """Have the tasks forget the graphs once nothing runs: nobody will ask for the step again.
+
+        Whoever has found it before still may; its graphs are then registered once more, for that run.
+        """
+        self._is_released = True
+        self._forget_graphs()
+
+    def _forget_graphs(self) -> None:
+        with self._lock:
+            handles = self._handles
+            if handles is None or not self._is_released or self._num_users:
+                return
+            self._handles = None
+        for task, handle in handles.items():
+            self._members[task].deregister(handle)
+
+    def when_registered(self, step: StepContext, ready: Ready) -> None:
+        """Have ``ready(error)`` called once all parts are registered; a step that is cancelled before gets its error.
+
+        Where that takes until after the step's end, they are there for the next one.
+        """
         if self._handles is not None:
-            self._run(self._handles, step, feeds, done)
+            ready(None)
             return
-        # The step may end before its graphs are registered; they are then there for the next one.
-        token = step.on_cancel(lambda: done(None, step.error), self._awaited)
+        token = step.on_cancel(lambda: ready(step.error), self._awaited)
 
         def registered(error: BaseException | None) -> None:
-            if not step.forget(token):
-                return  # cancelled
-            if error is not None:
-                done(None, error)
-            else:
-                assert self._handles is not None
-                self._run(self._handles, step, feeds, done)
+            if step.forget(token):  # not cancelled
+                ready(error)
 
         if token:
-            self._when_registered(registered)
-
-    def _run(self, handles: dict[str, str], step: StepContext, feeds: Sequence[Any], done: Done) -> None:
-        _Run(self._members, handles, self._own, self.parts, step, feeds, self.feed_types, done).start()
+            self._register(registered)
 
     def _awaited(self) -> str:
         """Return what is missing before a step can begin, for those who look at it."""
         with self._lock:
             return f"the registration of its graphs on {', '.join(sorted(self._unregistered)) or 'no task any more'}"
 
-    def _when_registered(self, ready: Callable[[BaseException | None], None]) -> None:
+    def _register(self, ready: Ready) -> None:
         with self._lock:
             if self._handles is None:
                 if self._registering is not None:
@@ -177,124 +196,84 @@ class DistributedStep:
                 waiting, self._registering = self._registering or [], None
             # Not from any part of the step: there is none yet.
             failure = errors[0] if errors else None
+            if failure is not None:
+                for one, registered in handles.items():  # the next try makes others
+                    self._members[one].deregister(registered)
             if isinstance(failure, Error):
                 failure = StepFailure(failure)
-            for one in waiting:
-                one(failure)
+            for call in waiting:
+                call(failure)
+            self._forget_graphs()  # whoever asked for them may be gone
 
         for task, member in self._members.items():
             member.register(self.parts.graphs[task], self._collective_key, partial(arrived, task))
 
 
-class _Run:
-    """One run of a distributed step."""
+class DistributedPartialRun:
+    """A partial run over several tasks; has the interface of `runtime.step.partial.PartialRun` that masters use.
 
-    def __init__(self, members: dict[str, Member], handles: dict[str, str], own: str, parts: Parts, step: StepContext,
-                 feeds: Sequence[Any], feed_types: Sequence[DataType], done: Done) -> None:
-        self._members = members
-        self._handles = handles
-        self._own = own
-        self._parts = parts
+    Every call goes to all tasks, with the same step number: the first one starts their parts, the last one answers when
+    they have ended.
+
+    Notes
+    -----
+    Safe from several threads.
+    """
+
+    def __init__(self, distributed: DistributedStep, step: StepContext) -> None:
+        self._distributed = distributed
         self._step = step
-        self._feeds = dict(zip(parts.feed_keys, zip(feeds, feed_types, strict=True), strict=True))
-        self._done = done
         self._lock = threading.Lock()
-        self._missing = set(members)
-        self._outputs: list[Any] = []
-        self._errors: list[tuple[str, Error]] = []
-        self._ends: list[Callable[[], None]] = []
+        self._num_open = 0
+        self._has_begun = False
         self._is_ending = False
-        self._timers: list[threading.Timer] = []
-        self.stats: list[Any] = []
+        self._is_over = False
+        distributed.hold()
+        self._token = step.on_cancel(self._cancelled)
 
-    def start(self) -> None:
-        """Start every part."""
-        self._token = self._step.on_cancel(self._end, self._awaited)
-        for task, member in self._members.items():
-            is_own = task == self._own
-            end = member.run(self._handles[task], self._step.step_id, self._feeds if is_own else {},
-                             self._parts.fetch_keys if is_own else (), self._step.trace is not None,
-                             partial(self._ended, task))
-            with self._lock:
-                self._ends.append(end)
-                is_ending = self._is_ending
-            if is_ending:
-                end()
+    def prepare(self, ready: Ready) -> None:
+        """Have ``ready(error)`` called once the graphs are registered."""
+        self._distributed.when_registered(self._step, ready)
 
-    def _awaited(self) -> str:
-        """Return what is missing, for those who look at the step."""
+    def call(self, feeds: Sequence[tuple[int, Any]], fetches: Sequence[int], last: bool, done: Done) -> None:
+        """Give feeds and take fetches, by their numbers; see `PartialRun.call`."""
+        asked = self._distributed.partial_call(feeds, fetches, last)
         with self._lock:
-            return f"its parts on {', '.join(sorted(self._missing))}"
+            self._num_open += 1
 
-    def _end(self) -> None:
-        """End all parts, now or as soon as they are started."""
+        def ended(outputs: list[Any] | None, error: BaseException | None) -> None:
+            with self._lock:
+                self._num_open -= 1
+                self._is_ending |= last or error is not None
+            done(outputs, error)  # an error ends the step, and so what other calls wait for
+            if self._is_ending:
+                self._end()
+
+        def ready(error: BaseException | None) -> None:
+            if error is not None:
+                ended(None, error)
+                return
+            with self._lock:
+                self._has_begun = True
+            self._distributed.ask(self._step, asked, ended).start()
+
+        self.prepare(ready)
+
+    def _cancelled(self) -> None:
         with self._lock:
             self._is_ending = True
-            ends, self._ends = self._ends, []
-        for end in ends:
-            end()
+        self._end()  # when calls are open, with the last of them
 
-    def _ended(self, task: str, tensors: list[Any] | None, stats: Any, error: BaseException | None) -> None:
+    def _end(self) -> None:
         with self._lock:
-            self._missing.discard(task)
-            is_last = not self._missing
-            if error is not None:
-                known = error if isinstance(error, Error) else Internal(f"{type(error).__name__}: {error}")
-                self._errors.append((task, known))
-            elif task == self._own:
-                self._outputs = tensors or []
-            if stats is not None:
-                self.stats.append(stats)
-            fails = error is not None and not self._is_ending and not is_last
-            must_wait = fails and isinstance(error, Error) and is_derived(error)
-        if must_wait:
-            # The cause is on its way from the task that failed; ending that task's part now would lose it.
-            timer = threading.Timer(_CAUSE_WAIT_S, self._end)
-            timer.daemon = True
-            self._timers.append(timer)
-            timer.start()
-        elif fails:
-            self._end()
-        if not is_last:
-            return
-        for timer in self._timers:
-            timer.cancel()
+            if self._is_over or self._num_open:
+                return
+            self._is_over = True
+            has_begun = self._has_begun
         self._step.forget(self._token)
-        for member in self._members.values():
-            member.clean(self._step.step_id)
-        self._step.exchange = PartsRun(self.stats, list(self._parts.graphs.values()))
-        if self._errors:
-            self._done(None, self._verdict())
-        else:
-            self._done(self._outputs, None)
-
-    def _verdict(self) -> BaseException:
-        """Return the error to tell: the causes, and not what followed from them."""
-        if self._step.cancelled and self._step.error is not None:
-            return self._step.error
-        causes = [(task, error) for task, error in self._errors
-                  if not is_derived(error) and not isinstance(error, Cancelled)]
-        # What another task failed with arrives here twice, once by way of the tensors that were awaited from it.
-        causes.sort(key=lambda cause: cause[0] == self._own)
-        distinct = []
-        seen = set()
-        for task, error in causes or self._errors[:1]:
-            lost = getattr(error, "lost_task", None)  # whoever misses it, the error is that one's
-            if lost not in seen and error.message not in seen:
-                seen.add(lost or error.message)
-                distinct.append((lost or task, error))
-        if len(distinct) == 1:
-            task, error = distinct[0]
-            return StepFailure(type(error)(f"From {task}:\n{error.message}"))
-        first = distinct[0][1]
-        entries = "".join(f"{_code_name(error)}: From {task}:\n{error.message}\n" for task, error in distinct)
-        return StepFailure(type(first)(f"\n{_RULE}\n{entries}{_RULE}"))
-
-
-def _code_name(error: Error) -> str:
-    """Return a code as TensorFlow writes it: INVALID_ARGUMENT."""
-    name = type(error).__name__
-    return "".join(f"_{letter}" if letter.isupper() and index else letter for index, letter in enumerate(name)).upper()
+        if has_begun:
+            self._distributed.clean(self._step.step_id)
+        self._distributed.let_go()
 
 
 def check_supported(selection: Selection) -> None:

@@ -30,7 +30,7 @@ _TOLD_WAITS = 3
 def timed_out(timeout_s: float, step: StepContext) -> DeadlineExceeded:
     """Return the error of a step that ran into its limit just now; it says what the step waits for."""
     waits = step_status(step).waits
-    awaited = "; ".join(f"{wait.what}, for {wait.seconds:.1f} s" for wait in waits[:_TOLD_WAITS])
+    awaited = "; ".join(map(str, waits[:_TOLD_WAITS]))
     more = f"; and {len(waits) - _TOLD_WAITS} more" if len(waits) > _TOLD_WAITS else ""
     return DeadlineExceeded(
         f"The step did not end within its limit of {timeout_s * 1000:g} ms "

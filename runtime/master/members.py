@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.message import DecodeError
+
 from runtime import wire
-from runtime._ext.errors import Cancelled, Error
+from runtime._ext.errors import Aborted, Cancelled, Error, Internal
 from runtime._ext.worker_codec import encode_run_graph_request, scan_run_graph_response
 from runtime.errors import from_code
+from runtime.master.parts_run import PartAnswer
 from runtime.step.stats import step_stats
 from runtime.worker.exchange import Sent
 
 if TYPE_CHECKING:
-    from runtime.dtypes import DataType
+    from runtime.master.parts_run import PartCall
+    from runtime.master.transfers import Transfers
     from runtime.worker.channels import Answered, Connections
     from runtime.worker.session import WorkerSession
     from runtime.worker.worker import Worker
@@ -25,12 +31,11 @@ __all__ = ["OtherTask", "OwnTask"]
 logger = logging.getLogger(__name__)
 
 Registered = Callable[["str | None", "BaseException | None"], None]
-Ended = Callable[["list[Any] | None", Any, "BaseException | None"], None]
-Feeds = dict[str, "tuple[Any, DataType]"]
+Ended = Callable[["PartAnswer | None", "BaseException | None"], None]
 
 
 class OwnTask:
-    """The master's own task; see `runtime.master.distributed.Member`.
+    """The master's own task; see `runtime.master.parts_run.Member`.
 
     Parameters
     ----------
@@ -38,14 +43,16 @@ class OwnTask:
     session : WorkerSession
     hand_over : callable
         Runs a callable in another thread.
+    transfers : Transfers
     """
 
-    def __init__(self, worker: Worker, session: WorkerSession, hand_over: Callable[[Callable[[], object]], object]
-                 ) -> None:
+    def __init__(self, worker: Worker, session: WorkerSession, hand_over: Callable[[Callable[[], object]], object],
+                 transfers: Transfers) -> None:
         self.name = session.task.name
         self._worker = worker
         self._session = session
         self._hand_over = hand_over
+        self._transfers = transfers
 
     def register(self, graph_def: Any, collective_key: int, done: Registered) -> None:
         """Compile this task's part in a thread."""
@@ -63,22 +70,40 @@ class OwnTask:
         except Error as error:
             done(None, error)
 
-    def run(self, graph_handle: str, step_id: int, send: Feeds, receive: Sequence[str], trace: bool, done: Ended
-            ) -> Callable[[], None]:
+    def deregister(self, graph_handle: str) -> None:
+        """Forget a graph; one that the session's end has forgotten is fine."""
+        with contextlib.suppress(Aborted):
+            self._session.deregister(graph_handle)
+
+    def run(self, graph_handle: str, step_id: int, call: PartCall, done: Ended) -> Callable[[], None]:
         """Run this task's part."""
+        if call.trace:
+            return _Traced(self._transfers, step_id, lambda ended: self._run(graph_handle, step_id, call, ended), done
+                           ).start()
+        return self._run(graph_handle, step_id, call, done)
+
+    def _run(self, graph_handle: str, step_id: int, call: PartCall, done: Ended) -> Callable[[], None]:
         device = self._session.task.devices[0].name
 
         def answered(tensors: list[Sent] | None, error: BaseException | None) -> None:
-            traced = run.step.trace
-            done([sent.array for sent in tensors or ()], None if traced is None else step_stats(traced, device), error)
+            if error is not None:
+                done(None, error)
+                return
+            traced = run.step.trace if call.trace else None
+            done(PartAnswer([sent.array for sent in tensors or ()],
+                            [] if traced is None else [step_stats(traced, device)],
+                            [run.graph.told()] if call.graphs else []), None)
 
+        send = {key: Sent(value, kind) for key, (value, kind) in call.send.items()}
         try:
-            run = self._worker.start(self._session, graph_handle, step_id,
-                                     {key: Sent(value, kind) for key, (value, kind) in send.items()}, trace)
+            run = self._worker.start(self._session, graph_handle, step_id, send, call.trace, call.partial)
         except Exception as error:
-            done(None, None, error)
+            done(None, error)
             return _nothing
-        self._worker.when_ended(run, step_id, receive, answered)
+        if call.partial:
+            self._worker.when_received(run, step_id, call.receive, answered, call.last)
+        else:
+            self._worker.when_ended(run, step_id, call.receive, answered)
 
         def end() -> None:
             run.step.cancel(Cancelled(f"Step {step_id} cancelled.  Cancelling rendezvous."))
@@ -91,7 +116,7 @@ class OwnTask:
 
 
 class OtherTask:
-    """Another task; see `runtime.master.distributed.Member`.
+    """Another task; see `runtime.master.parts_run.Member`.
 
     Parameters
     ----------
@@ -101,11 +126,14 @@ class OtherTask:
         Of the session.
     config : wire.ConfigProto
         The session's.
+    transfers : Transfers
     """
 
-    def __init__(self, connections: Connections, name: str, address: str, handle: str, config: Any) -> None:
+    def __init__(self, connections: Connections, name: str, address: str, handle: str, config: Any,
+                 transfers: Transfers) -> None:
         self.name = name
         self.address = address
+        self._transfers = transfers
         self._connections = connections
         self._handle = handle
         self._config = config
@@ -129,34 +157,111 @@ class OtherTask:
 
         self._begin("RegisterGraph", request.SerializeToString(), "the registration of a graph", answered)
 
-    def run(self, graph_handle: str, step_id: int, send: Feeds, receive: Sequence[str], trace: bool, done: Ended
-            ) -> Callable[[], None]:
+    def deregister(self, graph_handle: str) -> None:
+        """Tell the task to forget a graph."""
+        request = wire.DeregisterGraphRequest(session_handle=self._handle, create_worker_session_called=True,
+                                              graph_handle=graph_handle).SerializeToString()
+        self._begin("DeregisterGraph", request, "the end of a graph", _ignore)
+
+    def run(self, graph_handle: str, step_id: int, call: PartCall, done: Ended) -> Callable[[], None]:
         """Have the task run its part."""
-        options = wire.ExecutorOpts(record_timeline=trace).SerializeToString()
+        if call.trace:
+            return _Traced(self._transfers, step_id, lambda ended: self._run(graph_handle, step_id, call, ended), done
+                           ).start()
+        return self._run(graph_handle, step_id, call, done)
+
+    def _run(self, graph_handle: str, step_id: int, call: PartCall, done: Ended) -> Callable[[], None]:
+        options = wire.ExecutorOpts(record_timeline=call.trace, record_partition_graphs=call.graphs).SerializeToString()
         request = encode_run_graph_request(
-            self._handle, graph_handle, step_id, tuple(send), [value for value, _ in send.values()], receive,
-            exec_opts=options, request_id=secrets.randbits(63) or 1)
+            self._handle, graph_handle, step_id, tuple(call.send), [value for value, _ in call.send.values()],
+            call.receive, exec_opts=options, request_id=secrets.randbits(63) or 1, is_partial=call.partial,
+            is_last_partial_run=call.last)
 
         def answered(data: bytes | None, error: BaseException | None) -> None:
             if data is None:
-                done(None, None, error)
+                done(None, error)
                 return
             try:
                 answer = scan_run_graph_response(data)
                 if answer.status_code:
                     raise from_code(answer.status_code, answer.status_message)
-                stats = wire.StepStats.FromString(answer.step_stats) if answer.step_stats else None
+                found = PartAnswer(answer.arrays, [wire.StepStats.FromString(answer.step_stats)]
+                                   if answer.step_stats else [],
+                                   [wire.GraphDef.FromString(graph) for graph in answer.partition_graphs])
+            except DecodeError as problem:
+                done(None, Internal(f"{self.name} answers a RunGraph with what is no message: {problem}"))
             except Error as problem:
-                done(None, None, problem)
+                done(None, problem)
             else:
-                done(answer.arrays, stats, None)
+                done(found, None)
 
-        return self._begin("RunGraph", request, f"step {step_id}", answered)
+        what = f"a call of the partial run {step_id}" if call.partial else f"step {step_id}"
+        return self._begin("RunGraph", request, what, answered)
 
     def clean(self, step_id: int) -> None:
         """Tell the task to forget what is left of a step."""
         request = wire.CleanupGraphRequest(step_id=step_id).SerializeToString()
         self._begin("CleanupGraph", request, f"the end of step {step_id}", _ignore)
+
+
+class _Traced:
+    """A run of a part between the beginning and the end of a task's log of transfers."""
+
+    def __init__(self, transfers: Transfers, step_id: int, run: Callable[[Ended], Callable[[], None]], done: Ended
+                 ) -> None:
+        self._transfers = transfers
+        self._step_id = step_id
+        self._run = run
+        self._done = done
+        self._lock = threading.Lock()
+        self._give_up: Callable[[], None] = _nothing
+        self._stage = 0
+        self._is_given_up = False
+
+    def start(self) -> Callable[[], None]:
+        """Begin; return what ends it early."""
+        self._go(1, lambda: self._transfers.begin(self._begun))
+        return self.end
+
+    def _go(self, stage: int, work: Callable[[], Callable[[], None]]) -> None:
+        """Do the next thing, and keep what gives it up unless another one has begun meanwhile."""
+        with self._lock:
+            self._stage = stage
+        give_up = work()
+        with self._lock:
+            if self._stage != stage:
+                return
+            self._give_up = give_up
+            is_given_up = self._is_given_up
+        if is_given_up:
+            give_up()
+
+    def _begun(self) -> None:
+        self._go(2, lambda: self._run(self._ran))
+
+    def _ran(self, answer: PartAnswer | None, error: BaseException | None) -> None:
+        if answer is None:
+            self._transfers.end(self._step_id, _forget)
+            self._done(None, error)
+            return
+
+        def fetched(stats: Any) -> None:
+            if stats is not None:
+                answer.stats.append(stats)
+            self._done(answer, None)
+
+        self._go(3, lambda: self._transfers.end(self._step_id, fetched))
+
+    def end(self) -> None:
+        """End what is under way; what follows ends, too."""
+        with self._lock:
+            self._is_given_up = True
+            give_up = self._give_up
+        give_up()
+
+
+def _forget(stats: Any) -> None:
+    pass
 
 
 def _nothing() -> None:

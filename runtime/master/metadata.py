@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
 from runtime.devices.device import signed
+from runtime.graph.defaults import fill_defaults
 from runtime.graph.node import Node
 from runtime.graph.prune import Selection
-from runtime.master.distributed import PartsRun
+from runtime.master.parts_run import PartsRun
 from runtime.master.steps import StepOptions
 from runtime.observe.profile import PEAK_BYTES
-from runtime.ops.opdef import AttrDef
 from runtime.step.stats import step_stats
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def step_metadata(session: MasterSession, selection: Selection, options: StepOpt
     metadata = wire.RunMetadata()
     device = session.task.devices[0]
     if isinstance(step.exchange, PartsRun):
-        for stats in step.exchange.stats:
-            metadata.step_stats.dev_stats.extend(stats.dev_stats)
+        if options.trace:
+            metadata.step_stats.CopyFrom(merged(step.exchange.stats))
         if options.partition_graphs:
             metadata.partition_graphs.extend(step.exchange.graphs)
         return metadata
@@ -46,6 +47,22 @@ def step_metadata(session: MasterSession, selection: Selection, options: StepOpt
     if options.partition_graphs:
         metadata.partition_graphs.append(partition_graph(session.graph, selection, device))
     return metadata
+
+
+def merged(parts: Iterable[Any]) -> Any:
+    """Return what several tasks tell of one step as one StepStats: an entry a device, its nodes by their beginnings."""
+    devices: dict[str, Any] = {}
+    for part in parts:
+        for told in part.dev_stats:
+            found = devices.get(told.device)
+            if found is None:
+                devices[told.device] = found = wire.DeviceStepStats()
+            found.MergeFrom(told)
+    stats = wire.StepStats()
+    for name in sorted(devices):
+        devices[name].node_stats.sort(key=lambda entry: entry.all_start_nanos or 1000 * entry.all_start_micros)
+        stats.dev_stats.append(devices[name])
+    return stats
 
 
 def partition_graph(graph: Graph, selection: Selection, device: Device) -> Any:
@@ -69,7 +86,7 @@ def partition_graph(graph: Graph, selection: Selection, device: Device) -> Any:
         proto = made.node.add()
         proto.CopyFrom(node.proto)
         proto.device = node.device
-        _fill_defaults(proto, node)
+        fill_defaults(proto, node)
         data = [received.get(edge) or _spelled(edge) for edge in node.inputs]
         # A fed placeholder hands its control edges to what stands in for it.
         controls = [f"^{source.name if source in chosen else received[source, 0]}" for source in node.control_inputs]
@@ -93,42 +110,3 @@ def _set_ends(proto: Any, tensor_name: str, device: Device) -> None:
     proto.attr["send_device"].s = proto.attr["recv_device"].s = device.name.encode()
     proto.attr["send_device_incarnation"].i = signed(device.incarnation)
     proto.attr["client_terminated"].b = True
-
-
-def _fill_defaults(proto: Any, node: Node) -> None:
-    if node.op_def is None:
-        return
-    for attr in node.op_def.attrs.values():
-        if attr.has_default and attr.name not in proto.attr:
-            _set_default(proto.attr[attr.name], attr)
-
-
-def _set_default(value: Any, attr: AttrDef) -> None:
-    default = attr.default
-    kind = attr.kind
-    if kind.startswith("list("):
-        value.list.SetInParent()
-        field = {"string": "s", "int": "i", "float": "f", "bool": "b"}.get(kind[5:-1], kind[5:-1])
-        if field == "shape":
-            for shape in default:
-                _set_shape(value.list.shape.add(), shape)
-        elif default:
-            getattr(value.list, field).extend(default)
-    elif kind == "shape":
-        _set_shape(value.shape, default)
-    elif kind == "func":
-        value.func.name = default
-    elif kind == "tensor":
-        value.tensor.SetInParent()
-    else:
-        field = {"string": "s", "int": "i", "float": "f", "bool": "b"}.get(kind, kind)
-        setattr(value, field, default)
-
-
-def _set_shape(proto: Any, shape: tuple[int | None, ...] | None) -> None:
-    proto.SetInParent()
-    if shape is None:
-        proto.unknown_rank = True
-    else:
-        for size in shape:
-            proto.dim.add(size=-1 if size is None else size)

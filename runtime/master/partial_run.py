@@ -67,6 +67,24 @@ class PartialRuns:
         self._runs[handle] = run
         return handle
 
+    def prepare(self, handle: str, done: Callable[[BaseException | None], None]) -> None:
+        """Have ``done(error)`` called once a run can begin on all of its tasks; with an error, it has ended.
+
+        Raises
+        ------
+        InvalidArgument
+            If there is no such run.
+        """
+        run = self._find(handle)
+
+        def ready(error: BaseException | None) -> None:
+            if error is not None:
+                self._runs.pop(handle, None)
+                error = run.give_up(error)
+            done(error)
+
+        run.prepare(ready)
+
     def context(self, handle: str) -> StepContext:
         """Return the step of a run, for cancelling it.
 
@@ -116,14 +134,14 @@ class PartialRuns:
             that has not come. The run goes on.
         """
         run = self._find(handle)
-        run.claim(feeds, fetches)
+        last = run.claim(feeds, fetches)
 
         def finished(outputs: list[Any] | None, error: BaseException | None, ended: bool) -> None:
             if ended:
                 self._runs.pop(handle, None)
             done(outputs, error, ended)
 
-        run.go(feeds, values, kinds, fetches, finished)
+        run.go(feeds, values, kinds, fetches, last, finished)
 
     def cancel(self, error: Error) -> None:
         """End every run."""
@@ -168,8 +186,8 @@ class _Run:
         self._fetch_index = {name: index for index, (name, *_) in enumerate(selection.fetches)}
         self._endpoints = {name: (node, slot) for name, node, slot, _ in selection.feeds}
 
-    def claim(self, feeds: Sequence[str], fetches: Sequence[str]) -> None:
-        """Check a call's names and mark them as used, all or none."""
+    def claim(self, feeds: Sequence[str], fetches: Sequence[str]) -> bool:
+        """Check a call's names and mark them as used, all or none; tell whether now all are."""
         with self._lock:
             for name in feeds:
                 if name not in self._fed:
@@ -187,6 +205,21 @@ class _Run:
             self._fed.update(dict.fromkeys(feeds, True))
             self._fetched.update(dict.fromkeys(fetches, True))
             self._calls += 1
+            return all(self._fed.values()) and all(self._fetched.values())
+
+    def prepare(self, ready: Callable[[BaseException | None], None]) -> None:
+        """Have ``ready(error)`` called when the run can begin."""
+        prepare = getattr(self._begun(), "prepare", None)  # where it runs on several tasks
+        if prepare is None:
+            ready(None)
+        else:
+            prepare(ready)
+
+    def _begun(self) -> Any:
+        with self._lock:
+            if self._running is None:
+                self._running = self._prepared.step.begin_partial(self.step)
+            return self._running
 
     def go(
         self,
@@ -194,34 +227,29 @@ class _Run:
         values: Sequence[Any],
         kinds: Sequence[int],
         fetches: Sequence[str],
+        last: bool,
         done: PartialDone,
     ) -> None:
         """Run one claimed call."""
-        try:
-            self._check_types(feeds, kinds)
-            with self._lock:
-                if self._running is None:
-                    self._running = self._prepared.step.begin_partial(self.step)
-                running = self._running
-                last = all(self._fed.values()) and all(self._fetched.values())
-            for name, value in zip(feeds, values, strict=True):
-                running.feed(self._feed_index[name], value)
-        except Error as error:
-            self._fail(error, done, told=True)
-            return
 
-        def fetched(outputs: list[Any] | None, error: BaseException | None) -> None:
+        def answered(outputs: list[Any] | None, error: BaseException | None) -> None:
             if error is not None:
                 self._fail(error, done)
             elif last:
-                running.finish(lambda _, failure: self._finish(outputs or [], failure, done))
+                self._end()
+                done(outputs or [], None, True)
             else:
                 with self._lock:
                     self._calls -= 1
                 done(outputs or [], None, False)
 
-        # Without fetches too: this is what makes the nodes run that the feeds have made ready.
-        running.fetch([self._fetch_index[name] for name in fetches], fetched)
+        try:
+            self._check_types(feeds, kinds)
+            given = [(self._feed_index[name], value) for name, value in zip(feeds, values, strict=True)]
+            # Without fetches too: this is what makes the nodes run that the feeds have made ready.
+            self._begun().call(given, [self._fetch_index[name] for name in fetches], last, answered)
+        except Error as error:
+            self._fail(error, done, told=True)
 
     def _check_types(self, feeds: Sequence[str], kinds: Sequence[int]) -> None:
         expected = self.feed_types
@@ -236,12 +264,12 @@ class _Run:
         self._end()
         done(None, shown, True)
 
-    def _finish(self, outputs: list[Any], error: BaseException | None, done: PartialDone) -> None:
-        if error is not None:
-            self._fail(error, done)
-        else:
-            self._end()
-            done(outputs, None, True)
+    def give_up(self, error: BaseException) -> Error:
+        """End a run that could not begin, and return its error as clients see it."""
+        shown = self._session.blame(self.step, error)
+        self.step.cancel(error)
+        self._end()
+        return shown
 
     def _end(self) -> None:
         with self._lock:

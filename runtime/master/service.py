@@ -333,7 +333,16 @@ class MasterService:
         self._check_id(message.request_id, "PartialRunSetup (Master)", message.session_handle)
         session = self.master.session(message.session_handle)
         feeds, fetches, targets = tuple(message.feed), tuple(message.fetch), tuple(message.target)
+        began = asyncio.get_running_loop().time()
         handle = await self._compile(session, lambda: session.partial_runs.setup(feeds, fetches, targets))
+        waiting = _Waiting()
+        step = session.partial_runs.context(handle)
+        session.partial_runs.prepare(handle, lambda error: waiting.done(None, error))
+        try:
+            await waiting.result(session, step, session.config.operation_timeout_s, began)
+        except asyncio.CancelledError:
+            session.partial_runs.drop(handle, Cancelled(RPC_CANCELLED))
+            raise
         return wire.PartialRunSetupResponse(partial_run_handle=handle).SerializeToString()
 
     async def _run_partially(self, session: MasterSession, call: RunStepCall, began: float) -> bytes:

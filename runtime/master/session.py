@@ -36,10 +36,10 @@ from runtime.graph.validate import check_node, type_label
 from runtime.master.callables import CallableTable
 from runtime.master.collective_steps import StepNumbers
 from runtime.master.config import SessionConfig
-from runtime.master.distributed import StepFailure
 from runtime.master.ending import CLOSE_WAIT_S, CLOSED_BY_CLIENT, timed_out
 from runtime.master.metadata import step_metadata
 from runtime.master.partial_run import PartialRuns
+from runtime.master.parts_run import StepFailure
 from runtime.master.steps import PreparedStep, Signature, StepOptions, StepTable
 from runtime.observe.recorder import StepRecorder
 from runtime.observe.status import SessionStatus, oldest_steps
@@ -240,6 +240,7 @@ class MasterSession:
         )
         if prepared is not None:
             step.selection = prepared.selection
+            step.wants_graphs = prepared.options.partition_graphs
         if prepared is not None and recordings:
             self.recorder.begin(step, recordings, self.handle, prepared.selection)
         self._running[step.step_id] = step

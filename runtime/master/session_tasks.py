@@ -9,6 +9,7 @@ from runtime import wire
 from runtime.cluster_spec import ClusterSpec
 from runtime.master.cluster_link import ClusterLink
 from runtime.master.members import OtherTask, OwnTask
+from runtime.master.transfers import OtherTransfers, OwnTransfers
 
 if TYPE_CHECKING:
     from runtime.master.cluster_session import RemoteDevice
@@ -40,6 +41,8 @@ class SessionTasks:
         self._worker = worker
         self._connections = connections
         self._open: dict[str, Mapping[str, str]] = {}
+        self._own_transfers = OwnTransfers(connections.log)
+        self._transfers: dict[str, OtherTransfers] = {}  # by address: all sessions share a task's log
 
     async def find(self, tasks: Mapping[str, str], what: str, target: str = "", timeout_s: float | None = None
                    ) -> list[RemoteDevice]:
@@ -61,9 +64,12 @@ class SessionTasks:
         self._open[handle] = tasks
         leader = config.experimental.collective_group_leader
         own = self._worker.adopt_session(handle, session.task, session.state, cluster, leader)
-        session.members[own.task.name] = OwnTask(self._worker, own, session.runner.hand_over)
+        session.members[own.task.name] = OwnTask(self._worker, own, session.runner.hand_over, self._own_transfers)
         for task, address in tasks.items():
-            session.members[task] = OtherTask(self._connections, task, address, handle, kept)
+            transfers = self._transfers.get(address)
+            if transfers is None:
+                transfers = self._transfers[address] = OtherTransfers(self._connections, task, address)
+            session.members[task] = OtherTask(self._connections, task, address, handle, kept, transfers)
 
     def join_collectives(self, handle: str, config: Any, cluster: ClusterSpec | None) -> None:
         """Let the steps of a session that has this task alone take part in collectives with others."""

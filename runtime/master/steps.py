@@ -291,6 +291,7 @@ class StepTable:
             entry = self._signatures.pop(victim)
             for key in entry.exact_keys:
                 self.exact.pop(key, None)
+            release(entry)
 
     def _victim(self) -> Signature | None:
         """Return the first signature that was not used since it was last looked at; the others go to the end."""
@@ -308,6 +309,14 @@ class StepTable:
         with self._lock:
             self._signatures.clear()
             self.exact.clear()
+
+
+def release(entry: Compiled) -> None:
+    """Let go of what a compiled step has on other tasks: nobody will ask for it again."""
+    if entry.future.exception() is None:
+        let_go = getattr(entry.future.result()[1], "release", None)
+        if let_go is not None:
+            let_go()
 
 
 def key_of(step: CompiledStep, selection: Selection, options: StepOptions) -> int:

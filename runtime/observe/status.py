@@ -36,10 +36,16 @@ class Wait:
         In words; names whom or what.
     seconds : float
         How long it has been awaited.
+    node : str
+        The node that waits; empty where no single one does.
     """
 
     what: str
     seconds: float
+    node: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}{f' by node {self.node}' if self.node else ''}, for {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +287,7 @@ def step_status(step: StepContext, graph_handle: str = "") -> StepStatus:
         feeds = tuple(name for name, *_ in selection.feeds[:_MAX_NAMES])
         fetches = tuple(name for name, *_ in selection.fetches[:_MAX_NAMES])
         targets = tuple(node.name for node in selection.targets[:_MAX_NAMES])
-    waits = [Wait(what, max(0.0, now - since)) for since, what in _waits(step)]
+    waits = [Wait(what, max(0.0, now - since), node) for since, what, node in _waits(step)]
     waits.sort(key=lambda wait: -wait.seconds)
     return StepStatus(step.step_id, max(0.0, now - step.started), feeds, fetches, targets, graph_handle,
                       step.held_bytes, step.peak_bytes, step.cancelled, tuple(waits))
@@ -293,7 +299,7 @@ def oldest_steps(steps: Iterable[tuple[StepContext, str]]) -> tuple[StepStatus, 
     return tuple(step_status(step, handle) for step, handle in oldest)
 
 
-def _waits(step: StepContext) -> Sequence[tuple[float, str]]:
+def _waits(step: StepContext) -> Sequence[tuple[float, str, str]]:
     try:
         found = step.waits()
         exchanged = getattr(step.exchange, "waits", None)

@@ -126,7 +126,7 @@ def task_message(status: TaskStatus) -> Any:
 
 
 def _wait(wait: Wait) -> Any:
-    return wire.runtime_v1.Wait(what=wait.what, seconds=wait.seconds)
+    return wire.runtime_v1.Wait(what=wait.what, seconds=wait.seconds, node=wait.node)
 
 
 def _opening(opening: Opening) -> Any:

@@ -100,7 +100,8 @@ def _hidden(number: int, num_columns: int) -> list[tuple[str, ...]]:
 
 def _spread(first: tuple[str, ...], waits: Sequence[Any], nothing: str = "-") -> list[tuple[str, ...]]:
     """Return a row for every wait, the first of them with what stands before."""
-    texts = [f"{_short(wait.what)}, for {duration(wait.seconds)}" for wait in waits] or [nothing]
+    texts = [f"{_short(wait.what)}{f' by node {wait.node}' if wait.node else ''}, for {duration(wait.seconds)}"
+             for wait in waits] or [nothing]
     blank = ("",) * len(first)
     return [(*(blank if index else first), text) for index, text in enumerate(texts)]
 

@@ -67,6 +67,6 @@ def receive(node: Node, env: KernelEnv) -> Callable[..., None]:
             else:
                 done(DEAD_VALUE if dead else value, None)
 
-        _exchange(step, node).receive(key + where, kind, arrived)
+        _exchange(step, node).receive(key + where, kind, arrived, node.name)
 
     return run

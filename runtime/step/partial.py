@@ -67,6 +67,33 @@ class PartialRun:
         """Have ``done(None, error)`` called once, when everything has run; all feeds must have been given."""
         self._run.finish(done)
 
+    def call(self, feeds: Sequence[tuple[int, Any]], fetches: Sequence[int], last: bool, done: Done) -> None:
+        """Give feeds, and have ``done(outputs, error)`` called once these fetches are there or the run has failed.
+
+        Parameters
+        ----------
+        feeds : sequence of (int, ndarray)
+        fetches : sequence of int
+            Without any, too, what the feeds have made ready runs.
+        last : bool
+            No call follows: `done` waits until everything has run.
+
+        Raises
+        ------
+        InvalidArgument, Internal
+            As `feed` and `fetch`.
+        """
+        for index, value in feeds:
+            self.feed(index, value)
+
+        def fetched(outputs: list[Any] | None, error: BaseException | None) -> None:
+            if error is not None or not last:
+                done(outputs, error)
+            else:
+                self.finish(lambda _, failure: done(None if failure is not None else outputs, failure))
+
+        self.fetch(fetches, fetched)
+
     def cancel(self, error: BaseException) -> None:
         """End the run; calls that wait get the error."""
         self.step.cancel(error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from runtime._ext.errors import Error
 
-__all__ = ["DETAILS", "RESTARTED_URL", "derived", "is_derived", "marked", "restarted"]
+__all__ = ["DETAILS", "RESTARTED_URL", "derived", "is_derived", "marked", "restarted", "without_mark"]
 
 DETAILS = "grpc-status-details-bin"
 _DERIVED_URL = "type.googleapis.com/tensorflow.DerivedStatus"
@@ -45,3 +45,8 @@ def is_derived(error: BaseException) -> bool:
         return True
     return any(key == DETAILS and _DERIVED_URL.encode() in value for key, value in getattr(error, "trailers", ())
                if isinstance(value, bytes))
+
+
+def without_mark(message: str) -> str:
+    """Return the text of an error without the mark that old workers put before it."""
+    return message.removeprefix(_OLD_MARK)

@@ -38,11 +38,12 @@ class Sent:
 class _Call:
     """A tensor that another task was asked for."""
 
-    __slots__ = ("give_up", "key", "since", "task")
+    __slots__ = ("give_up", "key", "node", "since", "task")
 
-    def __init__(self, task: str, key: str) -> None:
+    def __init__(self, task: str, key: str, node: str) -> None:
         self.task = task
         self.key = key
+        self.node = node
         self.since = time.monotonic()
         self.give_up: Callable[[], None] | None = None
 
@@ -112,6 +113,7 @@ class StepExchange:
         self._peers = peers
         self._lock = threading.Lock()
         self._calls: set[_Call] = set()
+        self._receivers: dict[str, str] = {}  # key of this task's own tensors -> node that waits for it
         self._error: BaseException | None = None
 
     def send(self, key: str, value: Any, kind: DataType, is_dead: bool) -> None:
@@ -124,19 +126,28 @@ class StepExchange:
         """
         self._rendezvous.send(key, None if is_dead else Sent(value, kind), is_dead)
 
-    def receive(self, key: str, kind: DataType, done: Arrived) -> None:
-        """Get a tensor; ``done(value, is_dead, error)`` is called exactly once, from any thread."""
+    def receive(self, key: str, kind: DataType, done: Arrived, node: str = "") -> None:
+        """Get a tensor; ``done(value, is_dead, error)`` is called exactly once, from any thread.
+
+        `node` is who waits for it, for those who look.
+        """
         task = _task_of(key.partition(";")[0])
         if task == self._task:
-            self._rendezvous.receive(key, lambda sent, is_dead, error: self._arrived(
-                key, kind, None if sent is None else sent.array, sent and sent.kind, is_dead, error, done))
+            self._receivers[key] = node
+            self._rendezvous.receive(
+                key, lambda sent, is_dead, error: self._took(key, kind, sent, is_dead, error, done))
         elif self._peers is None:
             done(None, False, InvalidArgument(f"the tensor {key} comes from {task}, and this task knows no other"))
         else:
-            self._ask(self._peers, task, key, kind, done)
+            self._ask(self._peers, task, key, kind, done, node)
 
-    def _ask(self, peers: Peers, task: str, key: str, kind: DataType, done: Arrived) -> None:
-        call = _Call(task, key)
+    def _took(self, key: str, kind: DataType, sent: Sent | None, is_dead: bool, error: BaseException | None,
+              done: Arrived) -> None:
+        self._receivers.pop(key, None)
+        self._arrived(key, kind, None if sent is None else sent.array, sent and sent.kind, is_dead, error, done)
+
+    def _ask(self, peers: Peers, task: str, key: str, kind: DataType, done: Arrived, node: str) -> None:
+        call = _Call(task, key, node)
 
         def answered(array: Any, datatype: int, is_dead: bool, error: BaseException | None) -> None:
             with self._lock:
@@ -189,13 +200,13 @@ class StepExchange:
                                 "ops that make and use it on one task")
         return value
 
-    def waits(self) -> list[tuple[float, str]]:
-        """Return the tensors that the step waits for, each with since when, on the clock of `time.monotonic`."""
+    def waits(self) -> list[tuple[float, str, str]]:
+        """Return the tensors that the step waits for: since when, what, and which node; as `StepContext.waits`."""
         with self._lock:
-            found = [(call.since, f"tensor {call.key} from {call.task}") for call in self._calls]
+            found = [(call.since, f"tensor {call.key} from {call.task}", call.node) for call in self._calls]
         for key, since in self._rendezvous.waiting():
             if _task_of(parse_key(key)[2]) == self._task:  # others wait here, too, for what this step sends
-                found.append((since, f"tensor {key} of this task"))
+                found.append((since, f"tensor {key} of this task", self._receivers.get(key, "")))
         return found
 
     def close(self, error: BaseException) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import InvalidArgument, NotFound
 from runtime.graph.collection import collection_paused
+from runtime.graph.defaults import fill_defaults
 from runtime.graph.device_spec import parse
 from runtime.graph.graph import Graph
 from runtime.graph.prune import Selection, order
@@ -59,6 +60,14 @@ class RegisteredGraph:
             nodes = order(list(self.graph.nodes.values()))
             self.selection = Selection(nodes, [], [], list(self.graph.nodes.values()), frozenset())
             self.step: CompiledStep = compile_step(self.selection, self.graph.library, state)
+
+
+    def told(self) -> Any:
+        """Return the GraphDef that runs, for those who look: every node with all its attrs, defaults included."""
+        made = self.graph.to_proto()
+        for proto in made.node:
+            fill_defaults(proto, self.graph.nodes[proto.name])
+        return made
 
 
 def _check_kernel(node: Node) -> None:

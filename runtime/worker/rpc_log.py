@@ -41,17 +41,29 @@ class RpcLog:
     Attributes
     ----------
     is_enabled : bool
+        As masters elsewhere have it; the one in this process uses `hold`.
     """
 
     def __init__(self) -> None:
         self.is_enabled = False
+        self._num_holders = 0
         self._steps: OrderedDict[int, list[Transfer]] = OrderedDict()
         self._num = 0
         self._lock = threading.Lock()
 
+    def hold(self) -> None:
+        """Keep the log on until `let_go`."""
+        with self._lock:
+            self._num_holders += 1
+
+    def let_go(self) -> None:
+        """Take one `hold` back."""
+        with self._lock:
+            self._num_holders -= 1
+
     def received(self, step_id: int, key: str, nbytes: int, started_us: int, ended_us: int) -> None:
         """Note a tensor that has arrived, if that is wanted."""
-        if not self.is_enabled:
+        if not (self.is_enabled or self._num_holders):
             return
         sender, _, receiver, edge, _ = key.split(";")
         with self._lock:

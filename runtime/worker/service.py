@@ -447,4 +447,4 @@ def _content_bytes(array: Any) -> int:
 
 
 def _graph_bytes(run: GraphRun) -> bytes:
-    return run.graph.graph.to_proto().SerializeToString()  # type: ignore[no-any-return]
+    return run.graph.told().SerializeToString()  # type: ignore[no-any-return]

@@ -64,11 +64,15 @@ class GraphRun:
     ----------
     step : StepContext
     graph : RegisteredGraph
+    is_kept : bool
+        Whether it is a partial run, which its session keeps until the step is cleaned up.
     """
 
-    def __init__(self, step: StepContext, graph: RegisteredGraph, rendezvous: Rendezvous) -> None:
+    def __init__(self, step: StepContext, graph: RegisteredGraph, rendezvous: Rendezvous,
+                 is_kept: bool = False) -> None:
         self.step = step
         self.graph = graph
+        self.is_kept = is_kept
         self._rendezvous = rendezvous
         self._lock = threading.Lock()
         self._ended = False
@@ -218,7 +222,7 @@ class WorkerSession:
                            self._step_memory_limit)
         exchange = StepExchange(step_id, rendezvous, self.task.name, self.state, self.peers)
         step.exchange = exchange
-        run = GraphRun(step, graph, rendezvous)
+        run = GraphRun(step, graph, rendezvous, keep)
         with self._lock:
             self._check_open()
             self._runs[step_id, graph_handle] = run
@@ -252,13 +256,16 @@ class WorkerSession:
         return self._runs.get((step_id, graph_handle))
 
     def release(self, step_id: int) -> None:
-        """Keep the ended steps of this number no longer."""
+        """Keep the steps of this number no longer; partial runs that still go on end."""
         if step_id not in self._unclean:
             return
         with self._lock:
             self._unclean.discard(step_id)
-            for key in [key for key, run in self._runs.items() if key[0] == step_id and run.has_ended]:
+            kept = {key: run for key, run in self._runs.items() if key[0] == step_id and (run.has_ended or run.is_kept)}
+            for key in kept:
                 del self._runs[key]
+        for run in kept.values():
+            run.step.cancel(Aborted(f"Cleanup {step_id}"))
 
     def _forget(self, step_id: int, graph_handle: str) -> None:
         with self._lock:

@@ -82,6 +82,7 @@ class Worker:
         self.traces = StepTraces()
         self._rendezvous = RendezvousTable()
         self._lock = threading.Lock()
+        self._beginning = threading.Lock()
 
     # Sessions
 
@@ -246,21 +247,18 @@ class Worker:
         for key in (*call.send_names, *call.recv_keys):
             parse_key(key)
         rendezvous = self._rendezvous.of(call.step_id, True)
-        # Looked up before anything is sent: what is sent may be all that the step was waiting for.
-        run = session.run_of(call.step_id, call.graph_handle) if call.is_partial else None
-        for key, value, datatype in zip(call.send_names, call.send_values, call.send_datatypes, strict=True):
-            rendezvous.send(key, Sent(value, DataType(datatype)))
-        if run is None:
-            run = self._begin(session, call.graph_handle, call.step_id, rendezvous, trace, call.is_partial)
+        send = {key: Sent(value, DataType(datatype)) for key, value, datatype
+                in zip(call.send_names, call.send_values, call.send_datatypes, strict=True)}
+        run = self._start(session, call.graph_handle, call.step_id, rendezvous, send, trace, call.is_partial)
         if call.is_partial:
             _collect(rendezvous, call.recv_keys, answered, run if call.is_last_partial_run else None)
         else:
-            run.when_ended(lambda error: _take(rendezvous, call.recv_keys, error, answered))
+            run.when_ended(lambda error: _take(rendezvous, call.step_id, call.recv_keys, error, answered))
         return run
 
-    def start(self, session: WorkerSession, graph_handle: str, step_id: int, send: Mapping[str, Sent], trace: bool
-              ) -> GraphRun:
-        """Start a step for the master in this process.
+    def start(self, session: WorkerSession, graph_handle: str, step_id: int, send: Mapping[str, Sent], trace: bool,
+              partial: bool = False) -> GraphRun:
+        """Start a step for the master in this process, or go on with a partial run.
 
         Raises
         ------
@@ -268,9 +266,22 @@ class Worker:
             If the graph is not known or the step is over.
         """
         rendezvous = self._rendezvous.of(step_id, True)
+        return self._start(session, graph_handle, step_id, rendezvous, send, trace, partial)
+
+    def _start(self, session: WorkerSession, graph_handle: str, step_id: int, rendezvous: Rendezvous,
+               send: Mapping[str, Sent], trace: bool, partial: bool) -> GraphRun:
+        if not partial:
+            for key, sent in send.items():
+                rendezvous.send(key, sent)
+            return self._begin(session, graph_handle, step_id, rendezvous, trace, False)
+        with self._beginning:  # calls of one run may come at the same time, and one of them begins it
+            run = session.run_of(step_id, graph_handle)
+            if run is None:
+                run = self._begin(session, graph_handle, step_id, rendezvous, trace, True)
+        # Behind the look for the run: what is sent may be all that it was waiting for.
         for key, sent in send.items():
             rendezvous.send(key, sent)
-        return self._begin(session, graph_handle, step_id, rendezvous, trace, False)
+        return run
 
     def _begin(self, session: WorkerSession, graph_handle: str, step_id: int, rendezvous: Rendezvous, trace: bool,
                keep: bool) -> GraphRun:
@@ -285,7 +296,15 @@ class Worker:
     def when_ended(self, run: GraphRun, step_id: int, receive: Sequence[str], answered: Answered) -> None:
         """Call `answered` with the tensors of some keys, or the step's error, when the step has ended."""
         rendezvous = self._rendezvous.of(step_id)
-        run.when_ended(lambda error: _take(rendezvous, receive, error, answered))
+        run.when_ended(lambda error: _take(rendezvous, step_id, receive, error, answered))
+
+    def when_received(self, run: GraphRun, step_id: int, receive: Sequence[str], answered: Answered, last: bool
+                      ) -> None:
+        """Call `answered` with the tensors of some keys of a partial run as soon as they are there.
+
+        With `last`, the run must have ended, too.
+        """
+        _collect(self._rendezvous.of(step_id), receive, answered, run if last else None)
 
     def clean(self, step_id: int) -> None:
         """Forget what is left of a step. One that is not known is fine."""
@@ -411,7 +430,8 @@ def _forget(rendezvous: Rendezvous, waiter: Waiter) -> None:
     rendezvous.forget(waiter)
 
 
-def _take(rendezvous: Rendezvous, keys: Sequence[str], error: BaseException | None, answered: Answered) -> None:
+def _take(rendezvous: Rendezvous, step_id: int, keys: Sequence[str], error: BaseException | None, answered: Answered
+          ) -> None:
     """Answer a step that has ended with the tensors it was asked for: all of them must be there."""
     if error is not None:
         answered(None, error)
@@ -426,7 +446,8 @@ def _take(rendezvous: Rendezvous, keys: Sequence[str], error: BaseException | No
             return
         sent, is_dead, problem = outcome.found
         if problem is not None or is_dead:
-            answered(None, problem or InvalidArgument(f"The tensor returned for {key} was not valid."))
+            answered(None, problem or Internal(f"Failed to fetch outputs for step {step_id}. (Original error message: "
+                                               f"The tensor returned for {key} was not valid.)"))
             return
         found.append(sent)
     answered(found, None)

@@ -264,12 +264,14 @@ def test_what_waits_names_what_it_waits_for(build: Callable[[runtime.Graph], Any
     built = build(graph)
     with runtime.Server() as server, runtime.Session(server.target, graph) as session:
         with in_background(lambda: session.run(built)) as errors:
-            def waits() -> list[str]:
-                return [wait.what for task in status(server.target).values() for one in task.session
+            def waits() -> list[Any]:
+                return [wait for task in status(server.target).values() for one in task.session
                         for step in one.step for wait in step.wait]
             try:
                 found = until(waits)
-                assert len(found) == 1 and re.fullmatch(expected, found[0]), found
+                assert len(found) == 1 and re.fullmatch(expected, found[0].what), found
+                assert found[0].node in [node.name for node in graph.as_graph_def().node]
+                assert f" by node {found[0].node}, for " in command(server.target)[1]
             finally:
                 session.close()
         assert errors

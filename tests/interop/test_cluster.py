@@ -51,7 +51,11 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
 @pytest.mark.parametrize("check", [
     "devices", "values_there_and_back", "variables_of_both_kinds", "a_loop_whose_body_is_elsewhere",
     "branches_that_cross", "functions_and_v2_loops", "normalised_activations", "a_blocked_dequeue_is_cancelled",
-    "a_closed_session_ends_its_steps", "reset_empties_the_worker",
+    "a_closed_session_ends_its_steps", "reset_empties_the_worker", "a_partial_run_over_both_tasks",
+    "partial_runs_are_refused_what_they_cannot_do", "partial_runs_side_by_side_and_with_a_target",
+    "a_partial_run_that_fails_ends_and_leaves_the_session_usable", "a_partial_run_left_open_ends_with_its_session",
+    "callables_over_both_tasks", "a_callable_at_its_limit", "a_dead_value_that_crosses_cannot_be_fetched",
+    "isolated_sessions_share_nothing_on_the_worker",
 ])
 def test_a_client_sees_the_same(answers: Answers, cluster: str, check: str) -> None:
     found: Any = answers(cluster, check)
@@ -78,15 +82,24 @@ def test_an_error_names_the_node(answers: Answers, cluster: str) -> None:
         assert shapes["message"].startswith(FROM)
 
 
-@pytest.mark.parametrize("cluster", CLUSTERS)
-def test_a_trace_has_the_nodes_of_both_tasks(answers: Answers, cluster: str) -> None:
-    has_node, has_transfer, has_graph = answers(cluster, "a_trace_shows_both_tasks")
-    assert has_node and has_graph
-    assert has_transfer or cluster.startswith("ours")  # our master does not ask workers for their logs of transfers
+@pytest.mark.parametrize("cluster", [*CLUSTERS, THEIRS])
+def test_a_trace_has_the_nodes_and_transfers_of_both_tasks(answers: Answers, cluster: str) -> None:
+    has_node, has_graph, transfers, num_graphs, num_devices, attrs, in_timeline = answers(
+        cluster, "a_trace_shows_both_tasks")
+    assert has_node and has_graph and in_timeline
+    master, worker = (f"/job:{job}/replica:0/task:0/device:CPU:0" for job in ("master", "worker"))
+    expected = [["job:master", "[16B", f"{worker} to {master}", 16, True],
+                ["job:worker", "[16B", f"{master} to {worker}", 16, True]]
+    if cluster.startswith("ours"):
+        assert transfers == expected
+    else:  # TensorFlow's master does not wait until the logs are on
+        assert all(transfer in expected for transfer in transfers)
+    assert (num_graphs, num_devices) == (2, 2)
+    assert "T" in attrs
 
 
-def test_a_partial_run_over_both_tasks(answers: Answers) -> None:
-    check = "a_partial_run_over_both_tasks"
-    assert answers("tensorflow-ours", check) == answers(THEIRS, check) == [6.0, 7.0]
-    line = answers.lines["ours-ours", check]
-    assert "partial runs over several tasks are not offered by this master" in line["error"]
+def test_partial_runs_and_callables_give_the_values_of_their_steps(answers: Answers) -> None:
+    for cluster in (*CLUSTERS, THEIRS):
+        assert answers(cluster, "a_partial_run_over_both_tasks") == [6.0, 7.0]
+        assert answers(cluster, "callables_over_both_tasks")[:4] == [
+            [[10.0, 20.0], [1.0, 2.0]], [[20.0, 30.0], [2.0, 3.0]], [[30.0, 40.0], [3.0, 4.0]], 3.0]

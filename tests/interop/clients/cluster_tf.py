@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -244,6 +245,190 @@ def a_partial_run_over_both_tasks(target: str) -> Any:
         return [client.partial_run(handle, first, {x: 3.0}), client.partial_run(handle, second, {y: 1.0})]
 
 
+def _partial_graph() -> tuple[Any, ...]:
+    """Return a graph with values on both tasks that come one after the other."""
+    graph = tf.Graph()
+    with graph.as_default():
+        x, y = tf.placeholder(tf.float32, [], name="x"), tf.placeholder(tf.float32, [], name="y")
+        with worker():
+            first = tf.multiply(x, 2.0, name="first")
+            kept = tf.get_variable("kept_by_partial_runs", initializer=0.0, use_resource=True)
+            counted = tf.assign_add(kept, x)
+        second = tf.add(first, y, name="second")
+        with worker():
+            third = tf.square(second, name="third")
+    return graph, x, y, first, second, third, counted, kept
+
+
+@check
+def partial_runs_are_refused_what_they_cannot_do(target: str) -> Any:
+    graph, x, y, first, second, third, *_ = _partial_graph()
+    seen = []
+    with session(target, graph) as client:
+        handle = client.partial_run_setup([first, second], [x, y])
+        seen.append(failure(client.partial_run, handle, second, {x: 1.0}))
+        seen.append(client.partial_run(handle, first, {x: 3.0}))
+        seen.append(failure(client.partial_run, handle, first))
+        seen.append(failure(client.partial_run, handle, second, {x: 3.0}))
+        seen.append(failure(client.partial_run, handle, third, {y: 3.0}))
+        seen.append(client.partial_run(handle, second, {y: 1.0}))
+        seen.append(failure(client.partial_run, handle, second))
+    return seen
+
+
+@check
+def partial_runs_side_by_side_and_with_a_target(target: str) -> Any:
+    graph, x, y, first, second, third, counted, kept = _partial_graph()
+    with session(target, graph) as client:
+        with graph.as_default():
+            start = tf.variables_initializer([kept])
+        client.run(start)
+        handles = [client.partial_run_setup([first, third, counted.op], [x, y]) for _ in range(3)]
+        seen = [client.partial_run(handle, first, {x: float(number)}) for number, handle in enumerate(handles)]
+        seen += [client.partial_run(handle, third, {y: 10.0}) for handle in reversed(handles)]
+        return [plain(seen), client.run(kept)]
+
+
+@check
+def a_partial_run_that_fails_ends_and_leaves_the_session_usable(target: str) -> Any:
+    graph = tf.Graph()
+    with graph.as_default():
+        x, y = tf.placeholder(tf.float32, [None], name="x"), tf.placeholder(tf.float32, [None], name="y")
+        with worker():
+            first = x + 1.0
+            bad = tf.reshape(y, [3], name="bad")
+        answer = tf.reduce_sum(first) + tf.reduce_sum(bad)
+    with session(target, graph) as client:
+        handle = client.partial_run_setup([first, answer], [x, y])
+        seen = [client.partial_run(handle, first, {x: [1.0, 2.0]})]
+        error = failure(client.partial_run, handle, answer, {y: [1.0]})
+        seen += [error["code"], "{{node bad}}" in error["message"]]
+        seen.append(failure(client.partial_run, handle, answer)["message"])
+        seen.append(client.run(answer, {x: [1.0, 2.0], y: [1.0, 2.0, 3.0]}))
+        return plain(seen)
+
+
+@check
+def a_partial_run_left_open_ends_with_its_session(target: str) -> Any:
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.placeholder(tf.float32, [], name="x")
+        with worker():
+            queue = tf.FIFOQueue(10, tf.float32, shapes=[()])
+            first = x * 2.0
+            taken = queue.dequeue() + x
+    client = session(target, graph)
+    handle = client.partial_run_setup([first, taken], [x])
+    seen = [client.partial_run(handle, first, {x: 3.0})]
+    waiting = Background(client.partial_run, handle, taken)
+    time.sleep(0.3)
+    client.close()
+    seen.append(waiting.result()["code"])
+    idle = session(target, graph)
+    seen.append(idle.partial_run(idle.partial_run_setup([first, taken], [x]), first, {x: 4.0}))
+    began = time.monotonic()
+    idle.close()
+    return plain([*seen, time.monotonic() - began < 8.0])
+
+
+@check
+def callables_over_both_tasks(target: str) -> Any:
+    graph = tf.Graph()
+    with graph.as_default():
+        x, y = tf.placeholder(tf.float32, [None], name="x"), tf.placeholder(tf.float32, [None], name="y")
+        with worker():
+            total = tf.add(x, y, name="total")
+            tf.constant([7.0, 7.0], name="sevens")
+            v = tf.get_variable("counted_by_callables", initializer=0.0, use_resource=True)
+            with tf.control_dependencies([tf.assign_add(v, 1.0)]):
+                tf.no_op(name="count")
+            start = tf.variables_initializer([v])
+        tf.multiply(total, 10.0, name="shown")
+        with worker():
+            tf.reshape(x, [3], name="bad")
+    seen: list[Any] = []
+    with session(target, graph) as client:
+        client.run(start)
+
+        def make(**fields: Any) -> Any:
+            return client._make_callable_from_options(_options(**fields))
+
+        both = make(feed=["y:0", "x:0"], fetch=["shown:0", "total:0"], target=["count"])
+        for number in range(3):
+            seen.append(both(np.float32([number]), np.float32([1, 2])))
+        seen.append(client.run(v))
+        fails = make(feed=["x:0"], fetch=["bad:0"])
+        error = failure(fails, np.float32([1.0]))
+        seen += [error["code"], "{{node bad}}" in error["message"]]
+        seen.append(fails(np.float32([1, 2, 3])))
+        connected = _options(feed=["x:0"], fetch=["shown:0"])
+        connected.tensor_connection.add(from_tensor="sevens:0", to_tensor="y:0")
+        seen.append(client._make_callable_from_options(connected)(np.float32([2.0, 4.0])))
+        traced = _options(feed=["x:0", "y:0"], fetch=["total:0"])
+        traced.run_options.trace_level = tf.RunOptions.FULL_TRACE
+        metadata = tf.RunMetadata()
+        seen.append(client._make_callable_from_options(traced)(np.float32([1.0]), np.float32([2.0]),
+                                                               run_metadata=metadata))
+        nodes = {entry.node_name for device in metadata.step_stats.dev_stats for entry in device.node_stats}
+        seen.append("total" in nodes)
+        return plain(seen)
+
+
+def _options(**fields: Any) -> Any:
+    from tensorflow.core.protobuf import config_pb2
+
+    return config_pb2.CallableOptions(**fields)
+
+
+@check
+def a_callable_at_its_limit(target: str) -> Any:
+    graph = tf.Graph()
+    with graph.as_default(), worker():
+        queue = tf.FIFOQueue(10, tf.float32, shapes=[()])
+        put = queue.enqueue(7.0)
+        tf.identity(queue.dequeue(), name="got")
+    with session(target, graph, tf.ConfigProto(operation_timeout_in_ms=700)) as client:
+        taken = client._make_callable_from_options(_options(fetch=["got:0"]))
+        code = failure(taken)["code"]
+        client.run(put)
+        return [code, plain(taken())]
+
+
+@check
+def a_dead_value_that_crosses_cannot_be_fetched(target: str) -> Any:
+    graph = tf.Graph()
+    with graph.as_default():
+        choice = tf.placeholder(tf.bool, [])
+        with worker():
+            there, here = tf.raw_ops.Switch(data=tf.constant(2.0), pred=choice)
+            taken = tf.identity(here, name="taken")
+        back = tf.identity(taken, name="back")
+        merged = tf.raw_ops.Merge(inputs=[back, tf.identity(there) - 1.0]).output
+    with session(target, graph) as client:
+        error = failure(client.run, back, {choice: False})
+        return [error["code"], "Failed to fetch outputs for step" in error["message"],
+                "was not valid.)" in error["message"], client.run(back, {choice: True}),
+                client.run(merged, {choice: True}), client.run(merged, {choice: False})]
+
+
+@check
+def isolated_sessions_share_nothing_on_the_worker(target: str) -> Any:
+    graph = tf.Graph()
+    with graph.as_default(), worker():
+        v = tf.get_variable("apart", initializer=1.0, use_resource=False)
+        known, start, more = tf.is_variable_initialized(v), v.initializer, tf.assign_add(v, 1.0)
+    seen = []
+    with session(target, graph, isolate_session_state=True) as one, \
+            session(target, graph, isolate_session_state=True) as other, session(target, graph) as shared:
+        one.run(start)
+        seen += [one.run(more), other.run(known), shared.run(known)]
+        other.run(start)
+        seen += [other.run(v), one.run(v)]
+    with session(target, graph) as shared:
+        seen.append(shared.run(known))
+    return plain(seen)
+
+
 @check
 def a_trace_shows_both_tasks(target: str) -> Any:
     graph = tf.Graph()
@@ -254,11 +439,26 @@ def a_trace_shows_both_tasks(target: str) -> Any:
         answer = y + 1.0
     metadata = tf.RunMetadata()
     with session(target, graph) as client:
-        client.run(answer, {x: np.ones(4)}, options=tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE,
-                                                                  output_partition_graphs=True), run_metadata=metadata)
-    nodes = {entry.node_name for device in metadata.step_stats.dev_stats for entry in device.node_stats}
+        for _ in range(2):
+            metadata = tf.RunMetadata()
+            client.run(answer, {x: np.ones(4)}, options=tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE,
+                                                                      output_partition_graphs=True),
+                       run_metadata=metadata)
+    entries = [(device.device, entry) for device in metadata.step_stats.dev_stats for entry in device.node_stats]
+    nodes = {entry.node_name for _, entry in entries}
+    transfers = sorted((device.split("/")[1], entry.timeline_label.split("]")[0],
+                        entry.timeline_label.split(" from ")[1].split("\n")[0],
+                        entry.output[0].tensor_description.allocation_description.requested_bytes
+                        if entry.output else -1, entry.all_start_micros > 0 < entry.all_end_rel_micros)
+                       for device, entry in entries if entry.node_name == "RecvTensor")
     graphs = {node.name for found in metadata.partition_graphs for node in found.node}
-    return ["squared" in nodes, "RecvTensor" in nodes, "squared" in graphs]
+    with_defaults = {node.name: sorted(node.attr) for found in metadata.partition_graphs for node in found.node}
+    from tensorflow.python.client import timeline
+
+    events = json.loads(timeline.Timeline(metadata.step_stats).generate_chrome_trace_format())["traceEvents"]
+    return ["squared" in nodes, "squared" in graphs, transfers, len(metadata.partition_graphs),
+            len({device for device, _ in entries}),
+            with_defaults.get("squared"), any(event.get("name") == "RecvTensor" for event in events)]
 
 
 if __name__ == "__main__":
