@@ -105,6 +105,11 @@ class Tasks:
     now_s : callable
         Returns seconds since 1970; only for dates that are shown. What is measured is measured by the loop's clock.
 
+    Attributes
+    ----------
+    on_ready : callable or None
+        Called without arguments when tasks have got ready.
+
     Notes
     -----
     Awaitables resolve when what they did is on disk. Errors are those of :mod:`runtime.errors`.
@@ -125,6 +130,7 @@ class Tasks:
         self.leases = LeaseTable(self.limits.lease_ttl_s, self._expired)
         self.scheduler = Scheduler(self)
         self.waiting = Waiting(store)
+        self.on_ready: Callable[[], object] | None = None
         self._loop = asyncio.get_running_loop()
         self._outcomes = Outcomes(store, self.let_go)
         self._session_ids: dict[int, str] = {}
@@ -413,6 +419,10 @@ class Tasks:
             if not lease.is_ended and not lease.is_lost:
                 self._in_background(self._end(lease, _release))
 
+    def confirm_soon(self, lease: Lease) -> None:
+        """Say, without waiting for the disk, that nothing runs of a task that is to be canceled."""
+        self._in_background(self.confirm_cancelled(lease))
+
     def lose(self, lease: Lease) -> None:
         """Tell an agent that a lease is not its own any more."""
         self.leases.remove(lease)
@@ -591,6 +601,8 @@ class Tasks:
         self.waiting.notify(changes)
         if is_ready:
             self.scheduler.wake()
+            if self.on_ready is not None:
+                self.on_ready()
 
     def _cancelling(self, number: int) -> None:
         lease = self.leases.of_task(number)

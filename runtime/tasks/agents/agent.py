@@ -18,6 +18,7 @@ from runtime.tasks.model import FailureKind
 if TYPE_CHECKING:
     from runtime.edge.peer_access import PeerAccess
     from runtime.tasks.agents.resources import Resources
+    from runtime.tasks.agents.supply import Supply
     from runtime.tasks.tasks import Tasks
 
 __all__ = ["Agent"]
@@ -45,6 +46,8 @@ class Agent:
         Tasks that the worker runs at a time.
     access : callable
         Returns how the server gets into others.
+    supply : Supply
+        Where its tasks come from.
     resources : Resources
     releases : dict of int to int
         See `runtime.tasks.agents.attempt.Attempt`.
@@ -68,6 +71,7 @@ class Agent:
         name: str,
         concurrency: int,
         access: Callable[[], PeerAccess],
+        supply: Supply,
         resources: Resources,
         releases: dict[int, int],
         check_s: float,
@@ -79,6 +83,7 @@ class Agent:
         self.num_failed = 0
         self.added_s = tasks.now_s()
         self._tasks = tasks
+        self._supply = supply
         self._resources = resources
         self._releases = releases
         self._check_s = check_s
@@ -90,9 +95,9 @@ class Agent:
         self._leaving = False
         self._running: dict[Attempt, None] = {}
         self._outcomes: dict[asyncio.Future[Any], None] = {}
-        self._acquiring: dict[asyncio.Task[list[Lease]], None] = {}
+        self._acquiring: dict[asyncio.Task[Lease], None] = {}
         self._watch = asyncio.ensure_future(self._keep_watch())
-        self._runners = [asyncio.ensure_future(self._run(slot)) for slot in range(concurrency)]
+        self._runners = [asyncio.ensure_future(self._run()) for _ in range(concurrency)]
 
     @property
     def state(self) -> str:
@@ -194,22 +199,23 @@ class Agent:
 
     # Tasks
 
-    async def _run(self, slot: int) -> None:
-        owner = str(self.endpoint) if slot == 0 else f"{self.endpoint}#{slot}"
+    async def _run(self) -> None:
         while not self._leaving:
             await self._go.wait()
-            if not self._is_usable:
+            if not self._is_usable or self._leaving:
                 continue
-            for lease in await self._acquire(owner):
-                end = await self._attempt(lease)
-                if end is not End.CLEAN:
-                    self._suspect()
-                if end is End.NO_SPACE:
-                    await asyncio.sleep(_DISK_PAUSE_S)
+            lease = self._supply.take() or await self._acquire()
+            if lease is None:
+                continue
+            end = await self._attempt(lease)
+            if end is not End.CLEAN:
+                self._suspect()
+            if end is End.NO_SPACE:
+                await asyncio.sleep(_DISK_PAUSE_S)
 
-    async def _acquire(self, owner: str) -> list[Lease]:
-        """Return the lease of the next task; none when the agent is to look around before it goes on."""
-        acquire = asyncio.ensure_future(self._tasks.acquire(owner))
+    async def _acquire(self) -> Lease | None:
+        """Return the lease of the next task; None when the agent is to look around before it goes on."""
+        acquire = asyncio.ensure_future(self._supply.next())
         self._acquiring[acquire] = None
         try:
             return await acquire
@@ -218,12 +224,12 @@ class Agent:
             if own is not None and own.cancelling():
                 acquire.cancel()
                 raise
-            return []
+            return None
         except Error:
             # The server stops, or the store does not answer.
             if not self._leaving:
                 await asyncio.sleep(_FIRST_PAUSE_S)
-            return []
+            return None
         finally:
             del self._acquiring[acquire]
 
@@ -234,6 +240,8 @@ class Agent:
     async def _attempt(self, lease: Lease) -> End:
         attempt = Attempt(self._tasks, lease, self._link, self._resources, self._releases)
         self._running[attempt] = None
+        self._supply.began()
+        began = asyncio.get_running_loop().time()
         try:
             return await attempt.run()
         except Exception as error:
@@ -243,6 +251,7 @@ class Agent:
             return End.DIRTY
         finally:
             del self._running[attempt]
+            self._supply.ended(asyncio.get_running_loop().time() - began)
             if attempt.outcome is not None and not attempt.outcome.done():
                 self._outcomes[attempt.outcome] = None
                 attempt.outcome.add_done_callback(lambda outcome: self._outcomes.pop(outcome, None))

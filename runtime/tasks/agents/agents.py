@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from runtime.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
 from runtime.tasks.agents.agent import Agent
 from runtime.tasks.agents.endpoint import Endpoint
+from runtime.tasks.agents.supply import Supply
 
 if TYPE_CHECKING:
     from runtime.edge.peer_access import PeerAccess
@@ -57,6 +58,7 @@ class Agents:
         self._removing: dict[Endpoint, asyncio.Future[None]] = {}
         self._progress: dict[str, Progress] = {}
         self._releases: dict[int, int] = {}
+        self._supply = Supply(tasks)
         self._closed = False
         self._pulse: asyncio.TimerHandle | None = None
 
@@ -102,8 +104,8 @@ class Agents:
             self._owners[endpoint] = owner
             return found
         agent = Agent(
-            self._tasks, endpoint, name or str(endpoint), concurrency or 1, self._access, self._resources,
-            self._releases, self._check_s,
+            self._tasks, endpoint, name or str(endpoint), concurrency or 1, self._access, self._supply,
+            self._resources, self._releases, self._check_s,
         )
         self._agents[endpoint] = agent
         self._owners[endpoint] = owner
@@ -146,6 +148,7 @@ class Agents:
         self._closed = True
         for agent in self._agents.values():
             agent.leave()
+        self._supply.close()
 
     async def stop(self, grace_s: float) -> None:
         """Give what runs so many seconds to end, and back to the queue what has not ended then."""
@@ -191,6 +194,7 @@ class Agents:
             logger.info("a worker was removed", extra={"endpoint": str(endpoint), "worker": agent.name})
 
     def _beat(self) -> None:
+        self._supply.renew()
         for agent in self._agents.values():
             agent.renew()
         self._pulse = asyncio.get_running_loop().call_later(self._tasks.limits.heartbeat_s, self._beat)

@@ -223,7 +223,8 @@ class Conversation:
     async def _compute(self) -> wire.armonik.ProcessRequest.ComputeRequest:
         message = await self._request()
         if message.WhichOneof("type") != "compute":
-            raise InvalidArgument(f"{message.WhichOneof('type')} inside of the compute part")
+            kind = message.WhichOneof("type") or "nothing"
+            raise InvalidArgument(f"{kind} in place of a part of the compute request")
         return message.compute
 
     async def _data(

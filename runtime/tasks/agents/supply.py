@@ -1,0 +1,201 @@
+"""The next tasks for the agents of a server: acquired ahead while tasks are short, one at a time while they are long.
+
+A task is acquired in a write of the store, which waits for the sync of the write before. Workers whose tasks take less
+than that would wait for the disk most of the time. So as many leases are kept ready as are needed within a few syncs,
+and none when tasks are long. They go back to the queue when something more important gets ready, or when nobody has
+taken them for a moment: who is next is decided when a worker is free, as far as anybody can see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from runtime.errors import Error
+from runtime.tasks.leases import Lease
+
+if TYPE_CHECKING:
+    from runtime.tasks.tasks import Tasks
+
+__all__ = ["Supply"]
+
+# Leases are kept for so many seconds of work at the present rate.
+_AHEAD_S = 0.03
+_MAX_AHEAD = 256
+# A lease that nobody has taken for so long goes back.
+_STALE_S = 0.1
+# The weight of the latest task in the mean duration of tasks.
+_WEIGHT = 0.1
+_OWNER = "agents"
+
+
+class Supply:
+    """Hands out leases. Belongs to the loop of its tasks.
+
+    Parameters
+    ----------
+    tasks : Tasks
+    """
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[asyncio.Future[Lease]] = deque()
+        self._ready: deque[Lease] = deque()
+        self._acquiring: asyncio.Task[None] | None = None
+        self._mean_s = 1.0
+        self._num_running = 0
+        self._stale: asyncio.TimerHandle | None = None
+        self._taken = 0
+        self._closed = False
+        tasks.on_ready = self._look
+
+    def take(self) -> Lease | None:
+        """Return the lease of the next task if it is kept ready."""
+        if not self._ready:
+            return None
+        self._taken += 1
+        lease = self._pop()
+        self._refill()
+        return lease
+
+    async def next(self) -> Lease:
+        """Wait for the next task, and return its lease; cancelling loses nothing.
+
+        Raises
+        ------
+        Unavailable
+            The server stops.
+        """
+        lease = self.take()
+        if lease is not None:
+            return lease
+        self._taken += 1
+        future: asyncio.Future[Lease] = self._loop.create_future()
+        self._waiting.append(future)
+        self._refill()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._tasks.give_back([future.result()])
+            if self._acquiring is not None and all(waiting.done() for waiting in self._waiting) and not self._ahead():
+                self._acquiring.cancel()  # nobody wants what would come
+            raise
+
+    def began(self) -> None:
+        """Note that an attempt begins."""
+        self._num_running += 1
+
+    def ended(self, seconds: float) -> None:
+        """Note how long an attempt took."""
+        self._num_running -= 1
+        self._mean_s += (seconds - self._mean_s) * _WEIGHT
+        if seconds > self._mean_s:
+            self._mean_s = max(self._mean_s, seconds / 4)  # long tasks are noticed at once
+
+    def renew(self) -> None:
+        """Give a sign of life for what is kept ready."""
+        for lease in self._ready:
+            if not lease.is_lost and not lease.is_ended:
+                lease.renew()
+
+    def close(self) -> None:
+        """Hand out nothing more; give back what is kept."""
+        self._closed = True
+        self._tasks.on_ready = None
+        if self._acquiring is not None:
+            self._acquiring.cancel()
+        if self._stale is not None:
+            self._stale.cancel()
+            self._stale = None
+        self._give_back()
+
+    def _ahead(self) -> int:
+        """Return how many leases are to be kept ready now."""
+        workers = self._num_running + sum(not future.done() for future in self._waiting)
+        wanted = workers * _AHEAD_S / max(self._mean_s, 1e-5)
+        return min(_MAX_AHEAD, int(wanted)) if wanted >= 2 else 0
+
+    def _refill(self) -> None:
+        if self._acquiring is not None or self._closed:
+            return
+        while self._waiting and self._waiting[0].done():
+            self._waiting.popleft()
+        ahead = self._ahead()
+        if self._waiting or len(self._ready) <= ahead // 2 < ahead:
+            limit = len(self._waiting) + max(0, ahead - len(self._ready))
+            self._acquiring = self._loop.create_task(self._acquire(limit))
+
+    async def _acquire(self, limit: int) -> None:
+        try:
+            leases = await self._tasks.acquire(_OWNER, limit)
+        except Error as error:
+            for future in self._waiting:
+                if not future.done():
+                    future.set_exception(error)
+            self._waiting.clear()
+            return
+        finally:
+            self._acquiring = None
+        if self._ready and leases[0].task.options.priority > self._ready[0].task.options.priority:
+            self._give_back()
+        for lease in leases:
+            if self._closed:
+                self._tasks.give_back([lease])
+            else:
+                self._deal(lease)
+        self._refill()
+
+    def _deal(self, lease: Lease) -> None:
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(lease)
+                return
+        lease.on_interrupt = lambda: self._interrupted(lease)
+        self._ready.append(lease)
+        if self._stale is None:
+            self._taken = 0
+            self._stale = self._loop.call_later(_STALE_S, self._give_back_stale)
+
+    def _pop(self) -> Lease:
+        lease = self._ready.popleft()
+        lease.on_interrupt = None
+        return lease
+
+    def _interrupted(self, lease: Lease) -> None:
+        """A task that is kept ready was canceled, or the lease is lost."""
+        if lease in self._ready:
+            self._ready.remove(lease)
+            lease.on_interrupt = None
+            if lease.is_cancelled and not lease.is_lost:
+                self._tasks.confirm_soon(lease)
+
+    def _look(self) -> None:
+        """Something got ready: give back what is less important."""
+        if not self._ready:
+            return
+        try:
+            top = self._tasks.store.read(lambda tables: tables.top_priority())
+        except Error:
+            return
+        if top is not None and top > self._ready[-1].task.options.priority:
+            self._give_back()
+            self._refill()
+
+    def _give_back_stale(self) -> None:
+        self._stale = None
+        if self._taken == 0:
+            self._give_back()
+        elif self._ready:
+            self._taken = 0
+            self._stale = self._loop.call_later(_STALE_S, self._give_back_stale)
+
+    def _give_back(self) -> None:
+        leases = []
+        while self._ready:
+            leases.append(self._pop())
+        if leases:
+            self._tasks.give_back(leases)

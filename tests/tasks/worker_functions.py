@@ -1,0 +1,143 @@
+"""Functions that tests serve as workers."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from runtime.tasks.worker import AsyncTask, Subtask, Task, TaskError, worker
+
+
+@worker
+def double(payload: bytes) -> bytes:
+    """Return the payload twice."""
+    return payload * 2
+
+
+@worker
+def by_payload(payload: bytes, task: Task) -> Any:
+    """Do what the payload says, a word and its arguments."""
+    word, *rest = payload.decode().split(" ")
+    return getattr(Words, word)(task, *rest)
+
+
+class Words:
+    """What `by_payload` can do."""
+
+    @staticmethod
+    def facts(task: Task) -> bytes:
+        dependencies = ",".join(f"{key}={value.decode()}" for key, value in task.dependencies.items())
+        options = ",".join(f"{key}={value}" for key, value in sorted(task.options.items()))
+        left_s = task.time_remaining()
+        assert left_s is not None and 0 < left_s <= 60
+        keys = "+".join(task.expected_keys)
+        return f"{task.session} {task.id} {task.attempt} {keys} {dependencies} {options}".encode()
+
+    @staticmethod
+    def fail(task: Task, times: str) -> bytes:
+        if task.attempt < int(times):
+            raise ValueError(f"failure {task.attempt}")
+        return b"at last"
+
+    @staticmethod
+    def refuse(task: Task) -> bytes:
+        raise TaskError("never")
+
+    @staticmethod
+    def both(task: Task) -> dict[str, bytes]:
+        return {key: key.encode() for key in task.expected_keys}
+
+    @staticmethod
+    def one_for_two(task: Task) -> bytes:
+        return b"which?"
+
+    @staticmethod
+    def text(task: Task) -> str:
+        return "text"
+
+    @staticmethod
+    def split(task: Task) -> None:
+        first, second = task.create_tasks([Subtask(b"facts", dependencies=["sent"]), Subtask(b"facts", keys=["sum"])])
+        assert (first, second) == (f"{task.id}/1", f"{task.id}/2")
+        task.send("sent", b"early")
+
+    @staticmethod
+    def claim(task: Task) -> bytes:
+        try:
+            task.create_tasks([Subtask(b"facts", id=task.id)])
+        except Exception as error:
+            return str(error).encode()
+        return b"accepted"
+
+    @staticmethod
+    def ask(task: Task) -> bytes:
+        answers = [task.resource("k")]
+        for ask, key in ((task.common_data, "nobody"), (task.direct_data, "k"), (task.resource, "nobody")):
+            try:
+                answers.append(ask(key))
+            except LookupError as error:
+                answers.append(str(error).encode())
+        return b"|".join(answers)
+
+    @staticmethod
+    def progress(task: Task) -> bytes:
+        for step in range(1, 5):
+            task.progress(step / 4, f"step {step}")
+        wait_for(task.options["go"])
+        return b""
+
+    @staticmethod
+    def spin(task: Task, path: str) -> bytes:
+        """Run until it is interrupted, whatever it takes."""
+        with open(path, "w") as file:
+            file.write("began")
+        while True:
+            time.sleep(0.005)
+
+    @staticmethod
+    def die(task: Task) -> bytes:
+        if task.attempt == 0:
+            os._exit(9)
+        return str(os.getpid()).encode()
+
+    @staticmethod
+    def pid(task: Task) -> bytes:
+        return str(os.getpid()).encode()
+
+    @staticmethod
+    def wait(task: Task, path: str) -> bytes:
+        with open(f"{path}.began", "w") as file:
+            file.write("began")
+        wait_for(path)
+        return b"waited"
+
+
+@worker
+async def coroutine(payload: bytes, task: AsyncTask) -> bytes:
+    """Send, ask and create as a coroutine."""
+    (child,) = await task.create_tasks([Subtask(b"leaf", keys=["child"])]) if payload == b"root" else (task.id,)
+    if payload == b"root":
+        await task.send("root", await task.resource("k"))
+        return b""
+    return child.encode()
+
+
+@worker(arrays=True)
+def scale(x: Any, factor: Any, task: Task) -> dict[str, Any]:
+    """Return arrays of arrays, and what a dependency has."""
+    found = {"y": x * factor}
+    for key in task.dependencies:
+        found[f"of {key}"] = task.dependency_arrays(key)["y"]
+    return found
+
+
+def plain(payload: bytes) -> bytes:
+    """A function without a decorator."""
+    return payload[::-1]
+
+
+def wait_for(path: str) -> None:
+    """Wait until a file is there."""
+    while not os.path.exists(path):
+        time.sleep(0.005)
