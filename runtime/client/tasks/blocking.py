@@ -1,0 +1,282 @@
+"""The task plane for ordinary programs: ``runtime.TaskClient``.
+
+>>> with TaskClient("grpc://127.0.0.1:2222") as client, client.session() as session:     # doctest: +SKIP
+...     tasks = session.map([b"1", b"2", b"3"])
+...     print(session.gather(tasks, progress=True))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from runtime.client.tasks.aio import AsyncTaskClient, AsyncTaskHandle, AsyncTaskSession
+from runtime.client.tasks.failures import TaskFailed
+from runtime.client.tasks.progress import Progress
+from runtime.errors import FailedPrecondition
+
+__all__ = ["TaskClient", "TaskHandle", "TaskSession"]
+
+_V = TypeVar("_V")
+
+_CLOSE_S = 5.0
+
+
+class _Background:
+    """An event loop on a thread of its own, on which coroutines of other threads run."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="tensor-runtime-tasks", daemon=True)
+        self._thread.start()
+        self._is_closed = False
+
+    def run(self, work: Coroutine[Any, Any, _V]) -> _V:
+        """Return what a coroutine returns; interrupting the waiting cancels it."""
+        if self._is_closed or threading.current_thread() is self._thread:
+            work.close()
+            raise FailedPrecondition("the TaskClient is closed" if self._is_closed else
+                                     "a TaskClient cannot be used from its own callbacks; use AsyncTaskClient")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def iterate(self, items: AsyncIterator[_V]) -> Iterator[_V]:
+        """Yield what an asynchronous generator yields."""
+        end: Any = object()
+
+        async def following() -> _V:
+            return await anext(items, end)
+
+        async def finish() -> None:
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
+
+        try:
+            while (item := self.run(following())) is not end:
+                yield item
+        finally:
+            if not self._is_closed:
+                self.run(finish())
+
+    def close(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run a last coroutine and end the thread; again without effect."""
+        if self._is_closed:
+            work.close()
+            return
+        with contextlib.suppress(concurrent.futures.TimeoutError):
+            asyncio.run_coroutine_threadsafe(work, self._loop).result(_CLOSE_S)
+        self._is_closed = True
+        self._loop.call_soon_threadsafe(self._stop)
+        self._thread.join(_CLOSE_S)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+    def _stop(self) -> None:
+        left = [task for task in asyncio.all_tasks(self._loop) if not task.done()]
+        for task in left:
+            task.cancel()
+        ended = asyncio.gather(*left, return_exceptions=True)
+        ended.add_done_callback(lambda _: self._loop.stop())
+
+
+class TaskClient:
+    """A server's tasks; see `runtime.client.tasks.aio.AsyncTaskClient` for the arguments.
+
+    Concurrency: may be used by any number of threads. It has one of its own until `close`.
+    """
+
+    def __init__(self, target: str, **options: Any) -> None:
+        self.asynchronous = AsyncTaskClient(target, **options)
+        self.background = _Background()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<TaskClient {self.asynchronous.calls.target}>"
+
+    def close(self) -> None:
+        """Let go of the connection and the thread. What was submitted goes on."""
+        self.background.close(self.asynchronous.close())
+
+    def session(
+        self,
+        id: str | None = None,
+        *,
+        priority: int = 1,
+        max_retries: int = 3,
+        max_duration_s: float = 3600.0,
+        options: Mapping[str, str] | None = None,
+    ) -> TaskSession:
+        """Return a session, which is made at the first use or at the beginning of ``with``.
+
+        A ``with`` block that ends with an exception cancels it; otherwise its tasks go on. See
+        `runtime.client.tasks.aio.AsyncTaskClient.session`.
+        """
+        made = self.asynchronous.session(
+            id, priority=priority, max_retries=max_retries, max_duration_s=max_duration_s, options=options
+        )
+        return TaskSession(self, made)
+
+    def attach(self, id: str, **options: Any) -> TaskSession:
+        """Return a session that was made before; tasks get the options given here, or the usual ones."""
+        return TaskSession(self, self.asynchronous.attach(id, **options))
+
+
+class TaskSession:
+    """A session and its tasks; made by `TaskClient.session`. Its methods are those of `AsyncTaskSession`.
+
+    Attributes
+    ----------
+    client : TaskClient
+    id : str
+    """
+
+    def __init__(self, client: TaskClient, asynchronous: AsyncTaskSession) -> None:
+        self.client = client
+        self.id = asynchronous.id
+        self.asynchronous = asynchronous
+
+    def __enter__(self) -> Self:
+        self._run(self.asynchronous.create())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._run(self.asynchronous.__aexit__(kind, error, trace))
+
+    def __repr__(self) -> str:
+        return f"<TaskSession {self.id!r} on {self.client.asynchronous.calls.target}>"
+
+    def submit(self, payload: Any = b"", *, dependencies: Iterable[str | TaskHandle] = (), **options: Any) -> TaskHandle:
+        """Submit one task; it is stored when this returns. See `AsyncTaskSession.submit`."""
+        made = self.asynchronous.submit(payload, dependencies=_inner(dependencies), **options)
+        return TaskHandle(self, self._run(made))
+
+    def map(
+        self, payloads: Iterable[Any], *, dependencies: Iterable[str | TaskHandle] = (), **options: Any
+    ) -> list[TaskHandle]:
+        """Submit a task for each payload, many with one request. See `AsyncTaskSession.map`."""
+        made = self._run(self.asynchronous.map(payloads, dependencies=_inner(dependencies), **options))
+        return [TaskHandle(self, handle) for handle in made]
+
+    def submit_all(
+        self, payloads: Sequence[Any], *, dependencies: Sequence[Iterable[str | TaskHandle]] | None = None,
+        **options: Any,
+    ) -> list[TaskHandle]:
+        """Submit tasks, each with an id, keys and dependencies of its own. See `AsyncTaskSession.submit_all`."""
+        needed = None if dependencies is None else [_inner(one) for one in dependencies]
+        made = self._run(self.asynchronous.submit_all(payloads, dependencies=needed, **options))
+        return [TaskHandle(self, handle) for handle in made]
+
+    def as_completed(self, handles: Iterable[TaskHandle], *, timeout_s: float | None = None) -> Iterator[TaskHandle]:
+        """Yield handles as their tasks end, well or not. See `AsyncTaskSession.as_completed`."""
+        outer = {handle.asynchronous: handle for handle in handles}
+        ended = self.asynchronous.as_completed(list(outer), timeout_s=timeout_s)
+        for handle in self.client.background.iterate(ended):
+            yield outer[handle]
+
+    def gather(
+        self,
+        handles: Iterable[TaskHandle],
+        *,
+        timeout_s: float | None = None,
+        progress: bool | Progress = False,
+        return_exceptions: bool = False,
+    ) -> list[Any]:
+        """Return the results of tasks in their order. See `AsyncTaskSession.gather`."""
+        return self._run(self.asynchronous.gather(
+            [handle.asynchronous for handle in handles], timeout_s=timeout_s, progress=progress,
+            return_exceptions=return_exceptions,
+        ))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many attempts of the session have each status."""
+        return self._run(self.asynchronous.counts())
+
+    def cancel(self) -> None:
+        """Cancel the session and all of its tasks. See `AsyncTaskSession.cancel`."""
+        self._run(self.asynchronous.cancel())
+
+    def cancel_tasks(self, handles: Iterable[TaskHandle]) -> None:
+        """Cancel tasks; those that have ended stay as they are."""
+        self._run(self.asynchronous.cancel_tasks([handle.asynchronous for handle in handles]))
+
+    def _run(self, work: Coroutine[Any, Any, _V]) -> _V:
+        return self.client.background.run(work)
+
+
+class TaskHandle:
+    """A task that was submitted. Its methods are those of `AsyncTaskHandle`.
+
+    Attributes
+    ----------
+    session : TaskSession
+    id : str
+        Of its first attempt.
+    keys : tuple of str
+        Of its results.
+    """
+
+    def __init__(self, session: TaskSession, asynchronous: AsyncTaskHandle) -> None:
+        self.session = session
+        self.id = asynchronous.id
+        self.keys = asynchronous.keys
+        self.asynchronous = asynchronous
+
+    def __repr__(self) -> str:
+        return f"<TaskHandle {self.id!r}>"
+
+    @property
+    def failure(self) -> TaskFailed | None:
+        """Why it failed, once that is known here."""
+        return self.asynchronous.failure
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait until it has ended, well or not. See `AsyncTaskHandle.wait`."""
+        self._run(self.asynchronous.wait(timeout_s))
+
+    def result(self, key: str | None = None, *, timeout_s: float | None = None) -> Any:
+        """Return a result, as soon as it is there. See `AsyncTaskHandle.result`."""
+        return self._run(self.asynchronous.result(key, timeout_s=timeout_s))
+
+    def results(self, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """Return all results by key."""
+        return self._run(self.asynchronous.results(timeout_s=timeout_s))
+
+    def stream(self, key: str | None = None) -> Iterator[bytes]:
+        """Yield a result in pieces, as soon as it is there. See `AsyncTaskHandle.stream`."""
+        return self.session.client.background.iterate(self.asynchronous.stream(key))
+
+    def status(self) -> str:
+        """Return the status of its first attempt: ``SUBMITTED``, ``PROCESSING``, ..."""
+        return self._run(self.asynchronous.status())
+
+    def cancel(self) -> None:
+        """Cancel it; one that has ended stays as it is."""
+        self._run(self.asynchronous.cancel())
+
+    def _run(self, work: Coroutine[Any, Any, _V]) -> _V:
+        return self.session.client.background.run(work)
+
+
+def _inner(dependencies: Iterable[str | TaskHandle]) -> Any:
+    if isinstance(dependencies, str):
+        return dependencies  # refused there, with words
+    if isinstance(dependencies, TaskHandle):
+        return dependencies.asynchronous
+    return [item if isinstance(item, str) else item.asynchronous for item in dependencies]

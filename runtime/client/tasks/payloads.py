@@ -1,0 +1,89 @@
+"""What a program hands in as a payload, as the bytes of a task, and results back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import InvalidArgument, NotFound
+
+__all__ = ["Payload", "decoded"]
+
+
+class Payload:
+    """A payload that can be sent more than once.
+
+    Parameters
+    ----------
+    given : bytes-like, os.PathLike, or arrays
+        A path stands for the file's content, which is read in chunks and never as a whole.
+    arrays : bool
+        Whether anything else is taken for an array or a mapping of names to arrays.
+
+    Attributes
+    ----------
+    size : int
+        Bytes.
+
+    Raises
+    ------
+    InvalidArgument
+        For anything else.
+    NotFound
+        If there is no such file.
+    """
+
+    def __init__(self, given: Any, arrays: bool) -> None:
+        self._path: Path | None = None
+        self._data: memoryview = memoryview(b"")
+        if isinstance(given, os.PathLike):
+            self._path = Path(given)
+            try:
+                self.size = self._path.stat().st_size
+            except OSError as error:
+                raise NotFound(f"payload: {self._path} cannot be read: {error.strerror}") from error
+            return
+        if isinstance(given, (bytes, bytearray, memoryview)):
+            self._data = memoryview(given).cast("B") if memoryview(given).contiguous else memoryview(bytes(given))
+        elif arrays:
+            from runtime.tasks.arrays import encode_arrays
+
+            self._data = memoryview(encode_arrays(given))
+        else:
+            raise InvalidArgument(
+                f"payload: bytes or a path are needed, not {type(given).__name__}; TaskClient(..., arrays=True) takes "
+                "arrays, too"
+            )
+        self.size = self._data.nbytes
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether the bytes are in memory already."""
+        return self._path is None
+
+    def tobytes(self) -> bytes:
+        """Return the bytes of one that is at hand."""
+        return self._data.tobytes()
+
+    async def chunks(self, nbytes: int) -> AsyncIterator[bytes]:
+        """Yield it in pieces of at most ``nbytes``."""
+        if self._path is None:
+            for start in range(0, self.size, nbytes):
+                yield self._data[start : start + nbytes].tobytes()
+            return
+        with open(self._path, "rb") as file:
+            while piece := await asyncio.to_thread(file.read, nbytes):
+                yield piece
+
+
+def decoded(data: bytes, arrays: bool) -> Any:
+    """Return a result as its reader wants it: bytes, named arrays, or the one array that has no name."""
+    if not arrays:
+        return data
+    from runtime.tasks.arrays import SINGLE, decode_arrays
+
+    found = decode_arrays(data)
+    return found[SINGLE] if list(found) == [SINGLE] else found
