@@ -11,18 +11,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from runtime import errors
     from runtime.client.session import Session
+    from runtime.client.tasks.aio import AsyncTaskClient
+    from runtime.client.tasks.blocking import TaskClient
     from runtime.graph.builder import Graph
     from runtime.local_cluster.cluster import Cluster
     from runtime.server import Server
 
 __version__ = "0.1.0"
-__all__ = ["Cluster", "Graph", "Server", "Session", "__version__", "errors"]
+__all__ = [
+    "AsyncTaskClient",
+    "Cluster",
+    "Graph",
+    "Server",
+    "Session",
+    "TaskClient",
+    "__version__",
+    "errors",
+]
 
 _HOMES = {
+    "AsyncTaskClient": "runtime.client.tasks.aio",
     "Cluster": "runtime.local_cluster.cluster",
     "Graph": "runtime.graph.builder",
     "Server": "runtime.server",
     "Session": "runtime.client.session",
+    "TaskClient": "runtime.client.tasks.blocking",
 }
 
 

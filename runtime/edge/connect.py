@@ -16,12 +16,14 @@ from runtime.edge.limits import Account
 from runtime.edge.native import READ_BUFFER_BYTES
 from runtime.errors import Unavailable
 
-__all__ = ["PeerConnection", "connect"]
+__all__ = ["PeerConnection", "connect", "cut_when_silent"]
 
 logger = logging.getLogger(__name__)
 
 # A host that has gone without a word is noticed after 15 s, and three more questions of 5 s.
 _TCP_OPTIONS = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
+# A server that has said nothing for so long is asked for a sign of life, and must give it within as much time again.
+_SILENCE_S = 15.0
 
 
 class PeerConnection(ClientConnection, asyncio.BufferedProtocol):
@@ -117,3 +119,16 @@ async def connect(
         raise Unavailable(f"{address} cannot be reached: no connection within {timeout_s:g} s") from None
     except (OSError, ssl.SSLError, UnicodeError) as error:
         raise Unavailable(f"{address} cannot be reached: {error}") from None
+
+
+async def cut_when_silent(connection: PeerConnection) -> None:
+    """Cut a connection whose server is silent and does not answer when it is asked."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(_SILENCE_S / 3)
+        silent_s = loop.time() - connection.last_activity
+        if silent_s > 2 * _SILENCE_S and connection.awaits_ping:
+            connection.abort()
+            return
+        if silent_s > _SILENCE_S and not connection.awaits_ping:
+            connection.ping()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from runtime.errors import Error, Unavailable
+from runtime.tasks.inspector_service import InspectorService
 from runtime.tasks.service import SubmitterService
 from runtime.tasks.workers_service import WorkersService
 
@@ -43,10 +44,11 @@ class TaskPlane:
         self._stopping = False
         self.submitter = SubmitterService(self.tasks, settings.data_chunk_max_size, settings.lenient_small_tasks)
         self.workers = WorkersService(self.agents)
+        self.inspector = InspectorService(self.tasks, self.agents)
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
         """Return the handlers by service and method name."""
-        return {**self.submitter.services(), **self.workers.services()}
+        return {**self.submitter.services(), **self.workers.services(), **self.inspector.services()}
 
     async def start(self) -> None:
         """Take up the work that is in the store.

@@ -16,7 +16,7 @@ from runtime._ext.errors import DeadlineExceeded, Error
 from runtime._ext.http2_call import Method
 from runtime._ext.http2_client_stream import StreamCall, start_stream
 from runtime.client.access import Access, address_of, tls_context
-from runtime.edge.connect import PeerConnection, connect
+from runtime.edge.connect import PeerConnection, connect, cut_when_silent
 from runtime.transport.board import is_broken, is_over, receiving, sending
 from runtime.transport.parcel import Receiver, Sender
 
@@ -31,8 +31,6 @@ _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 # What the other end may take to hear that everything is there.
 _FAREWELL_S = 5.0
-# A server that has said nothing for so long is asked for a sign of life, and must give it within as much time again.
-_SILENCE_S = 15.0
 
 
 async def exchange(end: Sender | Receiver, target: str, access: Access, resume_s: float) -> None:
@@ -84,7 +82,7 @@ async def _stream(end: Sender | Receiver, address: str, access: Access, tls: ssl
                   come_by: float | None) -> None:
     """Go as far as one stream leads; raises TimeoutError when the other end has not come by this time of the loop."""
     connection = await _connect(address, access, tls)
-    watch = asyncio.create_task(_watch(connection))
+    watch = asyncio.create_task(cut_when_silent(connection))
     try:
         if isinstance(end, Sender):
             call = start_stream(connection, _SEND)
@@ -110,19 +108,6 @@ async def _stream(end: Sender | Receiver, address: str, access: Access, tls: ssl
 async def _connect(address: str, access: Access, tls: ssl.SSLContext | None) -> PeerConnection:
     metadata = [(key.encode(), value.encode()) for key, value in access.metadata()]
     return await connect(address, tls, server_name=access.server_name, metadata=metadata, timeout_s=_CONNECT_S)
-
-
-async def _watch(connection: PeerConnection) -> None:
-    """Cut a connection whose server is silent and does not answer when it is asked."""
-    loop = asyncio.get_running_loop()
-    while True:
-        await asyncio.sleep(_SILENCE_S / 3)
-        silent_s = loop.time() - connection.last_activity
-        if silent_s > 2 * _SILENCE_S and connection.awaits_ping:
-            connection.abort()
-            return
-        if silent_s > _SILENCE_S and not connection.awaits_ping:
-            connection.ping()
 
 
 async def _incoming(call: StreamCall, come_by: float | None) -> AsyncIterator[bytes]:

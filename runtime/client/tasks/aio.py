@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -220,6 +220,10 @@ class AsyncTaskSession:
                 raise AlreadyExists(f"{self.client.calls.target}: {reply.error}")
             self._exists = True
 
+    def handle(self, id: str, keys: Sequence[str] | None = None) -> AsyncTaskHandle:
+        """Return the handle of a task that was submitted before; ``keys`` are its results', its id when left out."""
+        return AsyncTaskHandle(self, id, (id,) if keys is None else tuple(keys))
+
     # -- submitting ------------------------------------------------------------------------------------------------
 
     async def submit(
@@ -252,7 +256,7 @@ class AsyncTaskSession:
         Raises
         ------
         AlreadyExists
-            If the id or a key is in use; names it.
+            If the id or a key is in use; names the task.
         FailedPrecondition
             If the session is canceled.
         NotFound
@@ -322,7 +326,7 @@ class AsyncTaskSession:
 
     async def as_completed(
         self, handles: Iterable[AsyncTaskHandle], *, timeout_s: float | None = None
-    ) -> AsyncIterator[AsyncTaskHandle]:
+    ) -> AsyncGenerator[AsyncTaskHandle, None]:
         """Yield handles as their tasks end, well or not.
 
         Raises
@@ -458,7 +462,10 @@ class AsyncTaskSession:
         if await self._is_canceled():
             raise FailedPrecondition(f"{target}: session {self.id!r} is canceled; nothing can be submitted to it")
         shown = ", ".join(map(repr, refused[:10])) + (f" and {len(refused) - 10} more" if len(refused) > 10 else "")
-        raise AlreadyExists(f"{target}: session {self.id!r}: already in use, as id or key: {shown}; none was stored")
+        raise AlreadyExists(
+            f"{target}: session {self.id!r}: the id, or a key, of these tasks is in use already: {shown}; "
+            "none was stored"
+        )
 
     async def _is_canceled(self) -> bool:
         chosen = wire.armonik.SessionFilter.StatusesRequest(statuses=[2])  # type: ignore[list-item]
@@ -550,7 +557,7 @@ class AsyncTaskHandle:
         """Return all results by key; see `result`."""
         return {key: await self.result(key, timeout_s=timeout_s) for key in self.keys}
 
-    async def stream(self, key: str | None = None) -> AsyncIterator[bytes]:
+    async def stream(self, key: str | None = None) -> AsyncGenerator[bytes, None]:
         """Yield a result in pieces, as soon as it is there.
 
         Raises
@@ -617,7 +624,7 @@ class AsyncTaskHandle:
     def _key(self, key: str | None) -> str:
         if key is None:
             if len(self.keys) != 1:
-                raise InvalidArgument(f"task {self.id!r} has {len(self.keys)} results; name one: {', '.join(self.keys)}")
+                raise InvalidArgument(f"task {self.id!r} has several results; name one: {', '.join(self.keys)}")
             return self.keys[0]
         if key not in self.keys:
             raise InvalidArgument(f"task {self.id!r} has no result {key!r}; it has {', '.join(self.keys)}")

@@ -162,7 +162,9 @@ class TaskSession:
     def __repr__(self) -> str:
         return f"<TaskSession {self.id!r} on {self.client.asynchronous.calls.target}>"
 
-    def submit(self, payload: Any = b"", *, dependencies: Iterable[str | TaskHandle] = (), **options: Any) -> TaskHandle:
+    def submit(
+        self, payload: Any = b"", *, dependencies: Iterable[str | TaskHandle] = (), **options: Any
+    ) -> TaskHandle:
         """Submit one task; it is stored when this returns. See `AsyncTaskSession.submit`."""
         made = self.asynchronous.submit(payload, dependencies=_inner(dependencies), **options)
         return TaskHandle(self, self._run(made))
@@ -182,6 +184,10 @@ class TaskSession:
         needed = None if dependencies is None else [_inner(one) for one in dependencies]
         made = self._run(self.asynchronous.submit_all(payloads, dependencies=needed, **options))
         return [TaskHandle(self, handle) for handle in made]
+
+    def handle(self, id: str, keys: Sequence[str] | None = None) -> TaskHandle:
+        """Return the handle of a task that was submitted before; ``keys`` are its results', its id when left out."""
+        return TaskHandle(self, self.asynchronous.handle(id, keys))
 
     def as_completed(self, handles: Iterable[TaskHandle], *, timeout_s: float | None = None) -> Iterator[TaskHandle]:
         """Yield handles as their tasks end, well or not. See `AsyncTaskSession.as_completed`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 from runtime import wire
@@ -121,7 +121,7 @@ class Calls:
                 pass
             return reply.FromString(answer)  # type: ignore[attr-defined, no-any-return]
 
-    async def download(self, path: str, message: Any, reply: type[_V]) -> AsyncIterator[_V]:
+    async def download(self, path: str, message: Any, reply: type[_V]) -> AsyncGenerator[_V, None]:
         """Yield the answers of a call; whoever stops early ends it."""
         async with self._call(path, None) as call:
             await call.send(message.SerializeToString())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from runtime import wire
 from runtime.errors import DeadlineExceeded
@@ -25,7 +25,7 @@ _LOOK_KEYS = 2000
 
 async def completed(
     session: AsyncTaskSession, handles: Sequence[AsyncTaskHandle], timeout_s: float | None
-) -> AsyncIterator[AsyncTaskHandle]:
+) -> AsyncGenerator[AsyncTaskHandle, None]:
     """Yield handles as their tasks end.
 
     Raises
@@ -51,7 +51,7 @@ async def completed(
                 start(later.popleft())
             if later and look is None:
                 look = asyncio.ensure_future(_look(session, list(later)))
-            waited: set[asyncio.Future[object]] = {*running, *([] if look is None else [look])}  # type: ignore[list-item]
+            waited: set[asyncio.Future[Any]] = {*running, *([] if look is None else [look])}
             until = None if deadline is None else max(0.0, deadline - loop.time())
             done, _ = await asyncio.wait(waited, timeout=until, return_when=asyncio.FIRST_COMPLETED)
             if not done:
@@ -69,9 +69,10 @@ async def completed(
                 left -= 1
                 yield task.result()
     finally:
-        for task in (*running, *([] if look is None else [look])):
-            task.cancel()
-        await asyncio.gather(*running, *([] if look is None else [look]), return_exceptions=True)
+        left_over: list[asyncio.Future[Any]] = [*running, *([] if look is None else [look])]
+        for future in left_over:
+            future.cancel()
+        await asyncio.gather(*left_over, return_exceptions=True)
 
 
 async def _wait(handle: AsyncTaskHandle) -> AsyncTaskHandle:

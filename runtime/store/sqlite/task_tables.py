@@ -354,6 +354,42 @@ class SqliteTaskTables(ObjectTables):
         )
         return [_task_row(row) for row in self._execute(query, (priority, session, limit)).fetchall()]
 
+    def ready_before(self, task: TaskRow) -> tuple[int, int]:
+        # What stands before a task that is ready: of higher priority, and of the same in its own session.
+        ready = "SELECT count(*) FROM tasks WHERE status = 2 AND missing = 0 AND priority "
+        (above,) = self._execute(f"{ready} > ?", (task.priority,)).fetchone()
+        before = (task.priority, task.session, task.place)
+        (same,) = self._execute(f"{ready} = ? AND session = ? AND place < ?", before).fetchone()
+        return int(above), int(same)
+
+    def attempts(self, spec: int) -> list[TaskRow]:
+        # There is no index by the first attempt: attempts hang together by the next one.
+        found = [self.task(spec)]
+        while found[-1].next:
+            found.append(self.task(found[-1].next))
+        return found
+
+    def task_page(self, session: int | None, statuses: Sequence[int], after: int, limit: int) -> list[TaskRow]:
+        where, values = ["number > ?"], [after]
+        if session is not None:
+            where.append("session = ?")
+            values.append(session)
+        if statuses:
+            where.append(f"status IN ({', '.join('?' * len(statuses))})")
+            values += statuses
+        query = f"SELECT {_TASK} FROM tasks WHERE {' AND '.join(where)} ORDER BY number LIMIT ?"
+        return [_task_row(row) for row in self._execute(query, (*values, limit)).fetchall()]
+
+    def result_page(
+        self, session: int, statuses: Sequence[int], after: int, limit: int
+    ) -> list[tuple[int, ResultRow]]:
+        where = "number > ? AND session = ?"
+        if statuses:
+            where += f" AND status IN ({', '.join('?' * len(statuses))})"
+        query = f"SELECT number, {_RESULT} FROM results WHERE {where} ORDER BY number LIMIT ?"
+        rows = self._execute(query, (after, session, *statuses, limit)).fetchall()
+        return [(row[0], _result_row(row[1:])) for row in rows]
+
     def owned_tasks(self) -> list[TaskRow]:
         query = f"SELECT {_TASK} FROM tasks WHERE owner <> '' ORDER BY number"
         return [_task_row(row) for row in self._execute(query).fetchall()]

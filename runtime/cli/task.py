@@ -1,0 +1,170 @@
+"""``tensor-runtime task list|show|why|cancel|wait``: the tasks of a server's task plane."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runtime.client.tasks.aio import AsyncTaskClient
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of all forms."""
+    from runtime.cli.listing import add_output_flag
+    from runtime.cli.task_plane import add_server_flags
+
+    forms = parser.add_subparsers(dest="form", required=True)
+    listed = forms.add_parser("list", help="list tasks, the oldest first; each attempt is one")
+    listed.add_argument("--session", default="", metavar="SESSION", help="only of this session")
+    listed.add_argument("--status", action="append", default=[], metavar="STATUS",
+                        help="only with this status (SUBMITTED, PROCESSING, COMPLETED, ERROR, ...); repeatable")
+    listed.add_argument("--limit", type=int, default=0, metavar="N", help="so many at most [all]")
+    show = forms.add_parser("show", help="show a task: options, results, dependencies, attempts, output")
+    why = forms.add_parser("why", help="say why a task does not run, or what it does instead")
+    cancel = forms.add_parser("cancel", help="cancel tasks")
+    wait = forms.add_parser("wait", help="wait until tasks have ended; the status is 1 if one failed")
+    wait.add_argument("--timeout", type=float, default=None, metavar="SECONDS", help="give up after so long")
+    for form in (show, why):
+        form.add_argument("task", metavar="TASK", help="its id")
+    for form in (cancel, wait):
+        form.add_argument("tasks", metavar="TASK", nargs="+", help="ids")
+    for form in (listed, show, why):
+        add_output_flag(form)
+    for form in forms.choices.values():
+        add_server_flags(form)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the form says."""
+    return {"list": _list, "show": _show, "why": _why, "cancel": _cancel, "wait": _wait}[options.form](options)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from runtime import wire
+    from runtime.cli.listing import as_json, date, table
+    from runtime.cli.task_plane import asked, pages
+    from runtime.errors import InvalidArgument
+
+    if options.limit < 0:
+        raise InvalidArgument(f"--limit must be 0 or more, got {options.limit}")
+    message = wire.runtime_v1.ListTasksRequest(session_id=options.session, status=options.status)
+    tasks = asked(
+        options,
+        lambda client: pages(client, "ListTasks", message, wire.runtime_v1.ListTasksReply, "task", options.limit),
+    )
+    if options.output == "json":
+        print(as_json([_summary(task) for task in tasks]))
+        return 0
+    rows = [
+        (task.task_id, task.session_id, task.status, str(task.priority), date(task.submitted_s), _first_line(task))
+        for task in tasks
+    ]
+    print(table(("TASK", "SESSION", "STATUS", "PRIORITY", "SUBMITTED", "OUTPUT"), rows))
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from runtime.cli.listing import as_json, date, table
+    from runtime.cli.task_plane import asked
+
+    detail = asked(options, lambda client: _detail(client, options.task))
+    if options.output == "json":
+        print(as_json(_plain(detail)))
+        return 0
+    task, how = detail.task, detail.options
+    facts = [
+        ("task", task.task_id), ("session", task.session_id), ("status", task.status), ("owner", task.owner),
+        ("parent", detail.parent_id), ("priority", str(how.priority)), ("retries", str(how.max_retries)),
+        ("may take", f"{how.max_duration_s:g} s"), ("payload", f"{detail.payload_bytes} bytes"),
+        ("created", date(task.created_s)), ("started", date(task.started_s)), ("ended", date(task.ended_s)),
+        *((f"option {name}", value) for name, value in sorted(how.options.items())),
+    ]
+    print("\n".join(f"{name + ':':<10} {value}" for name, value in facts if value))
+    for title, results in (("RESULT", detail.result), ("DEPENDENCY", detail.dependency)):
+        if results:
+            found = [(one.key, one.status, one.owner_id, one.owner_status, str(one.bytes)) for one in results]
+            print("\n" + table((title, "STATUS", "TASK", "WHICH IS", "BYTES"), found))
+    if len(detail.attempt) > 1:
+        rows = [(one.task_id, one.status, date(one.ended_s), _first_line(one)) for one in detail.attempt]
+        print("\n" + table(("ATTEMPT", "STATUS", "ENDED", "OUTPUT"), rows))
+    if task.error:
+        print(f"\n{task.error}")
+    return 0
+
+
+def _why(options: argparse.Namespace) -> int:
+    from runtime.cli.listing import as_json
+    from runtime.cli.task_plane import asked
+
+    detail = asked(options, lambda client: _detail(client, options.task))
+    newest = detail.attempt[-1]
+    if options.output == "json":
+        print(as_json({"task_id": newest.task_id, "status": newest.status, "why": list(detail.why)}))
+        return 0
+    print(f"{newest.task_id} is {newest.status}")
+    for reason in detail.why:
+        print(f"- {reason}")
+    return 0
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    from runtime.cli.task_plane import asked
+
+    async def cancel(client: AsyncTaskClient) -> None:
+        from runtime import wire
+
+        # The call itself says nothing of ids that do not exist.
+        for task in options.tasks:
+            await _detail(client, task)
+        chosen = wire.armonik.TaskFilter(task=wire.armonik.TaskFilter.IdsRequest(ids=options.tasks))
+        await client.submitter("CancelTasks", chosen, wire.armonik.Empty)
+
+    asked(options, cancel)
+    for task in options.tasks:
+        print(f"canceled {task}")
+    return 0
+
+
+def _wait(options: argparse.Namespace) -> int:
+    from runtime.cli.task_plane import asked
+
+    async def ended(client: AsyncTaskClient) -> int:
+        failed = 0
+        for task in options.tasks:
+            detail = await _detail(client, task)
+            keys = tuple(result.key for result in detail.result)
+            handle = client.attach(detail.task.session_id).handle(task, keys)
+            await handle.wait(options.timeout)
+            print(f"{task} {'COMPLETED' if handle.failure is None else handle.failure.status}")
+            failed += handle.failure is not None
+        return failed
+
+    return int(asked(options, ended) > 0)
+
+
+async def _detail(client: AsyncTaskClient, task: str) -> Any:
+    from runtime import wire
+    from runtime.cli.task_plane import inspect
+
+    return await inspect(client, "GetTask", wire.runtime_v1.GetTaskRequest(task_id=task), wire.runtime_v1.TaskDetail)
+
+
+def _plain(detail: Any) -> dict[str, Any]:
+    from runtime.cli.status import plain
+
+    table = plain(detail)
+    table["options"]["options"] = dict(detail.options.options)
+    table["why"] = list(detail.why)
+    return table
+
+
+def _first_line(task: Any) -> str:
+    line: str = task.error.partition("\n")[0]
+    return line
+
+
+def _summary(task: Any) -> dict[str, Any]:
+    from runtime.cli.status import plain
+
+    return plain(task)

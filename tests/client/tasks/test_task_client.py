@@ -1,0 +1,291 @@
+"""What programs do with tasks: submit, wait, gather, stream, cancel; and what they are told when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import runtime
+from runtime.client.tasks.failures import TaskCanceled, TaskFailed
+from runtime.client.tasks.progress import Bar
+from runtime.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
+from tests.client.tasks.conftest import running_worker
+
+TIMEOUT_S = 60.0
+
+
+def test_submit_and_gather(worked: str) -> None:
+    with runtime.TaskClient(worked) as client, client.session() as session:
+        one = session.submit(b"echo hello")
+        assert one.result(timeout_s=TIMEOUT_S) == b"hello"
+        many = session.map([b"echo %d" % index for index in range(100)])
+        assert session.gather(many, timeout_s=TIMEOUT_S) == [b"%d" % index for index in range(100)]
+        assert one.status() == "COMPLETED"
+        assert session.counts() == {"COMPLETED": 101}
+
+
+def test_tasks_wait_for_each_other(worked: str) -> None:
+    with runtime.TaskClient(worked) as client, client.session() as session:
+        parts = session.map([b"echo a", b"echo b"])
+        joined = session.submit(b"join", dependencies=parts)
+        again = session.submit(b"join", dependencies=[joined.keys[0], parts[0]])
+        assert again.result(timeout_s=TIMEOUT_S) == b"a+b+a"
+
+
+def test_several_results(worked: str) -> None:
+    with runtime.TaskClient(worked) as client, client.session() as session:
+        task = session.submit(b"both", keys=["left", "right"])
+        assert task.results(timeout_s=TIMEOUT_S) == {"left": b"left", "right": b"right"}
+        with pytest.raises(InvalidArgument, match="name one: left, right"):
+            task.result()
+        with pytest.raises(InvalidArgument, match="has no result 'middle'"):
+            task.result("middle")
+
+
+def test_empty_large_and_file_payloads(worked: str, tmp_path: Path) -> None:
+    file = tmp_path / "payload"
+    file.write_bytes(b"echo " + bytes(1_000_000))
+    with runtime.TaskClient(worked) as client, client.session() as session:
+        tasks = session.map([b"", b"size " + bytes(3_000_000), file, memoryview(b"echo view"), b"echo small"])
+        empty, size, content, view, small = session.gather(tasks, timeout_s=TIMEOUT_S)
+        assert (empty, size, view, small) == (b"", b"3000005", b"view", b"small")
+        assert content == bytes(1_000_000)
+        pieces = list(tasks[2].stream())
+        assert b"".join(pieces) == content
+        assert max(map(len, pieces)) <= 84_000
+        with pytest.raises(NotFound, match="cannot be read"):
+            session.submit(tmp_path / "nothing")
+        with pytest.raises(InvalidArgument, match="not str"):
+            session.submit("text")
+
+
+def test_arrays(worked: str) -> None:
+    with (
+        runtime.Server(services=("task",), task_check_s=0.2, grace_s=0.0) as server,
+        running_worker(server.target, "scale"),
+        runtime.TaskClient(server.target, arrays=True) as client,
+        client.session() as session,
+    ):
+        x = np.arange(6, dtype=np.float32).reshape(2, 3)
+        found = session.submit({"x": x, "factor": np.float32(2)}).result(timeout_s=TIMEOUT_S)
+        np.testing.assert_array_equal(found["y"], x * 2)
+        assert found["sum"] == 30
+
+
+def test_failures_carry_the_text_of_the_worker(worked: str) -> None:
+    with runtime.TaskClient(worked) as client, client.session(max_retries=1) as session:
+        told, raised, fine = session.map([b"fail no such thing", b"raise oops", b"echo x"])
+        with pytest.raises(TaskFailed, match="no such thing") as caught:
+            told.result(timeout_s=TIMEOUT_S)
+        assert caught.value.status == "ERROR"
+        assert caught.value.task_id == told.id
+        with pytest.raises(TaskFailed) as caught:
+            raised.result(timeout_s=TIMEOUT_S)
+        assert "RuntimeError: oops" in caught.value.details
+        assert "worker_functions.py" in caught.value.details
+        assert caught.value.task_id == f"{raised.id}###1"
+        with pytest.raises(TaskFailed):
+            session.gather([fine, told], timeout_s=TIMEOUT_S)
+        values = session.gather([fine, told, raised], timeout_s=TIMEOUT_S, return_exceptions=True)
+        assert values[0] == b"x"
+        assert [type(value) for value in values[1:]] == [TaskFailed, TaskFailed]
+        dependent = session.submit(b"join", dependencies=[told])
+        with pytest.raises(TaskFailed, match="One of the input data is aborted"):
+            dependent.result(timeout_s=TIMEOUT_S)
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert (again.task_id, again.details) == (caught.value.task_id, caught.value.details)
+
+
+def test_a_worker_that_dies_is_replaced_and_the_task_tried_again(unworked: runtime.Server) -> None:
+    with (
+        running_worker(unworked.target),
+        runtime.TaskClient(unworked.target) as client,
+        client.session(max_retries=1) as session,
+    ):
+        dead = session.submit(b"die")
+        with pytest.raises(TaskFailed) as caught:
+            dead.result(timeout_s=TIMEOUT_S)
+        assert caught.value.task_id == f"{dead.id}###1"
+        assert session.submit(b"echo alive").result(timeout_s=TIMEOUT_S) == b"alive"
+
+
+def test_as_completed_yields_what_ends_first(worked: str, tmp_path: Path) -> None:
+    with runtime.TaskClient(worked) as client, client.session() as session:
+        slow = session.submit(b"wait %s" % bytes(tmp_path / "go"))
+        quick = session.submit(b"echo quick")
+        order = []
+        for handle in session.as_completed([slow, quick], timeout_s=TIMEOUT_S):
+            order.append(handle)
+            (tmp_path / "go").touch()
+        assert order == [quick, slow]
+
+
+def test_more_tasks_than_calls_that_wait(
+    unworked: runtime.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.client.tasks.completion.WAITS", 2)
+    monkeypatch.setattr("runtime.client.tasks.completion.LOOK_S", 0.02)
+    with (
+        running_worker(unworked.target, processes=3),
+        runtime.TaskClient(unworked.target) as client,
+        client.session(max_retries=1) as session,
+    ):
+        slow = session.map([b"wait %s" % bytes(tmp_path / "go")] * 2)
+        others = session.map([b"echo %d" % index for index in range(20)] + [b"fail x"])
+        seen = []
+        for handle in session.as_completed([*slow, *others], timeout_s=TIMEOUT_S):
+            seen.append(handle)
+            if len(seen) == 21:  # all but those that the waiting calls are for
+                (tmp_path / "go").touch()
+        assert set(seen[:21]) == set(others)
+        assert set(seen[21:]) == set(slow)
+        assert [handle for handle in seen if handle.failure] == [others[-1]]
+
+
+def test_waits_end_in_time_and_the_task_goes_on(worked: str, tmp_path: Path) -> None:
+    with runtime.TaskClient(worked) as client, client.session() as session:
+        task = session.submit(b"wait %s" % bytes(tmp_path / "go"))
+        with pytest.raises(DeadlineExceeded, match="was not there within 0.05 s"):
+            task.result(timeout_s=0.05)
+        with pytest.raises(DeadlineExceeded, match="has not ended within 0.05 s"):
+            task.wait(0.05)
+        with pytest.raises(DeadlineExceeded, match="1 of 1 tasks have not ended within 0.05 s"):
+            session.gather([task], timeout_s=0.05)
+        (tmp_path / "go").touch()
+        assert task.result(timeout_s=TIMEOUT_S) == b"waited"
+
+
+def test_cancelling(worked: str, tmp_path: Path) -> None:
+    with runtime.TaskClient(worked) as client:
+        session = client.session()
+        task = session.submit(b"wait %s" % bytes(tmp_path / "never"))
+        other = session.submit(b"wait %s" % bytes(tmp_path / "never"))
+        task.cancel()
+        with pytest.raises(TaskCanceled):
+            task.result(timeout_s=TIMEOUT_S)
+        session.cancel()
+        with pytest.raises(TaskCanceled):
+            other.result(timeout_s=TIMEOUT_S)
+        with pytest.raises(FailedPrecondition, match="is canceled"):
+            session.submit(b"echo")
+        with pytest.raises(NotFound):
+            session.cancel()
+
+
+def test_a_block_that_fails_cancels_its_session(worked: str, tmp_path: Path) -> None:
+    with runtime.TaskClient(worked) as client:
+        with pytest.raises(ZeroDivisionError), client.session() as session:
+            task = session.submit(b"wait %s" % bytes(tmp_path / "never"))
+            raise ZeroDivisionError
+        with pytest.raises(TaskCanceled):
+            client.attach(session.id).handle(task.id).result(timeout_s=TIMEOUT_S)
+
+
+def test_ids_and_keys_in_use_are_named(worked: str) -> None:
+    with runtime.TaskClient(worked) as client, client.session("named") as session:
+        session.submit(b"echo 1", id="first", keys=["key"])
+        with pytest.raises(AlreadyExists, match="'first'"):
+            session.submit(b"echo 2", id="first", keys=["other"])
+        with pytest.raises(AlreadyExists, match="a key, of these tasks is in use already: 'second'"):
+            session.submit(b"echo 2", id="second", keys=["key"])
+        with pytest.raises(AlreadyExists, match="session 'named' exists already"):
+            client.session("named").submit(b"")
+        assert client.attach("named").handle("first", ["key"]).result(timeout_s=TIMEOUT_S) == b"1"
+        with pytest.raises(NotFound, match="'nowhere'"):
+            client.attach("nowhere").submit(b"echo")
+
+
+def test_options_are_checked_and_reach_the_server(worked: str) -> None:
+    with runtime.TaskClient(worked) as client:
+        for wrong, said in (
+            ({"max_duration_s": 0}, "max_duration_s is 0"), ({"options": {"a": 1}}, "'a': 1 is not a text"),
+        ):
+            with pytest.raises(InvalidArgument, match=said):
+                client.session(**wrong)
+        with pytest.raises(InvalidArgument, match="priority"):
+            client.session(priority=100).submit(b"")
+        with client.session() as session, pytest.raises(InvalidArgument, match="a list of keys or tasks"):
+            session.submit(b"", dependencies="key")
+
+
+def test_a_server_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"services": ("task",), "data_dir": tmp_path / "data", "grace_s": 0.0}
+    with runtime.Server(**options) as server:
+        target, listen = server.target, server.address
+        client = runtime.TaskClient(target)
+        session = client.session()
+        task = session.submit(b"echo kept")
+    with pytest.raises(Unavailable, match=target.replace("grpc://", "")), \
+            runtime.TaskClient(target, retry_s=0.1) as hasty:
+        hasty.attach(session.id).counts()
+    import threading
+
+    found: list[object] = []
+    waiting = threading.Thread(target=lambda: found.append(task.result(timeout_s=TIMEOUT_S)))
+    waiting.start()
+    with runtime.Server(listen=listen, task_check_s=0.2, **options) as server, running_worker(server.target):
+        waiting.join(TIMEOUT_S)
+        assert found == [b"kept"]
+        client.close()
+
+
+def test_a_closed_client_says_so(worked: str) -> None:
+    client = runtime.TaskClient(worked)
+    session = client.session()
+    session.submit(b"echo")
+    client.close()
+    client.close()
+    with pytest.raises(FailedPrecondition, match="closed"):
+        session.counts()
+
+
+def test_nothing_is_left_behind(worked: str, no_leaks: None) -> None:
+    with runtime.TaskClient(worked) as client, client.session() as session:
+        tasks = session.map([b"echo"] * 10)
+        next(iter(session.as_completed(tasks, timeout_s=TIMEOUT_S)))  # the rest is given up
+        session.gather(tasks, timeout_s=TIMEOUT_S)
+
+
+def test_on_asyncio(worked: str) -> None:
+    async def work() -> list[Any]:
+        async with runtime.AsyncTaskClient(worked) as client, client.session() as session:
+            tasks = await session.map([b"echo 1", b"echo 2"])
+            told: list[tuple[int, int, int]] = []
+            values = await session.gather(
+                tasks, timeout_s=TIMEOUT_S, progress=lambda done, total, failed: told.append((done, total, failed))
+            )
+            assert told == [(0, 2, 0), (1, 2, 0), (2, 2, 0)]
+            return [*values, await (await session.submit(b"join", dependencies=tasks)).result(timeout_s=TIMEOUT_S)]
+
+    assert asyncio.run(work()) == [b"1", b"2", b"1+2"]
+
+
+def test_progress_is_shown_in_a_line_or_by_tenths() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    times = iter([0.0, *range(1, 100)])
+    terminal, pipe = Terminal(), io.StringIO()
+    bar, lines = Bar(terminal, lambda: next(times)), Bar(pipe, lambda: 0.0)
+    for done in range(41):
+        lines(done, 40, 0)
+    for done in (0, 1, 2):
+        bar(done, 2, done // 2)
+    bar.close()
+    assert terminal.getvalue().count("\r") == 4
+    assert terminal.getvalue().endswith("2/2  1 failed  0.7/s  3.0 s\n")
+    assert len(pipe.getvalue().splitlines()) == 11
