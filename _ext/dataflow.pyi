@@ -4,16 +4,9 @@ from typing import Any, final
 from typing_extensions import disjoint_base
 
 from runtime._ext.dataflow_plan import DataflowPlan
-from runtime._ext.errors import Internal
 from runtime._ext.step_context import StepContext
 
 _Done = Callable[[list[Any] | None, BaseException | None], object]
-
-DEAD_VALUE: object
-
-class DeadFetch(Internal):
-    index: int
-    def __init__(self, index: int = 0) -> None: ...
 
 @final
 class DataflowRun:

@@ -62,6 +62,7 @@ from runtime._ext.running_step cimport (
 )
 from runtime._ext.step_context cimport StepContext, call_for_node
 
+from runtime._ext.dead_values import DEAD_VALUE, DeadFetch
 from runtime._ext.errors import Internal
 
 logger = logging.getLogger(__name__)
@@ -74,33 +75,6 @@ cdef extern from "Python.h":
     object PyObject_Vectorcall(PyObject *callable, PyObject **args, size_t nargsf, PyObject *kwnames)
     int Py_EnterRecursiveCall(const char *where) except -1
     void Py_LeaveRecursiveCall()
-
-
-class _DeadValue:
-    """The type of `DEAD_VALUE`."""
-
-    __slots__ = ()
-
-    def __repr__(self):
-        return "DEAD_VALUE"
-
-
-DEAD_VALUE = _DeadValue()
-"""What a kernel that gets values from other tasks completes with when such a value is dead."""
-
-
-class DeadFetch(Internal):
-    """A fetched value is dead: it comes from a branch that was not taken.
-
-    Attributes
-    ----------
-    index : int
-        Position among the fetches.
-    """
-
-    def __init__(self, index=0):
-        super().__init__(f"the value of fetch {index} is dead: it comes from a branch that was not taken")
-        self.index = index
 
 
 @cython.final

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from runtime._ext.dataflow import DEAD_VALUE, Dataflow, DataflowRun, DeadFetch
+from runtime._ext.dataflow import Dataflow, DataflowRun
+from runtime._ext.dead_values import DEAD_VALUE, DeadFetch
 from runtime._ext.frame_loops import FrameLoop
 from runtime._ext.invoke import BoundKernel, name_error
 from runtime._ext.predicates import truth

@@ -249,7 +249,7 @@ cdef unsigned int reusable_inputs(PyObject **inputs, unsigned int candidates) no
     cdef unsigned int bit = 1
     cdef int i = 0
     while candidates:
-        if (candidates & 1 and RT_REFCNT(inputs[i]) == 1 and RT_ARRAY_CHECK_EXACT(inputs[i])
+        if (candidates & 1 and inputs[i] != NULL and RT_REFCNT(inputs[i]) == 1 and RT_ARRAY_CHECK_EXACT(inputs[i])
                 and RT_ARRAY_HAS_FLAGS(inputs[i], cnp.NPY_ARRAY_OWNDATA | cnp.NPY_ARRAY_WRITEABLE)):
             found |= bit
         candidates >>= 1

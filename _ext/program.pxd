@@ -2,6 +2,7 @@
 
 from cpython.object cimport PyObject
 
+from runtime._ext.branches cimport GuardTable
 from runtime._ext.invoke cimport Code
 from runtime._ext.step_context cimport StepContext
 
@@ -13,6 +14,8 @@ cdef struct Instruction:
     int *clears               # cells whose value dies here
     int num_clears
     unsigned int last_uses    # bit i: input i may be reused if nobody else holds it
+    int first_guard           # those that are checked before it
+    int last_guard
 
 
 cdef struct Frame:
@@ -25,6 +28,7 @@ cdef class Program:
     cdef tuple _constants
     cdef tuple _fetch_names   # name for errors where a fetched reference is to be read, else None
     cdef object _adapt_feed
+    cdef GuardTable _guards   # None without conditionals
     cdef readonly str path
     # Takes the place of this program in a traced step: a Program, a Dataflow, or a function that makes it on first use.
     cdef public object traced
@@ -43,8 +47,9 @@ cdef class Program:
     cdef Frame *_free
     cdef int _num_free
 
-    cdef int _assign_cells(self, inputs, outputs, fetches, int num_values, int num_constants, int *last_use,
+    cdef int _assign_cells(self, inputs, outputs, fetches, guards, int num_values, int num_constants, int *last_use,
                            int *cells, int *free_cells) except -1
+    cdef int _place_guards(self, guards, int num_constants, int *cells) except -1
     # Run with `args` (num_feeds of them); `moved` ones are taken over, also when the run fails.
     cdef list execute(self, StepContext step, PyObject **args, bint moved)
     cdef list _trace(self, StepContext step, PyObject **args, bint moved)

@@ -15,6 +15,7 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
 
 cimport numpy as cnp
 
+from runtime._ext.branches cimport make_guards
 from runtime._ext.float_errors cimport restore_warnings, silence_warnings
 from runtime._ext.invoke cimport (
     INPUT_HEADROOM,
@@ -43,6 +44,8 @@ from runtime._ext.running_step cimport (
 from runtime._ext.step_context cimport StepContext
 
 import numpy
+
+from runtime._ext.dead_values import DeadFetch
 
 cnp.import_array()
 
@@ -99,6 +102,10 @@ cdef class Program:
         ``adapt_feed(position, value)`` returns the array to use, or raises.
     path : str
         Names of the calls around this program, for traces.
+    guards : sequence of sequence of (int, int, int, str), optional
+        For each kernel under which conditions it runs: the number of a predicate, which of how many sides it must
+        choose, and the name for errors. A negative side says that the value has only to be there, as that of a `MERGE`
+        may not be. Predicates follow those that they depend on. What a kernel makes is missing when it does not run.
 
     Raises
     ------
@@ -107,7 +114,7 @@ cdef class Program:
     """
 
     def __cinit__(self, kernels, inputs, outputs, int num_values, constants, feed_types, fetches, fetch_names,
-                  adapt_feed=None, str path=""):
+                  adapt_feed=None, str path="", guards=None):
         self._kernels = list(kernels)
         self._constants = tuple(constants)
         self._fetch_names = tuple(fetch_names)
@@ -129,6 +136,8 @@ cdef class Program:
                                  f"{kernel.code.num_inputs} and {kernel.code.num_outputs} needed")
             # an input and an output each may end in the list of values that die here
             count += 2 * (kernel.code.num_inputs + kernel.code.num_outputs)
+            if guards is not None:
+                count += <int>len(guards[i])
             self._max_inputs = max(self._max_inputs, kernel.code.num_inputs)
             max_outputs = max(max_outputs, kernel.code.num_outputs)
         self._scratch = INPUT_HEADROOM + self._max_inputs + max_outputs
@@ -147,7 +156,9 @@ cdef class Program:
         try:
             if not (last_use and cells and free_cells):
                 raise MemoryError()
-            self._assign_cells(inputs, outputs, fetches, num_values, num_constants, last_use, cells, free_cells)
+            self._assign_cells(inputs, outputs, fetches, guards, num_values, num_constants, last_use, cells, free_cells)
+            if guards is not None:
+                self._place_guards(guards, num_constants, cells)
         finally:
             PyMem_Free(last_use)
             PyMem_Free(cells)
@@ -165,7 +176,7 @@ cdef class Program:
         PyMem_Free(self._fetches)
         PyMem_Free(self._leftovers)
 
-    cdef int _assign_cells(self, inputs, outputs, fetches, int num_values, int num_constants, int *last_use,
+    cdef int _assign_cells(self, inputs, outputs, fetches, guards, int num_values, int num_constants, int *last_use,
                            int *cells, int *free_cells) except -1:
         """Give every value a cell from its birth to its last use, and fill the instructions."""
         cdef int num_free = 0, num_slots = self.num_feeds
@@ -181,6 +192,12 @@ cdef class Program:
                 if value >= 0:
                     if value >= num_values:
                         raise ValueError(f"value {value} is outside the {num_values} values of the program")
+                    last_use[value] = i
+            for guard in guards[i] if guards is not None else ():
+                value = guard[0]
+                if value >= num_values:
+                    raise ValueError(f"value {value} is outside the {num_values} values of the program")
+                if value >= 0:
                     last_use[value] = i
         for value in fetches:
             if value >= num_values:
@@ -235,6 +252,17 @@ cdef class Program:
                             if k != j and op.inputs[k] == op.inputs[j]:  # the kernel sees the array twice
                                 op.last_uses &= ~(<unsigned int>1 << j)
                 j += 1
+            for guard in guards[i] if guards is not None else ():
+                value = guard[0]
+                if value >= 0 and last_use[value] == i:
+                    uses = 0
+                    for k in range(op.num_clears):
+                        uses += op.clears[k] == cells[value]
+                    if not uses:
+                        op.clears[op.num_clears] = cells[value]
+                        op.num_clears += 1
+                        free_cells[num_free] = cells[value]
+                        num_free += 1
             for value in outputs[i]:
                 if last_use[value] < 0:
                     op.clears[op.num_clears] = cells[value]
@@ -268,6 +296,40 @@ cdef class Program:
             j += 1
         return 0
 
+    cdef int _place_guards(self, guards, int num_constants, int *cells) except -1:
+        """Put a guard before the first of all instructions in a row that share a condition."""
+        cdef list found = [], clears = []
+        cdef set occupied = set(range(self.num_feeds))
+        cdef tuple former = (), path
+        cdef int i, j, k, depth
+        cdef Instruction *op
+        cdef list paths = [tuple(path_) for path_ in guards]
+        if len(paths) != self.num_instructions:
+            raise ValueError(f"guards for {len(paths)} of {self.num_instructions} kernels")
+        for i in range(self.num_instructions):
+            path, op = paths[i], &self._code[i]
+            op.first_guard = <int>len(found)
+            depth = 0
+            while depth < min(len(former), len(path)) and former[depth] == path[depth]:
+                depth += 1
+            while depth < len(path):
+                value, choice, count, name = path[depth]
+                if not -num_constants <= value or (value >= 0 and cells[value] < 0):
+                    raise ValueError(f"kernel {i} depends on value {value}, which nothing before it makes")
+                depth += 1
+                j = i + 1
+                while j < self.num_instructions and paths[j][:depth] == path[:depth]:
+                    j += 1
+                dying = {self._code[k].clears[m] for k in range(i, j) for m in range(self._code[k].num_clears)}
+                found.append((cells[value] if value >= 0 else self._num_slots - 1 - value, choice, count, j, name))
+                clears.append(sorted(dying & occupied))
+            op.last_guard = <int>len(found)
+            occupied.update([op.outputs[k] for k in range(op.code.num_outputs)])
+            occupied.difference_update([op.clears[k] for k in range(op.num_clears)])
+            former = path
+        self._guards = make_guards(found, clears)
+        return 0
+
     def run(self, StepContext step, feeds):
         """Run to the end in the calling thread.
 
@@ -283,6 +345,8 @@ cdef class Program:
 
         Raises
         ------
+        DeadFetch
+            If a fetched value was not made, because of the side that some predicate chose.
         Error
             The first failing node's, with the node's name; or the one that the step was cancelled with.
         """
@@ -366,7 +430,7 @@ cdef class Program:
         return self.traced.call(step, values)
 
     cdef int _run(self, StepContext step, PyObject **inputs, PyObject **outputs, PyObject **slots) except -1:
-        cdef int pc = 0, i
+        cdef int pc = 0, i, target
         cdef trt_step *shared = step.shared
         cdef bint traced = step.trace is not None
         cdef object started = None
@@ -380,6 +444,11 @@ cdef class Program:
                     if step.cancelled:
                         raise step.error
                     op = &self._code[pc]
+                    if op.first_guard != op.last_guard:
+                        target = self._guards.check(op.first_guard, op.last_guard, slots)
+                        if target >= 0:
+                            pc = target
+                            continue
                     for i in range(op.code.num_inputs):
                         inputs[i] = slots[op.inputs[i]]
                     if traced:
@@ -440,6 +509,8 @@ cdef class Program:
         cdef PyObject *value
         for i in range(self.num_fetches):
             value = slots[self._fetches[i]]
+            if value == NULL:
+                raise DeadFetch(i)
             if self._fetch_names[i] is None:
                 Py_XINCREF(value)
             else:

@@ -10,7 +10,7 @@ from runtime._ext.errors import Internal, InvalidArgument
 from runtime._ext.executor import BoundKernel, Dataflow
 from runtime.graph.graph import is_back_edge
 from runtime.step.late_reads import late_reads
-from runtime.step.lowering import PLUMBING, Feed, Lowering, derefs, numpy_types
+from runtime.step.lowering import PLUMBING, Feed, Lowering, derefs, native, numpy_types
 from runtime.step.units import Loop, Unit
 
 if TYPE_CHECKING:
@@ -47,11 +47,6 @@ def _kind_of(kernel: Kernel) -> int:
     if kernel.transfer:
         return kinds.TRANSFER
     return kinds.ASYNC if kernel.asynchronous else kinds.KERNEL
-
-
-def _native(*values: Any) -> Any:
-    """Stand for what the executor does itself."""
-    raise Internal("a control flow op was called as a function")
 
 
 class DataflowLowering(Lowering):
@@ -184,7 +179,7 @@ class DataflowLowering(Lowering):
             bound = BoundKernel(
                 node,
                 self.path + node.name,
-                _native,
+                native,
                 None,
                 len(numbers),
                 numpy_types(node.output_types),
@@ -269,7 +264,7 @@ class DataflowLowering(Lowering):
         # what is fed of the node is not made by it: those numbers stay
         numbers = [number for number in values if number is not None and number < 0]
         frame = self._common_frame(node, [(self._out_frames[gate], gate) for gate in gates])
-        bound = BoundKernel(node, self.path + node.name, _native, None, len(numbers), [-1] * len(numbers), None, False)
+        bound = BoundKernel(node, self.path + node.name, native, None, len(numbers), [-1] * len(numbers), None, False)
         made = iter(self.new_values(len(numbers)))
         index = self._emit(
             kinds.PASS,

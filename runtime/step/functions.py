@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,12 @@ from runtime._ext.errors import Internal, InvalidArgument
 from runtime._ext.executor import Dataflow, Program
 from runtime.graph.prune import order
 from runtime.ops import registry
+from runtime.step.branches import CONDITIONAL, Conditions, Irregular
 from runtime.step.dataflow import CONTROL_FLOW, DataflowLowering
 from runtime.step.environment import GradientOf
 from runtime.step.loops import find_loops
-from runtime.step.lowering import Lowering, StraightLowering, numpy_types
+from runtime.step.lowering import Lowering, numpy_types
+from runtime.step.straight import StraightLowering
 from runtime.step.units import Loop, Unit
 
 if TYPE_CHECKING:
@@ -313,24 +316,26 @@ def lower(
         made = flowing.flow(units, feeds, feed_types, fetches, fetch_names, adapt_feed, left_out)
         return made, flowing.has_asynchronous
 
-    def straight(units: Sequence[Unit]) -> Program:
+    def straight(units: Sequence[Unit], conditions: Conditions | None = None) -> Program:
         line = StraightLowering(functions, state, path, chain)
-        return line.program(units, feeds, feed_types, fetches, fetch_names, adapt_feed, left_out)
+        return line.program(units, feeds, feed_types, fetches, fetch_names, adapt_feed, left_out, conditions)
 
     if by_dataflow:
         return flow(nodes)
-    needed = _needs_dataflow(probe, nodes)
-    if not needed:
+    if not _needs_dataflow(probe, nodes):
         return straight(nodes), False
-    units = find_loops(nodes, set(feeds), fetches, partial(_waits, probe))
-    if units is None:
-        return flow(nodes)
-    executor: Program | Dataflow
+    fed = set(feeds)
+    loops = find_loops(nodes, fed, fetches, partial(_waits, probe))
+    units = nodes if loops is None else loops
+    executor: Program | Dataflow | None = None
     blocking = False
-    if _needs_dataflow(probe, units):
+    if not _needs_dataflow(probe, units, CONTROL_FLOW - CONDITIONAL):
+        with suppress(Irregular):
+            executor = straight(units, Conditions.find(units, fed))
+    if executor is None:
         executor, blocking = flow(units)
-    else:
-        executor = straight(units)
+        if loops is None:
+            return executor, blocking
     executor.traced = lambda: flow(nodes)[0]  # a trace shows what the graph has
     return executor, blocking
 
@@ -339,7 +344,8 @@ def _waits(probe: Lowering, node: Node) -> bool:
     return node.op not in CONTROL_FLOW and probe.kernel(node).asynchronous
 
 
-def _needs_dataflow(probe: Lowering, units: Sequence[Unit]) -> bool:
+def _needs_dataflow(probe: Lowering, units: Sequence[Unit], ops: Collection[str] = CONTROL_FLOW) -> bool:
+    """Tell whether any unit is of one of these ops, or may wait."""
     plain: set[str] = set()
     for node in units:
         if isinstance(node, Loop):
@@ -347,7 +353,7 @@ def _needs_dataflow(probe: Lowering, units: Sequence[Unit]) -> bool:
         op = node.op
         if op in plain:
             continue
-        if op in CONTROL_FLOW or probe.kernel(node).asynchronous:
+        if op in ops or _waits(probe, node):
             return True
         if not probe.takes_functions(node):
             plain.add(op)

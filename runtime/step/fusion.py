@@ -31,21 +31,25 @@ __all__ = ["fuse"]
 _READS = frozenset({"ReadVariableOp", "ResourceGather", "VarIsInitializedOp", "IsVariableInitialized", "Identity"})
 
 
-def fuse(instructions: Instructions, wanted: Sequence[int], path: str) -> Instructions | None:
+def fuse(instructions: Instructions, wanted: Sequence[int], path: str, may_move: bool = True) -> Instructions | None:
     """Return the instructions with groups fused, or None when there is nothing to fuse.
 
     Parameters
     ----------
     wanted : sequence of int
-        Values that are fetched.
+        Values that are fetched, or that conditions depend on.
     path : str
         Names of the calls around the nodes.
+    may_move : bool
+        Whether kernels may run earlier than they stand; otherwise one at most runs later, with its only reader.
     """
     types = [fused.element_type(bound) for bound in instructions[0]]
     elementwise = sum(kind >= 0 for kind in types)
     if elementwise == 0 or (elementwise == 1 and not products_of(instructions[0], instructions[2], ())):
         return None
-    unfolded = unfold_sums(instructions, types, _writes_before(instructions[0]), set(wanted))
+    unfolded = None
+    if may_move:
+        unfolded = unfold_sums(instructions, types, _writes_before(instructions[0]), set(wanted))
     if unfolded is not None:
         instructions = unfolded
         types = [fused.element_type(bound) for bound in instructions[0]]

@@ -2,8 +2,8 @@
 
 A loop as clients write it has one LoopCond; what enters goes round through Merge, Switch and NextIteration; what its
 nodes do depends on nothing else. Then every node belongs to the condition, which runs in all turns, or to the body,
-which runs while the condition holds, and both are straight lines. Loops that are not of this form run in frames: those
-with a fetch or a feed inside, with conditionals of their own, with kernels that wait, with values of one turn only.
+which runs while the condition holds, and both are straight lines, conditionals included. Loops that are not of this
+form run in frames: those with a fetch or a feed inside, with kernels that wait, with values of one turn only.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from runtime.dtypes import REF_OFFSET
 from runtime.graph.graph import is_back_edge
 from runtime.graph.node import Node
+from runtime.step.branches import Conditions, Irregular
 from runtime.step.fold import Hurry
 from runtime.step.lives import ENTERS, EXITS, SWITCHES, Lives
 from runtime.step.units import End, Loop, Region, Unit, in_order, sources
@@ -124,10 +125,8 @@ class _Frames:
         return None if node.op in _FREE else 0
 
     def bar(self, fed: Iterable[End], fetches: Iterable[End]) -> None:
-        """Keep in frames what is fed or fetched inside of a loop."""
-        for node, _ in fed:
-            self.unfit.update(place for place in (self.inside.get(node), self.outside.get(node)) if place)
-        for node, _ in fetches:
+        """Keep in frames what is fed or fetched inside of a loop; what an Exit gives lies outside."""
+        for node, _ in (*fed, *fetches):
             place = self.outside.get(node)
             if place:
                 self.unfit.add(place)
@@ -178,7 +177,7 @@ class _Recognition:
         self._next: dict[Node, Node] = {}  # Merge -> NextIteration
         self._first: dict[Node, Node] = {}  # Merge -> Enter
         self._exits: list[Node] = []
-        self._switches: list[Node] = []
+        self._switches: dict[Node, None] = {}
         self._always: list[Unit] = []
         self._body: list[Unit] = []
         for unit in in_order(units):
@@ -194,13 +193,13 @@ class _Recognition:
             return
         op = unit.op
         _require(not self._waits(unit))
-        if op == "Merge":
+        if op == "Merge" and any(is_back_edge(source, unit) for source, _ in unit.inputs):
             self._look_at_head(unit)
-        elif op in SWITCHES:
-            _require(op == "Switch" and unit.inputs[1][0] is self._conditions[0] and self._joint(unit) == _ALWAYS)
+        elif op in SWITCHES and unit.inputs[1][0] is self._conditions[0]:
+            _require(op == "Switch" and self._joint(unit) == _ALWAYS)
             _require(not _takes_references(unit))
             self._when[unit] = _ALWAYS
-            self._switches.append(unit)
+            self._switches[unit] = None
         elif op == "Exit":
             source, slot = unit.inputs[0]
             _require(source in self._switches and slot == 0 and not unit.control_inputs)
@@ -214,6 +213,8 @@ class _Recognition:
                 # live in the last turn, too: whoever waits for it must not be, or it would run once more
                 self._triggers.add(unit)
             _require(op != "LoopCond" or when == _ALWAYS)
+            if op == "Merge":  # it lives with any of them
+                _require(all(self._when_made(source, slot) == when for source, slot in unit.inputs))
             (self._body if when else self._always).append(unit)
 
     def _look_at_head(self, node: Node) -> None:
@@ -247,9 +248,9 @@ class _Recognition:
         if source in self._enters:
             _require(bool(source.attr("is_constant")))
             return _ALWAYS
-        if source.op == "Merge":
+        if source in self._next:
             _require(slot <= 0)
-        elif source.op == "Switch" and slot >= 0:
+        elif source in self._switches and slot >= 0:
             return _BODY if slot else _LAST
         when = self._when.get(source)
         _require(when is not None)
@@ -284,18 +285,36 @@ class _Recognition:
         exit_values = [origin(exit_.inputs[0][0].inputs[0]) for exit_ in self._exits]
         self._bring_free(condition)
         self._bring_free(body)
+        self._tell_conditions(condition, body)
         entering = [*(self._first[node] for node in heads), *constants]
         controls = dict.fromkeys(
             source for enter in self._frames.enters[self._frame] for source in enter.control_inputs
         )
-        return Loop(self._switches[0], [enter.inputs[0] for enter in entering], list(controls), len(heads), condition,
-                    body, body_args, self._exits, exit_values)
+        switch = next(iter(self._switches))
+        return Loop(switch, [enter.inputs[0] for enter in entering], list(controls), len(heads), condition, body,
+                    body_args, self._exits, exit_values)
 
     def _bring_free(self, region: Region) -> None:
         """Put what belongs to no frame into a region that uses it."""
         inside = self._frames.inside
         used = [*(source for unit in region.units for source in sources(unit)), *(node for node, _ in region.fetches)]
         region.units[:0] = list(dict.fromkeys(node for node in used if node in inside and inside[node] is None))
+
+    def _tell_conditions(self, condition: Region, body: Region) -> None:
+        """Note what depends on conditionals within the loop; the loop must not, nor the body on the condition's."""
+        for region in (condition, body):
+            try:
+                found = region.conditions = Conditions.find(region.units, set(region.feeds))
+            except Irregular:
+                raise _Unfit from None
+            if found is None:
+                continue
+            _require(not any(found.of_end(node, slot) for node, slot in region.fetches))
+            for node in (*self._next.values(), *self._switches, *self._conditions):
+                _require(not any(found.of(source) for source in node.control_inputs))
+        if condition.conditions is not None:
+            awaited = (unit.controls if isinstance(unit, Loop) else unit.control_inputs for unit in body.units)
+            _require(not any(condition.conditions.of(source) for waited in awaited for source in waited))
 
 
 def _check_time() -> None:

@@ -1,15 +1,15 @@
 """From the nodes of a step to what an executor takes: values with numbers, constants apart, kernels bound.
 
-`Lowering` has what the straight line and the dataflow form have in common; the two subclasses differ in what they do
-about order. In a straight line control edges are served by the order alone, and nodes that hand on their input
-vanish; by dataflow every edge counts, because it may carry death.
+`Lowering` has what the straight line and the dataflow form have in common; the two subclasses (`straight`, `dataflow`)
+differ in what they do about order. In a straight line control edges are served by the order alone, and nodes that hand
+on their input vanish; by dataflow every edge counts, because it may carry death.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Collection, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,18 +21,14 @@ from runtime.dtypes import REF_OFFSET, to_numpy
 from runtime.ops import registry
 from runtime.step.environment import KernelEnv, SessionState
 from runtime.step.fold import Folding, freeze
-from runtime.step.fusion import fuse
-from runtime.step.late_reads import late_reads
 from runtime.step.long_ops import cost_of
-from runtime.step.ordering import writers_last
-from runtime.step.sums import Instructions
-from runtime.step.units import Loop, Region, Unit
+from runtime.step.units import Loop, Region
 
 if TYPE_CHECKING:
     from runtime.graph.node import Node
     from runtime.step.functions import Functions
 
-__all__ = ["CONSTANT_OF_SESSION", "PLUMBING", "Feed", "Lowering", "StraightLowering", "numpy_types"]
+__all__ = ["CONSTANT_OF_SESSION", "PLUMBING", "Feed", "Lowering", "derefs", "native", "numpy_types"]
 
 Feed = tuple["Node", int]
 """A fed endpoint: node and output slot."""
@@ -243,8 +239,12 @@ class Lowering:
             self.path + node.name if node.output_types[slot] > REF_OFFSET else None for node, slot in region.fetches
         ]
         types = [-1] * len(region.feeds)
+        from runtime.step.straight import StraightLowering  # which itself needs what is here
+
         inner = StraightLowering(self.functions, self.state, self.path, self.chain)
-        return inner.program(region.units, region.feeds, types, region.fetches, names, None, left_out)
+        return inner.program(
+            region.units, region.feeds, types, region.fetches, names, None, left_out, region.conditions
+        )
 
     def known_outputs(
         self,
@@ -301,6 +301,11 @@ class Lowering:
 _RESOURCE, _VARIANT = 20, 21
 
 
+def native(*values: Any) -> Any:
+    """Stand for what the executors do themselves."""
+    raise Internal("a control flow op was called as a function")
+
+
 def derefs(node: Node, sources: Sequence[tuple[Node, int]]) -> bytes | None:
     """Return one byte per input, 1 where a reference arrives and a value is wanted; None when there is none."""
     for source, slot in sources:
@@ -328,83 +333,3 @@ def _with_host_inputs(call: Callable[..., Any], kernel: registry.Kernel, num_inp
         )
 
     return run
-
-
-class StraightLowering(Lowering):
-    """Makes a `Program`: every node once, writers of variables as late as the graph lets them."""
-
-    def program(
-        self,
-        units: Sequence[Unit],
-        feeds: Sequence[Feed],
-        feed_types: Sequence[int],
-        fetches: Sequence[Feed],
-        fetch_names: Sequence[str | None],
-        adapt_feed: Callable[[int, Any], Any] | None,
-        left_out: Collection[Node] = (),
-    ) -> Program:
-        """Return the program of these nodes.
-
-        Parameters
-        ----------
-        units : sequence of (Node or Loop)
-            Producers before consumers.
-        feed_types : sequence of int
-            numpy type number per feed.
-        fetch_names : sequence of (str or None)
-            The name for errors of fetches that are references.
-        left_out : collection of Node
-            They order others, but do not run.
-        """
-        self.add_feeds(feeds)
-        self.late = late_reads(units, self.values)
-        values = self.values
-        bounds: list[BoundKernel] = []
-        inputs: list[tuple[int, ...]] = []
-        outputs: list[range] = []
-        use = self.use
-        for node in writers_last(units):
-            if isinstance(node, Loop):
-                bounds.append(self.bind_loop(node, left_out))
-                inputs.append(tuple([use(values[source][slot]) for source, slot in node.inputs]))  # type: ignore[arg-type]
-                outputs.append(self.new_values(len(node.exits)))
-                for exit_, number in zip(node.exits, outputs[-1], strict=True):
-                    self.define(exit_, (number,))
-                continue
-            if node in left_out:
-                continue
-            op = node.op
-            try:
-                numbers: list[int] = [values[source][slot] for source, slot in self.sources(node)]  # type: ignore[misc]
-            except KeyError as error:
-                raise Internal(f"node {error.args[0].name} comes after its consumer {node.name}") from None
-            if op == "NoOp" or op == "ControlTrigger":
-                continue
-            if op in PLUMBING and derefs(node, self.sources(node)) is None:
-                self.define(node, numbers)
-                continue
-            kernel = None if op == "Const" else self.kernel(node)
-            known, bound = self.known_outputs(node, kernel, numbers)
-            if known is not None:
-                self.define(node, known)
-                continue
-            assert kernel is not None
-            bounds.append(bound or self.bind(node, kernel, numbers))
-            inputs.append(tuple([use(number) for number in numbers] if numbers and min(numbers) < 0 else numbers))
-            made = self.new_values(len(node.output_types))
-            outputs.append(made)
-            self.define(node, made)
-        wanted = [use(values[node][slot]) for node, slot in fetches]  # type: ignore[arg-type]
-
-        def program(bounds: Sequence[BoundKernel], inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]],
-                    num_values: int) -> Program:
-            return Program(bounds, inputs, outputs, num_values, self.constants, feed_types, wanted, fetch_names,
-                           adapt_feed, self.path)
-
-        whole: Instructions = (bounds, list(inputs), list(outputs), self.num_values)
-        fused = fuse(whole, wanted, self.path) if self._on_host else None
-        if fused is None:
-            return program(*whole)
-        shorter = program(*fused)
-        shorter.traced = partial(program, *whole)
-        return shorter

@@ -12,16 +12,20 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from runtime.dtypes import REF_OFFSET, DataType
+from runtime.step.branches import Conditions
 from runtime.step.units import Loop, Unit, in_order
 
 __all__ = ["writers_last"]
 
 
-def writers_last(units: Sequence[Unit]) -> Sequence[Unit]:
+def writers_last(units: Sequence[Unit], conditions: Conditions | None = None) -> Sequence[Unit]:
     """Return the units of a graph without cycles, still producers first, with writers of variables as late as possible.
 
-    All other units keep their order; so do the writers among each other.
+    All other units keep their order, and so do the writers among each other, unless there are conditionals: then those
+    of the same side come together.
     """
+    if conditions is not None:
+        return conditions.in_order(units, _writes)
     return in_order(units, _writes) if any(_writes(unit) for unit in units) else units
 
 

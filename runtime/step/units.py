@@ -5,11 +5,15 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from runtime.graph.graph import is_back_edge
 from runtime.graph.node import Node
 
-__all__ = ["End", "Loop", "Region", "Unit", "in_order", "sources"]
+if TYPE_CHECKING:
+    from runtime.step.branches import Conditions
+
+__all__ = ["End", "Loop", "Region", "Unit", "dependencies", "in_order", "sources"]
 
 End = tuple[Node, int]
 """A node and one of its outputs."""
@@ -17,11 +21,12 @@ End = tuple[Node, int]
 
 @dataclass(eq=False, slots=True)
 class Region:
-    """A part of a loop: what runs, what it is given, and what is wanted of it."""
+    """A part of a loop: what runs, under which conditions, what it is given, and what is wanted of it."""
 
     units: list[Unit] = field(default_factory=list)
     feeds: list[End] = field(default_factory=list)
     fetches: list[End] = field(default_factory=list)
+    conditions: Conditions | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -71,19 +76,8 @@ def sources(unit: Unit) -> list[Node]:
     return [*(source for source, _ in unit.inputs), *unit.control_inputs]
 
 
-def in_order(units: Sequence[Unit], late: Callable[[Unit], bool] | None = None) -> list[Unit]:
-    """Return units with producers first, otherwise in their order, back edges of loops left out of account.
-
-    Parameters
-    ----------
-    late : callable, optional
-        ``late(unit)`` tells whether a unit goes behind all others that can come before it.
-
-    Raises
-    ------
-    ValueError
-        If they make a cycle.
-    """
+def dependencies(units: Sequence[Unit]) -> tuple[list[int], list[list[int]]]:
+    """Return for each unit how many of the others it comes behind, and the places of those that come behind it."""
     position: dict[Node, int] = {}
     for index, unit in enumerate(units):
         if isinstance(unit, Loop):
@@ -101,6 +95,23 @@ def in_order(units: Sequence[Unit], late: Callable[[Unit], bool] | None = None) 
         for place in before:
             followers[place].append(index)
         waiting[index] = len(before)
+    return waiting, followers
+
+
+def in_order(units: Sequence[Unit], late: Callable[[Unit], bool] | None = None) -> list[Unit]:
+    """Return units with producers first, otherwise in their order, back edges of loops left out of account.
+
+    Parameters
+    ----------
+    late : callable, optional
+        ``late(unit)`` tells whether a unit goes behind all others that can come before it.
+
+    Raises
+    ------
+    ValueError
+        If they make a cycle.
+    """
+    waiting, followers = dependencies(units)
     ready: list[int] = []
     last: list[int] = []
     for index, count in enumerate(waiting):

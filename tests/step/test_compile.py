@@ -288,11 +288,13 @@ def test_constants_are_decoded_once_per_session(constants):
 def test_a_step_runs_by_dataflow_only_where_it_must(constants):
     constants.placeholder("p", DataType.BOOL)
     constants.op("Switch", "switch", "ten", "p")
+    constants.op("Merge", "either", "switch:1", "ten", N=2)
     runner = Runner(constants)
-    compiled = runner.compile(["p:0"], ["switch:1"])
+    compiled = runner.compile(["p:0"], ["either:0"])
     assert isinstance(compiled.executor, Dataflow)
     assert not compiled.blocking
     assert isinstance(runner.compile([], ["ten:0"]).executor, Program)
+    assert isinstance(runner.compile(["p:0"], ["switch:1"]).executor, Program)
 
 
 def test_compiled_steps_tell_their_types(constants):

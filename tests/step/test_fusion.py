@@ -12,7 +12,7 @@ from runtime._ext.executor import Program, StepContext
 from runtime._ext.kernels import fused
 from runtime._ext.step_context import StepTrace
 from runtime.dtypes import DataType
-from runtime.step import lowering
+from runtime.step import straight
 from runtime.step.compile import CompiledStep
 from tests.step.maker import GraphMaker, Runner
 
@@ -41,7 +41,7 @@ def unfused(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def make(*args: Any) -> CompiledStep:
         with monkeypatch.context() as context:
-            context.setattr(lowering, "fuse", lambda *args: None)
+            context.setattr(straight, "fuse", lambda *args: None)
             return compiled(*args)
 
     return make

@@ -100,6 +100,16 @@ def test_values_of_the_condition_reach_the_body_without_a_switch():
     assert both(maker.close(a="more"), ["a/exit:0"]) == [[42, 1806]]
 
 
+def test_what_nobody_reads_is_left_out_of_both_parts_of_a_loop():
+    """What hangs on constants alone runs in all turns, and so is handed from the condition to the body."""
+    maker = LoopMaker("a")
+    maker.enter("other", "x")
+    maker.op("Square", "square", "other")
+    maker.op("Mul", "unread", "square", "a/body")
+    maker.op("AddV2", "sum", "a/body", "a/body", "^unread")
+    assert both(maker.close(a="sum"), ["a/exit:0"]) == [[8, 16]]
+
+
 def test_a_loop_of_no_turns_gives_what_entered():
     runner = LoopMaker("a").close(a="a/body")
     feeds = {**FEEDS, "n:0": np.int32(0)}
@@ -134,28 +144,35 @@ def test_loops_in_loops_run_without_frames():
     assert both(maker.close(a="sum"), ["a/exit:0"]) == [[4, 5]]
 
 
-def test_a_loop_beside_a_conditional_is_one_node_of_the_dataflow():
+@pytest.mark.parametrize("regular", [True, False])
+def test_a_loop_beside_a_conditional(regular):
+    """One line with it, or one node of the dataflow when two values may come to the Merge."""
     maker = LoopMaker("a")
     maker.placeholder("p", BOOL)
     maker.op("Switch", "side", "x", "p")
     maker.op("Neg", "negative", "side")
     maker.op("Merge", "joined", "negative", "side:1", N=2)
+    maker.op("Merge", "either", "x", "side", N=2)
     maker.op("AddV2", "sum", "a/body", "a/body")
     runner = maker.close(a="sum")
+    fetches = ["joined:0", "a/exit:0", *([] if regular else ["either:0"])]
     for taken, value in ((True, [1, 2]), (False, [-1, -2])):
         feeds = {**FEEDS, "p:0": np.bool_(taken)}
-        compiled = runner.compile(list(feeds), ["joined:0", "a/exit:0"])
-        assert isinstance(compiled.executor, Dataflow)
-        assert sum(kernel is not None and "Switch" in kernel.node.op for kernel in compiled.executor.kernels) == 2
+        compiled = runner.compile(list(feeds), fetches)
+        if regular:
+            assert isinstance(compiled.executor, Program)
+        else:
+            assert isinstance(compiled.executor, Dataflow)
+            assert sum(kernel is not None and "Switch" in kernel.node.op for kernel in compiled.executor.kernels) == 2
         found = compiled.run(runner.context(), [np.asarray(value) for value in feeds.values()])
-        assert [value.tolist() for value in found] == [value, [8, 16]]
+        assert [value.tolist() for value in found[:2]] == [value, [8, 16]]
 
 
-def with_conditional(maker: LoopMaker) -> Runner:
-    maker.op("Equal", "first", "i/body", "zero_in", T=INT)
-    maker.op("Switch", "side", "a/body", "first")
-    maker.op("Neg", "negative", "side")
-    maker.op("Merge", "joined", "negative", "side:1", N=2)
+def with_two_values(maker: LoopMaker) -> Runner:
+    """To whose Merge either value may come first."""
+    maker.op("Equal", "never", "i/body", "limit", T=INT)
+    maker.op("Switch", "side", "a/body", "never")
+    maker.op("Merge", "joined", "a/body", "side:1", N=2)
     return maker.close(a="joined")
 
 
@@ -180,7 +197,7 @@ def with_later_trigger(maker: LoopMaker) -> Runner:
     return maker.close(a="again")
 
 
-@pytest.mark.parametrize("write", [with_conditional, with_two_ends, with_merge_index, with_later_trigger])
+@pytest.mark.parametrize("write", [with_two_values, with_two_ends, with_merge_index, with_later_trigger])
 def test_other_loops_run_in_frames(write):
     maker = LoopMaker("a")
     maker.enter("zero_in", "zero", INT)
@@ -197,6 +214,16 @@ def test_a_loop_with_a_feed_or_a_fetch_inside_runs_in_frames(feed, fetch):
     else:  # a value from outside belongs to no turn
         with pytest.raises(InvalidArgument, match="different frames|outside of any loop"):
             runner.compile(feeds, [fetch])
+
+
+def test_what_a_loop_gives_may_be_fed_while_it_still_runs():
+    maker = LoopMaker("a")
+    maker.op("AddV2", "sum", "a/body", "a/body")
+    maker.op("Neg", "end", "a/exit", "^i/exit")
+    runner = maker.close(a="sum")
+    feeds = {**FEEDS, "a/exit:0": np.float32(4)}
+    assert isinstance(runner.compile(list(feeds), ["end:0", "i/exit:0"]).executor, Program)
+    assert runner.run(["end:0", "i/exit:0"], feeds) == runner.by_dataflow(["end:0", "i/exit:0"], feeds) == [-4, 3]
 
 
 def test_an_error_names_the_node_and_the_step_lives_on():

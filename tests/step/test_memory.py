@@ -81,7 +81,7 @@ def test_the_node_that_asks_for_too_much_is_named(maker, executor):
     maker.op("Neg", "negated", "fill")
     if executor is Dataflow:
         maker.op("Switch", "switch", "negated", maker.const("yes", np.bool_(True)))
-        maker.op("Merge", "negated_if", "switch", "switch:1", N=2)
+        maker.op("Merge", "negated_if", "negated", "switch:1", N=2)  # two values may come to it
     fetch = "negated_if:0" if executor is Dataflow else "negated:0"
     run(maker, fetch, MIB, 8 * MIB, executor)
     run(maker, fetch, MIB, 0, executor)
