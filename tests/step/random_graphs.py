@@ -1,4 +1,4 @@
-"""Random graphs with nested conditionals and loops, and what they must compute.
+"""Random graphs with nested conditionals and loops, stacks and tensor arrays, and what they must compute.
 
 A generator writes a graph the way that TensorFlow does in Python, with Switch and Merge for conditionals and frames for
 loops, and beside it a small program in Python that computes the same values.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +22,15 @@ _MASK = (1 << 32) - 1
 
 
 class Env(dict[str, int]):
-    """Values by tensor name: those of one turn of a loop, in front of those around it."""
+    """Values by tensor name: those of one turn of a loop, in front of those around it.
+
+    `kept` has what a loop's turns have left behind, in order.
+    """
 
     def __init__(self, around: Env | None = None) -> None:
         super().__init__()
         self._around = around
+        self.kept: dict[str, list[int]] = {}
 
     def __missing__(self, name: str) -> int:
         if self._around is None:
@@ -258,46 +263,125 @@ class RandomGraph:
         place.program.append(statement)
 
     def _loop(self, place: Place, depth: int) -> None:
-        """Add ``for i in range(limit): acc = ...`` with a limit of at most 5."""
+        """Add ``for i in range(turns): acc = ...`` with 5 turns at most, which may keep what each turn makes."""
         frame = self._name("frame")
-        parallel = self._random.choice([1, 2, 10])
         turns = self._random.randint(0, 5)
-        start, acc = f"{frame}/zero", self._pick(place)
-        self.maker.const(start, np.int32(0), *([place.pivot] if place.pivot else []))
-        options = {"T": INT, "frame_name": frame, "parallel_iterations": parallel}
-        self.maker.op("Enter", f"{frame}/i0", start, **options)
-        self.maker.op("Enter", f"{frame}/a0", acc, **options)
-        self.maker.op("Merge", f"{frame}/i", f"{frame}/i0", f"{frame}/i_next", T=INT, N=2)
-        self.maker.op("Merge", f"{frame}/a", f"{frame}/a0", f"{frame}/a_next", T=INT, N=2)
-        self.maker.const(f"{frame}/limit", np.int32(turns), f"{frame}/i")
-        self.maker.op("Less", f"{frame}/less", f"{frame}/i", f"{frame}/limit", T=INT)
-        self.maker.op("LoopCond", f"{frame}/cond", f"{frame}/less")
-        for name in ("i", "a"):
-            self.maker.op("Switch", f"{frame}/{name}s", f"{frame}/{name}", f"{frame}/cond", T=INT)
-            self.maker.op("Identity", f"{frame}/{name}b", f"{frame}/{name}s:1", T=INT)
-        body = Place(place, f"{frame}/ib", frame=frame, parallel=parallel, values=[f"{frame}/ib", f"{frame}/ab"])
-        self.maker.const(f"{frame}/one", np.int32(1), f"{frame}/ib")
-        self.maker.op("Add", f"{frame}/ia", f"{frame}/ib", f"{frame}/one", T=INT)
+        memory = self._random.choice([None, None, "stack", "array"])
+        acc = self._pick(place)
+        variables = {"a": (acc, INT)}
+        if memory == "stack":
+            self._place_constant(place, f"{frame}/no_limit", np.int32(-1))
+            self.maker.call("StackV2", f"{frame}/stack", f"{frame}/no_limit", elem_type=INT, stack_name="")
+        elif memory == "array":
+            self._place_constant(place, f"{frame}/size", np.int32(turns))
+            self.maker.call("TensorArrayV3", f"{frame}/array", f"{frame}/size", dtype=INT, element_shape=(),
+                            dynamic_size=False, clear_after_read=True, tensor_array_name="")  # fmt: skip
+            variables["flow"] = (f"{frame}/array:1", DataType.FLOAT)
+        body = self._open_loop(place, frame, turns, variables)
         self._block(body, self._random.randint(1, 4), depth - 1)
         # what goes to the next turn must end with the loop, and not hang on its constants alone
         last, result = self._operation(body), f"{frame}/last"
         self.maker.op("Sub", result, last, f"{frame}/ib", T=INT)
         self._set(body, result, lambda env: wrap(env[last] - env[f"{frame}/ib"]))
-        self.maker.op("NextIteration", f"{frame}/i_next", f"{frame}/ia", T=INT)
-        self.maker.op("NextIteration", f"{frame}/a_next", result, T=INT)
-        self.maker.op("Exit", f"{frame}/out", f"{frame}/as", T=INT)
+        results = {"a": (result, INT)}
+        if memory == "stack":
+            handle = self._enter_handle(body, f"{frame}/stack")
+            self.maker.call("StackPushV2", f"{frame}/push", handle, result, T=INT, swap_memory=False)
+            self._close_loop(frame, results, f"{frame}/push")
+        else:
+            if memory == "array":
+                handle = self._enter_handle(body, f"{frame}/array")
+                self.maker.call("TensorArrayWriteV3", f"{frame}/write", handle, f"{frame}/ib", result, f"{frame}/flowb",
+                                T=INT)  # fmt: skip
+                results["flow"] = (f"{frame}/write", DataType.FLOAT)
+            self._close_loop(frame, results)
         self._made[f"{frame}/out"] = place
         place.values.append(f"{frame}/out")
+        kept = f"{frame}/kept"  # what the turns made, by turn
 
         def statement(env: Env) -> None:
             value = env[acc]
+            made = []
             for number in range(turns):
                 turn = Env(env)
                 turn[f"{frame}/ib"], turn[f"{frame}/ab"] = number, value
                 for inner_statement in body.program:
                     inner_statement(turn)
                 value = turn[result]
+                made.append(value)
             if f"{frame}/out:0" not in self.feeds:
                 env[f"{frame}/out"] = value
+            env.kept[kept] = made
 
         place.program.append(statement)
+        if memory == "stack":
+            self._popping_loop(place, frame, turns)
+        elif memory == "array":
+            self._gather(place, frame, turns)
+
+    def _place_constant(self, place: Place, name: str, value: Any) -> None:
+        self.maker.const(name, value, *([place.pivot] if place.pivot else []))
+
+    def _open_loop(self, place: Place, frame: str, turns: int, variables: dict[str, tuple[str, DataType]],
+                   wait: str = "") -> Place:
+        """Write what stands before a loop's body; return the body, which has the number of the turn and the value."""
+        parallel = self._random.choice([1, 2, 10])
+        options = {"frame_name": frame, "parallel_iterations": parallel}
+        controls = [item for item in (place.pivot, wait) if item]
+        self.maker.const(f"{frame}/zero", np.int32(0), *controls)
+        for name, (start, kind) in {"i": (f"{frame}/zero", INT), **variables}.items():
+            self.maker.op("Enter", f"{frame}/{name}0", start, T=kind, **options)
+            self.maker.op("Merge", f"{frame}/{name}", f"{frame}/{name}0", f"{frame}/{name}_next", T=kind, N=2)
+        self.maker.const(f"{frame}/limit", np.int32(turns), f"{frame}/i")
+        self.maker.op("Less", f"{frame}/less", f"{frame}/i", f"{frame}/limit", T=INT)
+        self.maker.op("LoopCond", f"{frame}/cond", f"{frame}/less")
+        for name, (_, kind) in {"i": ("", INT), **variables}.items():
+            self.maker.op("Switch", f"{frame}/{name}s", f"{frame}/{name}", f"{frame}/cond", T=kind)
+            self.maker.op("Identity", f"{frame}/{name}b", f"{frame}/{name}s:1", T=kind)
+        return Place(place, f"{frame}/ib", frame=frame, parallel=parallel, values=[f"{frame}/ib", f"{frame}/ab"])
+
+    def _close_loop(self, frame: str, results: dict[str, tuple[str, DataType]], wait: str = "") -> None:
+        """Write what stands behind a loop's body; the counter waits for `wait`."""
+        self.maker.const(f"{frame}/one", np.int32(1), f"{frame}/ib")
+        self.maker.op("Add", f"{frame}/ia", f"{frame}/ib", f"{frame}/one", *([f"^{wait}"] if wait else []), T=INT)
+        for name, (result, kind) in {"i": (f"{frame}/ia", INT), **results}.items():
+            self.maker.op("NextIteration", f"{frame}/{name}_next", result, T=kind)
+        for name, (_, kind) in results.items():
+            out = f"{frame}/out" if name == "a" else f"{frame}/{name}_out"
+            self.maker.op("Exit", out, f"{frame}/{name}s", T=kind)
+
+    def _enter_handle(self, body: Place, source: str) -> str:
+        name = self._name("handle")
+        self.maker.op("Enter", name, source, T=DataType.RESOURCE, frame_name=body.frame, is_constant=True,
+                      parallel_iterations=body.parallel)  # fmt: skip
+        return name
+
+    def _popping_loop(self, place: Place, pushed: str, turns: int) -> None:
+        """Add a loop that takes from a stack what another one has left there, as gradients of loops do."""
+        frame, start = f"{pushed}/back", self._pick(place)
+        body = self._open_loop(place, frame, turns, {"a": (start, INT)}, wait=f"{pushed}/out")
+        handle = self._enter_handle(body, f"{pushed}/stack")
+        self.maker.call("StackPopV2", f"{frame}/pop", handle, f"^{frame}/ib", elem_type=INT)
+        self.maker.op("Sub", f"{frame}/last", f"{frame}/pop", f"{frame}/ab", T=INT)
+        self._close_loop(frame, {"a": (f"{frame}/last", INT)}, f"{frame}/pop")
+        self._made[f"{frame}/out"] = place
+        place.values.append(f"{frame}/out")
+
+        def compute(env: Env) -> int:
+            value = env[start]
+            for popped in reversed(env.kept[f"{pushed}/kept"]):
+                value = wrap(popped - value)
+            return value
+
+        self._set(place, f"{frame}/out", compute)
+
+    def _gather(self, place: Place, frame: str, turns: int) -> None:
+        """Add up what a loop has written into an array."""
+        self._place_constant(place, f"{frame}/all", np.arange(turns, dtype=np.int32))
+        self.maker.call("TensorArrayGatherV3", f"{frame}/gather", f"{frame}/array", f"{frame}/all", f"{frame}/flow_out",
+                        dtype=INT, element_shape=())  # fmt: skip
+        self._place_constant(place, f"{frame}/axis", np.array([0], np.int32))
+        self.maker.op("Sum", f"{frame}/total", f"{frame}/gather", f"{frame}/axis", T=INT, Tidx=INT)
+        self._made[f"{frame}/total"] = place
+        place.values.append(f"{frame}/total")
+        self._set(place, f"{frame}/total", lambda env: wrap(sum(env.kept[f"{frame}/kept"])))
