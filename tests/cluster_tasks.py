@@ -203,6 +203,14 @@ class Task:
             assert self._tasks.forks.wait(self.pid, 10) is not None
         self.pid, self._frozen = 0, False
 
+    def stop(self, timeout_s: float) -> None:
+        """Ask a server of ours to stop, as a service manager would, and wait until it has."""
+        assert self._process is not None, f"{self.name} is no running server of ours"
+        self._process.terminate()
+        status = self._process.wait(timeout_s)
+        assert status == 0, f"{self.name} ended with {status}\n{self.log()}"
+        self._process, self.pid, self._frozen = None, 0, False
+
     def freeze(self) -> None:
         """Stop the process where it stands; its connections stay open."""
         os.kill(self.pid, signal.SIGSTOP)

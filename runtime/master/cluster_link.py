@@ -193,9 +193,12 @@ class ClusterLink:
                 raise answer
 
     async def close(self, handle: str, tasks: Mapping[str, str]) -> None:
-        """Delete a session's worker sessions; what fails is logged."""
+        """Delete a session's worker sessions; a task that does not answer in a few seconds is told later."""
         request = wire.DeleteWorkerSessionRequest(session_handle=handle).SerializeToString()
-        await self._tell(tasks, "DeleteWorkerSession", request, "the end of a session")
+        told = [self._connections.owed.deliver(address, task, "DeleteWorkerSession", request, "the end of a session")
+                for task, address in tasks.items()]
+        if told:
+            await asyncio.wait(told, timeout=_CLOSE_S)
 
     async def clean_all(self, containers: Iterable[str], tasks: Mapping[str, str]) -> None:
         """Have tasks empty containers."""

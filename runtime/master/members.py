@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import secrets
 import threading
 from collections.abc import Callable
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from runtime.worker.worker import Worker
 
 __all__ = ["OtherTask", "OwnTask"]
-
-logger = logging.getLogger(__name__)
 
 Registered = Callable[["str | None", "BaseException | None"], None]
 Ended = Callable[["PartAnswer | None", "BaseException | None"], None]
@@ -161,7 +158,7 @@ class OtherTask:
         """Tell the task to forget a graph."""
         request = wire.DeregisterGraphRequest(session_handle=self._handle, create_worker_session_called=True,
                                               graph_handle=graph_handle).SerializeToString()
-        self._begin("DeregisterGraph", request, "the end of a graph", _ignore)
+        self._connections.owed.tell(self.address, self.name, "DeregisterGraph", request, "the end of a graph")
 
     def run(self, graph_handle: str, step_id: int, call: PartCall, done: Ended) -> Callable[[], None]:
         """Have the task run its part."""
@@ -201,7 +198,7 @@ class OtherTask:
     def clean(self, step_id: int) -> None:
         """Tell the task to forget what is left of a step."""
         request = wire.CleanupGraphRequest(step_id=step_id).SerializeToString()
-        self._begin("CleanupGraph", request, f"the end of step {step_id}", _ignore)
+        self._connections.owed.tell(self.address, self.name, "CleanupGraph", request, f"the end of step {step_id}")
 
 
 class _Traced:
@@ -266,8 +263,3 @@ def _forget(stats: Any) -> None:
 
 def _nothing() -> None:
     pass
-
-
-def _ignore(answer: bytes | None, error: BaseException | None) -> None:
-    if error is not None:
-        logger.debug("a step could not be cleaned up", extra={"reason": str(error)})

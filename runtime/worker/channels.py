@@ -38,6 +38,7 @@ from runtime.observe.status import Call
 from runtime.transport import handover, roads
 from runtime.transport.roads import Road
 from runtime.worker.derived import DETAILS
+from runtime.worker.owed import Owed
 
 if TYPE_CHECKING:
     from runtime._ext.message_parts import MessageParts
@@ -72,6 +73,11 @@ class Connections:
         How to get in there.
     account : Account
         Counts the bytes of answers under way.
+
+    Attributes
+    ----------
+    owed : Owed
+        For what tasks must be told, however late.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, unresponsive_s: float, log: RpcLog, access: PeerAccess,
@@ -80,6 +86,7 @@ class Connections:
         self.log = log
         self.unresponsive_s = unresponsive_s
         self.outgoing = Outgoing(loop, access, account)
+        self.owed = Owed(self)
         self.thread = threading.get_ident()
         self.closed = False
         self._open: dict[str, dict[_Call, None]] = {}
@@ -235,6 +242,7 @@ class Connections:
     async def close(self) -> None:
         """End every call and close the connections."""
         self.closed = True
+        self.owed.close()
         for watch in self._watches.values():
             watch.cancel()
         self._watches.clear()

@@ -16,7 +16,7 @@ import pytest
 import runtime
 from runtime.errors import Aborted, Error, Unavailable
 from tests import processes
-from tests.cluster_use.test_status import in_background, until
+from tests.cluster_use.test_status import in_background, status, until
 from tests.server.conftest import connect
 
 HEALTH = "/grpc.health.v1.Health/Check"
@@ -191,3 +191,40 @@ def test_sessions_that_do_not_touch_a_task_go_on_without_it(cluster: runtime.Clu
         finally:
             for one in steps:
                 one.stop()
+
+
+@pytest.fixture(scope="module")
+def watchful() -> Iterator[runtime.Cluster]:
+    """Two workers that soon give each other up."""
+    with runtime.Cluster(workers=2, services=("graph",), grace_s=0.5, peer_timeout_s=1.5) as made:
+        yield made
+
+
+@pytest.mark.parametrize("waits_for_the_loss", [True, False])
+def test_a_frozen_task_hears_when_it_goes_on_what_has_ended_meanwhile(
+        watchful: runtime.Cluster, waits_for_the_loss: bool) -> None:
+    cluster = watchful
+    graph = runtime.Graph()
+    with graph.device(TWO):
+        queue = graph.op("FIFOQueueV2", component_types=["float32"], shapes=[[]])
+        there = graph.constant(1.0) + 2.0
+        token = graph.op("QueueDequeueV2", queue, component_types=["float32"])[0]
+    with graph.device(ONE):
+        three, waits = graph.identity(there), graph.identity(token)
+
+    def left() -> tuple[int, int]:
+        told = status(cluster.targets["worker"][1], only_this_task=True)["/job:worker/replica:0/task:1"]
+        return len(told.worker_session), told.held.num_rendezvous
+
+    until(lambda: left() == (0, 0))
+    with runtime.Session(cluster.target, graph) as session:
+        assert session.run(three) == 3.0
+        with in_background(lambda: session.run(waits)) as errors:
+            until(lambda: left() == (1, 1))
+            cluster.signal("worker", 1, signal.SIGSTOP)
+            if waits_for_the_loss:
+                until(lambda: errors)
+                assert isinstance(errors[0], Unavailable)
+            session.close()
+    cluster.signal("worker", 1, signal.SIGCONT)
+    until(lambda: left() == (0, 0))
