@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from runtime.errors import NotFound
-from runtime.store.tasks import TaskSelection, TaskTables
+from runtime.store.tasks import TaskTables
 from runtime.tasks import propagation, transitions
-from runtime.tasks.filters import TaskFilter
 from runtime.tasks.model import RUNNING, TERMINAL, SessionStatus, TaskRow, TaskStatus
 
-__all__ = ["CANCELED_TEXT", "cancel_children", "cancel_session", "cancel_tasks", "drop_payload", "end_canceling"]
+__all__ = ["CANCELED_TEXT", "begin_session", "cancel_children", "cancel_tasks", "drop_payload", "end_canceling"]
 
 CANCELED_TEXT = "task canceled"
 
 
-def cancel_session(tables: TaskTables, session_id: str, now_s: float) -> None:
-    """Cancel a session and every task in it that has not ended.
+def begin_session(tables: TaskTables, session_id: str, now_s: float) -> int:
+    """Cancel a session, not yet its tasks; return its number.
 
     Raises
     ------
@@ -26,17 +27,17 @@ def cancel_session(tables: TaskTables, session_id: str, now_s: float) -> None:
         state = "not known" if session is None else "canceled already"
         raise NotFound(f"session {session_id!r} is {state}")
     transitions.move_session(tables, session, SessionStatus.CANCELED, now_s)
-    cancel_tasks(tables, TaskFilter(sessions=(session_id,)), now_s)
+    return session.number
 
 
-def cancel_tasks(tables: TaskTables, selection: TaskSelection, now_s: float) -> None:
-    """Cancel the selected tasks that have not ended, and the newest attempt of those that have a further one."""
-    for task in tables.tasks(selection):
+def cancel_tasks(tables: TaskTables, numbers: Iterable[int], now_s: float) -> None:
+    """Cancel those of the tasks that have not ended, and the newest attempt of those that have a further one."""
+    for number in numbers:
+        task = tables.task(number)
         while task.status in TERMINAL and task.next:
             task = tables.task(task.next)
         if task.status not in TERMINAL:
-            # Another one of the selection may have ended it a moment ago.
-            _cancel(tables, tables.task(task.number), now_s)
+            _cancel(tables, task, now_s)
 
 
 def _cancel(tables: TaskTables, task: TaskRow, now_s: float) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from runtime.errors import Error, Unavailable
 from runtime.objects.value import Value
 from runtime.store.tasks import TaskTables
-from runtime.tasks import transitions
+from runtime.tasks import cancellation, transitions
 from runtime.tasks.leases import Lease, LeasedTask
 from runtime.tasks.model import ResultStatus, TaskRow, TaskStatus
 
@@ -153,12 +153,19 @@ class Scheduler:
 
         def take(tables: TaskTables) -> None:
             chosen = next_tasks(tables, self._turns, sum(request.limit for request in requests))
+            cancelling = self._tasks.cancelling
+            ended: list[int] = []
+            if cancelling:
+                # Out of the way at once, or they would stand before all others until their turn comes.
+                ended = [row.number for row in chosen if row.session in cancelling]
+                cancellation.cancel_tasks(tables, ended, now_s)
+                chosen = [row for row in chosen if row.session not in cancelling]
             shares = _deal(chosen, requests)
             found: list[tuple[_Request, list[Lease]]] = []
             for request, rows in shares:
                 leases = [self._dispatch(tables, row, request.owner, now_s) for row in rows]
                 found.append((request, leases))
-            tables.before_commit(lambda: self._hand_out(found))
+            tables.before_commit(lambda: self._hand_out(found, bool(ended)))
             tables.after_rollback(lambda: self._lose(found))
 
         write = self._tasks.store.write(take)
@@ -181,7 +188,7 @@ class Scheduler:
         )
         return Lease(self._tasks, row.number, row.session, row.fence, owner, task)
 
-    def _hand_out(self, found: Sequence[tuple[_Request, list[Lease]]]) -> None:
+    def _hand_out(self, found: Sequence[tuple[_Request, list[Lease]]], has_passed_over: bool) -> None:
         self._asking = False
         back: list[Lease] = []
         for request, leases in found:
@@ -194,7 +201,7 @@ class Scheduler:
         if back:
             self._tasks.give_back(back)
         self._waiting = deque(request for request in self._waiting if not request.future.done())
-        if any(leases for _, leases in found):
+        if has_passed_over or any(leases for _, leases in found):
             self.wake()
 
     def _lose(self, found: Sequence[tuple[_Request, list[Lease]]]) -> None:

@@ -44,6 +44,8 @@ _MAX_DURATION_NS = 315_576_000_000 * 1_000_000_000
 
 # Until a start is written on its own; an attempt that ends before is written once, with both.
 _START_DELAY_S = 0.005
+# Tasks that one write cancels: others have their turn between two of them.
+_CANCELED_AT_ONCE = 500
 # Session ids that are kept at hand for leases.
 _SESSIONS_KEPT = 65536
 
@@ -109,6 +111,8 @@ class Tasks:
     ----------
     on_ready : callable or None
         Called without arguments when tasks have got ready.
+    cancelling : dict of int to None
+        Numbers of canceled sessions whose tasks are being canceled: none of these may begin.
 
     Notes
     -----
@@ -131,6 +135,7 @@ class Tasks:
         self.scheduler = Scheduler(self)
         self.waiting = Waiting(store)
         self.on_ready: Callable[[], object] | None = None
+        self.cancelling: dict[int, None] = {}
         self._loop = asyncio.get_running_loop()
         self._outcomes = Outcomes(store, self.let_go)
         self._session_ids: dict[int, str] = {}
@@ -147,7 +152,7 @@ class Tasks:
         """
         now_s = self.now_s()
 
-        def recover(tables: TaskTables) -> None:
+        def recover(tables: TaskTables) -> list[tuple[int, str]]:
             for task in tables.owned_tasks():
                 if task.status is TaskStatus.DISPATCHED:
                     _release(tables, task, now_s)
@@ -155,8 +160,11 @@ class Tasks:
                     retries.fail(tables, task, FailureKind.CALL, AGENT_LOST, now_s)
                 elif task.status is TaskStatus.CANCELING:
                     cancellation.end_canceling(tables, task, now_s)
+            return tables.canceled_sessions_left()
 
-        await self.store.write(recover)
+        for number, session_id in await self.store.write(recover):
+            self.cancelling[number] = None
+            self._in_background(self._cancel_rest(number, session_id))
         self._sweep = asyncio.ensure_future(self.objects.sweep(self._referred))
         self._in_background(self._sweep)
 
@@ -214,7 +222,37 @@ class Tasks:
             It does not exist or is canceled already.
         """
         now_s = self.now_s()
-        await self.store.write(lambda tables: cancellation.cancel_session(tables, session_id, now_s))
+        selection = TaskFilter(sessions=(session_id,))
+
+        def cancel(tables: TaskTables) -> int | None:
+            number = cancellation.begin_session(tables, session_id, now_s)
+            if sum(tables.task_counts(selection).values()) > _CANCELED_AT_ONCE:
+                # Here, for the next write may be an acquisition.
+                self.cancelling[number] = None
+                tables.after_rollback(lambda: self.cancelling.pop(number, None))
+                return number
+            cancellation.cancel_tasks(tables, tables.task_numbers(selection), now_s)
+            return None
+
+        number = await self.store.write(cancel)
+        if number is not None:
+            await self._shielded(self._cancel_rest(number, session_id))
+
+    async def _cancel_rest(self, number: int, session_id: str) -> None:
+        """Cancel the tasks of a canceled session, a part at a time; none of them begins meanwhile."""
+        try:
+            await self._cancel_in_parts(TaskFilter(sessions=(session_id,)))
+        finally:
+            self.cancelling.pop(number, None)
+
+    async def _cancel_in_parts(self, selection: TaskFilter) -> None:
+        numbers = await self.store.read_in_thread(lambda tables: tables.task_numbers(selection))
+        for start in range(0, len(numbers), _CANCELED_AT_ONCE):
+            part = numbers[start : start + _CANCELED_AT_ONCE]
+            now_s = self.now_s()
+            await self.store.write(
+                lambda tables, part=part, now_s=now_s: cancellation.cancel_tasks(tables, part, now_s)  # type: ignore[misc]
+            )
 
     def list_sessions(self, selection: SessionFilter) -> list[str]:
         """Return the ids of sessions, oldest first."""
@@ -272,10 +310,19 @@ class Tasks:
         self.store.read(lambda tables: creation.open_session(tables, session_id))
 
     async def cancel_tasks(self, selection: TaskFilter) -> None:
-        """Cancel the selected tasks that have not ended."""
+        """Cancel the selected tasks that have not ended; many of them a part at a time."""
         selection.check()
         now_s = self.now_s()
-        await self.store.write(lambda tables: cancellation.cancel_tasks(tables, selection, now_s))
+
+        def cancel(tables: TaskTables) -> bool:
+            numbers = tables.task_numbers(selection)
+            is_small = len(numbers) <= _CANCELED_AT_ONCE
+            if is_small:
+                cancellation.cancel_tasks(tables, numbers, now_s)
+            return is_small
+
+        if not await self.store.write(cancel):
+            await self._cancel_in_parts(selection)
 
     async def list_tasks(self, selection: TaskFilter) -> list[str]:
         """Return the ids of the selected tasks, oldest first."""

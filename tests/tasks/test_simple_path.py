@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from runtime.errors import FailedPrecondition, NotFound
 from runtime.objects.value import Value
+from runtime.tasks import cancellation
 from runtime.tasks.filters import TaskFilter
 from runtime.tasks.model import FailureKind, ResultStatus, TaskStatus
 from tests.leaks import run_async
@@ -78,5 +80,46 @@ def test_creation_is_all_or_nothing(tmp_path: Path) -> None:
             assert await tasks.task_statuses(["t"]) == {"t": TaskStatus.CANCELED}
             with pytest.raises(FailedPrecondition):
                 await tasks.create_tasks("s", [request("c")])
+
+    run_async(work)
+
+
+def test_many_canceled_tasks_leave_others_their_turn(tmp_path: Path) -> None:
+    number = 3000
+
+    async def work() -> None:
+        async with open_plane(tmp_path) as tasks:
+            await tasks.create_session("s", OPTIONS)
+            await tasks.create_session("other", OPTIONS)
+            await tasks.create_tasks("s", [request(f"t{index}") for index in range(number)])
+            cancel = asyncio.ensure_future(tasks.cancel_session("s"))
+            num_between = 0
+            while not cancel.done():
+                await tasks.create_tasks("other", [request(f"o{num_between}")])
+                # None of the canceled session begins meanwhile.
+                assert (await run_all(tasks, 1))[0].startswith("o")
+                num_between += 1
+            await cancel
+            assert num_between >= 1
+            assert await tasks.count_tasks(TaskFilter(sessions=("s",))) == {TaskStatus.CANCELED: number}
+            await tasks.create_tasks("other", [request(f"x{index}") for index in range(number)])
+            await tasks.cancel_tasks(TaskFilter(sessions=("other",)))
+            assert (await tasks.count_tasks(TaskFilter(sessions=("other",))))[TaskStatus.CANCELED] == number
+            assert tasks.store.read(lambda tables: tables.recount() == tables.all_counts())
+
+    run_async(work)
+
+
+def test_cancel_that_was_cut_short_goes_on_at_the_next_start(tmp_path: Path) -> None:
+    number = 3000
+
+    async def work() -> None:
+        async with open_plane(tmp_path) as tasks:
+            await tasks.create_session("s", OPTIONS)
+            await tasks.create_tasks("s", [request(f"t{index}") for index in range(number)])
+            # As if the server had died behind the first write.
+            await tasks.store.write(lambda tables: cancellation.begin_session(tables, "s", 0.0))
+        async with open_plane(tmp_path) as tasks:
+            assert await tasks.wait_for_tasks(TaskFilter(sessions=("s",))) == {TaskStatus.CANCELED: number}
 
     run_async(work)

@@ -399,8 +399,14 @@ class SqliteTaskTables(ObjectTables):
     def task_ids(self, selection: TaskSelection) -> list[str]:
         return [row[1] for row in self._selected("tasks.number, tasks.id", selection)]
 
-    def tasks(self, selection: TaskSelection) -> list[TaskRow]:
-        return [_task_row(row) for row in self._selected(_TASK, selection)]
+    def task_numbers(self, selection: TaskSelection) -> list[int]:
+        return [row[0] for row in self._selected("tasks.number", selection)]
+
+    def canceled_sessions_left(self) -> list[tuple[int, str]]:
+        return self._execute(
+            "SELECT DISTINCT sessions.number, sessions.id FROM task_counts JOIN sessions ON sessions.number = session"
+            " WHERE sessions.status = 2 AND task_counts.status IN (1, 2, 3, 10) AND tasks > 0"
+        ).fetchall()
 
     def task_counts(self, selection: TaskSelection) -> dict[TaskStatus, int]:
         found: dict[TaskStatus, int] = {}

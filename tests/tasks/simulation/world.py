@@ -390,7 +390,8 @@ class World:
         assert self.disk.execute("SELECT count(*) FROM results WHERE status = 1").fetchone() == (0,)
         assert self.disk.execute("SELECT count(*) FROM waiting").fetchone() == (0,)
         assert self.disk.execute("SELECT count(*) FROM tasks WHERE owner <> ''").fetchone() == (0,)
-        every = tables.tasks(TaskFilter(sessions=tuple(self.sessions)))
+        selected = TaskFilter(sessions=tuple(self.sessions))
+        every = [tables.task(number) for number in tables.task_numbers(selected)]
         assert {row.status for row in every} <= TERMINAL
         numbers = {row.number: row for row in every}
         for row in every:
