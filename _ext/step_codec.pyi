@@ -62,10 +62,12 @@ class RequestPlan:
         partial_run_handle: str = "",
         store_errors: bool = True,
         feed_datatypes: Sequence[int] | None = None,
+        more: bytes = b"",
     ) -> None: ...
     def encode(self, feed_values: Sequence[_Array] = (), request_id: int = 0) -> bytes: ...
 
 def scan_run_step(request: bytes, max_bytes: int | None = None) -> RunStepCall: ...
+def scan_last(message: bytes, number: int) -> bytes | None: ...
 def encode_run_step_response(
     names: Sequence[str],
     arrays: Sequence[_Array],
@@ -95,6 +97,7 @@ def encode_run_callable_request(
     feed_values: Sequence[_Array] = (),
     request_id: int = 0,
     feed_datatypes: Sequence[int] | None = None,
+    more: bytes = b"",
 ) -> bytes: ...
 @overload
 def encode_run_callable_response(

@@ -1,6 +1,7 @@
 from libc.stdint cimport int64_t, uint8_t
 
 from runtime._ext.tensor_decode cimport Budget
+from runtime._ext.tensor_encode cimport TensorLayout
 from runtime._ext.wirescan cimport Cursor, Span
 
 cdef struct SpanList:
@@ -23,6 +24,7 @@ cdef class TensorFields:
     cdef int64_t _n
     cdef NamePiece* _pieces
     cdef list _texts
+    cdef int _refuse(self, int64_t total, tuple values, TensorLayout* layouts) except -1
     cdef object assemble(self, bytes head, object arrays, bytes tail, bint apart=*)
 
 cdef void start_spans(SpanList* spans) noexcept

@@ -12,13 +12,14 @@ from libc.string cimport memcpy
 
 from runtime._ext.message_parts cimport MessageParts
 from runtime._ext.tensor_decode cimport Budget, decode_span
-from runtime._ext.tensor_encode cimport (TensorLayout, check_message_size, content_apart, new_message, plan_tensor,
-                                         write_tensor, write_tensor_head)
+from runtime._ext.tensor_encode cimport (TensorLayout, content_apart, new_message, plan_tensor, write_tensor,
+                                         write_tensor_head)
 from runtime._ext.wirefault cimport raise_wire
-from runtime._ext.wirescan cimport (WIRE_BYTES, WIRE_VARINT, Cursor, Span, field_size, put_varint, read_span, read_tag,
-                                    skip_field)
+from runtime._ext.wirescan cimport (MAX_FIELD_BYTES, WIRE_BYTES, WIRE_VARINT, Cursor, Span, field_size, put_varint,
+                                    read_span, read_tag, skip_field)
 
-from runtime._ext.errors import Error, InvalidArgument
+from runtime._ext.datatypes import name_of
+from runtime._ext.errors import Error, InvalidArgument, ResourceExhausted
 
 cdef enum:
     FEW_TENSORS = 8
@@ -220,6 +221,21 @@ cdef class TensorFields:
     def __dealloc__(self):
         free(self._pieces)
 
+    cdef int _refuse(self, int64_t total, tuple values, TensorLayout* layouts) except -1:
+        """Raise the error for a message that is too long; names its largest tensor."""
+        cdef int64_t i
+        cdef int64_t largest = 0
+        for i in range(len(values)):
+            if layouts[i].total_bytes > layouts[largest].total_bytes:
+                largest = i
+        label = f'tensor {largest} "{self.names[largest]}"' if self._named else f"tensor {largest}"
+        raise ResourceExhausted(
+            f"the message would have {total} bytes, protobuf allows {MAX_FIELD_BYTES}; the largest is {label} with "
+            f"{layouts[largest].content_bytes} bytes ({name_of(layouts[largest].datatype)} of "
+            f"{list(values[largest].shape)}): send fewer or smaller tensors at a time, such as slices of it. Between "
+            "programs of this project (runtime.Session, tasks of a cluster) numbers of any size travel beside the "
+            "message")
+
     cdef object assemble(self, bytes head, object arrays, bytes tail, bint apart=False):
         """Write ``head``, the tensors and ``tail`` as one message: bytes, or with ``apart`` perhaps a MessageParts.
 
@@ -257,8 +273,9 @@ cdef class TensorFields:
                 if self._named:
                     inner = field_size(self._pieces[i].n) + field_size(inner)
                 total += field_size(inner)
+            if total > MAX_FIELD_BYTES:
+                self._refuse(total, values, layouts)
             if apart:
-                check_message_size(total)
                 for i in range(n):
                     content = content_apart(&layouts[i])
                     if content is not None:

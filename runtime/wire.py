@@ -42,6 +42,7 @@ PLANES: dict[str, str] = {
     "tensorflow.MasterService": "graph",
     "tensorflow.WorkerService": "graph",
     "runtime.v1.Observer": "graph",
+    "runtime.v1.StepTensors": "graph",
     "runtime.v1.Parcels": "stream",
     "runtime.v1.Workers": "task",
     "ArmoniK.api.grpc.v1.Submitter": "task",

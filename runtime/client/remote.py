@@ -9,8 +9,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import EncodeError, Message
@@ -24,8 +24,12 @@ from runtime._ext.step_codec import (
     scan_run_step_response,
 )
 from runtime.client.channels import Access, SharedChannel, address_of
+from runtime.client.tensor_roads import MEET, TensorRoads
 from runtime.client.transport import Array, DeviceInfo, Signature
 from runtime.errors import ResourceExhausted, from_code, from_rpc_error
+
+if TYPE_CHECKING:
+    from runtime.transport.elsewhere import Elsewhere
 
 __all__ = ["RemoteTransport", "reset"]
 
@@ -127,7 +131,9 @@ class RemoteTransport:
         self._timeout_s = config.operation_timeout_in_ms / 1000.0 if config.operation_timeout_in_ms > 0 else None
         self._handle = ""
         self._version = 0
-        self._plans: dict[Signature, tuple[RequestPlan, float | None]] = {}
+        self._access = access
+        self._roads: TensorRoads | None = None
+        self._plans: dict[tuple[Signature, bytes], tuple[RequestPlan, float | None]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -141,7 +147,17 @@ class RemoteTransport:
         _wait_ready(self._connection, timeout_s)
         answer = self._connection.call("CreateSession", _serialized(request), self._timeout_s)
         response = wire.CreateSessionResponse.FromString(answer)
+        self._roads = self._meet()
         self._handle, self._version = response.session_handle, response.graph_version
+
+    def _meet(self) -> TensorRoads | None:
+        """Return the roads of large tensors beside the messages; None where the server has none."""
+        try:
+            answer = self._connection.call(MEET, b"", self._timeout_s or _RELEASE_TIMEOUT_S)
+        except Error as error:
+            logger.debug("tensors go in messages alone to %s: %s", self._target, error)
+            return None
+        return TensorRoads(self._target, self._access, answer)
 
     def extend(self, graph_def: Any) -> None:
         request = wire.ExtendSessionRequest(session_handle=self._handle, graph_def=graph_def,
@@ -154,28 +170,31 @@ class RemoteTransport:
         return self._step(plan, signature, values, timeout_s)
 
     def _plan(self, signature: Signature) -> tuple[RequestPlan, float | None]:
-        found = self._plans.get(signature)
+        offer = b"" if self._roads is None else self._roads.offer
+        found = self._plans.get((signature, offer))
         if found is None:
             timeout_s = self._timeout_s
             if signature.options:
                 limit_ms = wire.RunOptions.FromString(signature.options).timeout_in_ms
                 timeout_s = limit_ms / 1000.0 if limit_ms > 0 else timeout_s
             plan = RequestPlan(self._handle, signature.feeds, signature.fetches, signature.targets,
-                               signature.options or None, "", True, signature.feed_types)
+                               signature.options or None, "", True, signature.feed_types, offer)
             with self._lock:
                 if len(self._plans) >= _MAX_PLANS:
                     self._plans.clear()
-                found = self._plans[signature] = plan, timeout_s
+                found = self._plans[signature, offer] = plan, timeout_s
         return found
 
     def _step(self, plan: RequestPlan, signature: Signature, values: Sequence[Array], timeout_s: float | None
               ) -> tuple[list[Array], bytes]:
-        _check_size(signature.feeds, values)
-        request = plan.encode(values, _request_id())
-        response = self._connection.call("RunStep", request, timeout_s, ends_itself=True)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        response, told = self._send("RunStep", signature.feeds, values, timeout_s, lambda kept, more: (
+            plan.encode(kept, _request_id()) + more if more else plan.encode(kept, _request_id())))
         names, arrays, code, message, metadata = scan_run_step_response(response)
         if code:
             raise from_code(code, message)
+        if told is not None and self._roads is not None:
+            arrays = self._roads.gather(told, arrays, names, deadline)
         if tuple(names) != signature.fetches:
             by_name = dict(zip(names, arrays, strict=True))
             missing = [name for name in signature.fetches if name not in by_name]
@@ -183,6 +202,20 @@ class RemoteTransport:
                 raise from_code(13, f"{self._target} answered a step without the fetch '{missing[0]}'")
             arrays = [by_name[name] for name in signature.fetches]
         return _writable(arrays), metadata or b""
+
+    def _send(self, method: str, names: Sequence[str], values: Sequence[Array], timeout_s: float | None,
+              encode: Callable[[Sequence[Array], bytes], bytes]) -> tuple[bytes, Elsewhere | None]:
+        """Send a step: the answer, and what it says of fetches that are not in it.
+
+        ``encode(values, more)`` returns the request, with `more` behind it.
+        """
+        def call(kept: Sequence[Array], more: bytes, left_s: float | None) -> bytes:
+            _check_size(names, kept, self._roads is not None)
+            return self._connection.call(method, encode(kept, more), left_s, ends_itself=True)
+
+        if self._roads is None:
+            return call(values, b"", timeout_s), None
+        return self._roads.step(values, timeout_s, call)
 
     def partial_setup(self, signature: Signature) -> str:
         request = wire.PartialRunSetupRequest(session_handle=self._handle, feed=signature.feeds,
@@ -203,10 +236,15 @@ class RemoteTransport:
 
     def run_callable(self, handle: int, feed_types: Sequence[int], values: Sequence[Array], timeout_s: float
                      ) -> tuple[list[Array], bytes]:
-        _check_size([str(index) for index in range(len(values))], values)
-        request = encode_run_callable_request(self._handle, handle, values, _request_id(), feed_types)
-        answer = self._connection.call("RunCallable", request, timeout_s or self._timeout_s, ends_itself=True)
+        limit_s = timeout_s or self._timeout_s
+        deadline = None if limit_s is None else time.monotonic() + limit_s
+        offer = b"" if self._roads is None else self._roads.offer
+        names = [f"feed {index}" for index in range(len(values))]
+        answer, told = self._send("RunCallable", names, values, limit_s, lambda kept, more: encode_run_callable_request(
+            self._handle, handle, kept, _request_id(), feed_types, more or offer))
         arrays, metadata = scan_run_callable_response(answer)
+        if told is not None and self._roads is not None:
+            arrays = self._roads.gather(told, arrays, [f"fetch {index}" for index in range(len(arrays))], deadline)
         return _writable(arrays), metadata or b""
 
     def release_callable(self, handle: int) -> None:
@@ -288,12 +326,15 @@ def _serialized(message: Message) -> bytes:
                               "2 GiB must feed its large constants or read them from a checkpoint") from error
 
 
-def _check_size(names: Sequence[str], values: Sequence[Array]) -> None:
+def _check_size(names: Sequence[str], values: Sequence[Array], has_roads: bool) -> None:
     total = sum(value.nbytes for value in values)
     if total > _MAX_MESSAGE_BYTES:
         largest = max(range(len(values)), key=lambda index: values[index].nbytes)
+        way_out = ("strings travel in messages alone: feed fewer at once" if has_roads else
+                   "this server takes tensors in messages alone: feed less at once, such as slices that the graph "
+                   "joins, or use a server of this project, which takes numbers of any size")
         raise InvalidArgument(f"feeds of {total} bytes do not fit in one message of at most {_MAX_MESSAGE_BYTES} "
-                              f"bytes; the largest is '{names[largest]}' with {values[largest].nbytes}")
+                              f"bytes; the largest is '{names[largest]}' with {values[largest].nbytes}: {way_out}")
 
 
 def _writable(arrays: list[Array]) -> list[Array]:

@@ -25,6 +25,7 @@ _PUBLIC = frozenset(
 _ANY = frozenset(ROLES)
 _OF_SERVICE = {
     "tensorflow.WorkerService": frozenset({"user", "worker"}),
+    "runtime.v1.StepTensors": frozenset({"user", "worker"}),
     "pb.ServerDispatcher": frozenset({"server"}),
     "pb.WorkerSaver": frozenset({"machine"}),
     "pb.FunctionDispatcher": frozenset({"machine", "user"}),

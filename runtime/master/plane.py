@@ -21,6 +21,7 @@ from runtime.master.task import Task
 from runtime.observe.status import MAX_CALLS, Call, Held, Opening, RoadStatus, TaskStatus, Wait
 from runtime.observe.status_service import StatusService
 from runtime.step.files import FileAccess
+from runtime.transport.step_tensors import StepTensors
 from runtime.worker.rpc_log import RpcLog
 from runtime.worker.service import WorkerService
 
@@ -48,7 +49,8 @@ class GraphPlane:
     """
 
     def __init__(self, master: Master, cluster: ClusterSpec | None, settings: Settings) -> None:
-        self.master = MasterService(master, self.session_tasks)
+        self._tensors = StepTensors(settings.max_bytes_in_flight)
+        self.master = MasterService(master, self.session_tasks, self._tensors)
         self._cluster = cluster
         self._settings = settings
         # Read now: a file that is wrong is to be told at the start.
@@ -57,31 +59,34 @@ class GraphPlane:
         self._log = RpcLog()
         self._connections: Connections | None = None
         self._session_tasks: SessionTasks | None = None
-        self.worker = WorkerService(master.task, self._make_worker, self._log, master.step_memory_limit,
-                                    settings.worker_session_idle_s)
+        self.worker = WorkerService(master.task, self._make_worker, self._log, self._tensors,
+                                    master.step_memory_limit, settings.worker_session_idle_s)
         self._address = settings.listen
         self._began = time.monotonic()
         self._status = StatusService(self.status, self._other_tasks(), self._ask)
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
         """Return the handlers by service and method name."""
-        services = {**self.master.services(), **self.worker.services()}
+        services = {**self.master.services(), **self.worker.services(), **self._tensors.services()}
         for name, methods in self._status.services().items():
             services[name] = {**services.get(name, {}), **methods}
         return services
 
     async def start(self) -> None:
         """Get ready; the worker is made when a master first calls it."""
+        self._tensors.start()
         await self.master.start()
 
     def drain(self) -> None:
         """Let those go who wait here for steps, or tensors, that do not come any more."""
         self.master.drain()
         self.worker.drain()
+        self._tensors.drain()
 
     async def stop(self, grace: float) -> None:
         """Cancel every step, close every session and every channel."""
         await self.worker.stop()
+        await self._tensors.stop()
         if self._connections is not None:
             await self._connections.close()
             self._account.close()

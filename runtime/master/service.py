@@ -29,17 +29,22 @@ from runtime._ext.step_codec import (
 from runtime._ext.tensor_codec import DEFAULT_MAX_BYTES
 from runtime.devices.attributes import device_attributes
 from runtime.edge.plane import Answer, Handler, Immediate
+from runtime.machine import memory_bytes
 from runtime.master.ending import CLOSE_WAIT_S, timed_out
 from runtime.master.master import Master
 from runtime.master.messages import LARGE_BYTES, parse, parse_in_pieces
 from runtime.observe.service import Observer
 from runtime.step.pool import GrowingPool
+from runtime.transport import elsewhere
+from runtime.transport.step_tensors import StepTensors
 
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
     from runtime.master.session import MasterSession
     from runtime.master.session_tasks import SessionTasks
     from runtime.master.steps import PreparedStep
+    from runtime.transport.elsewhere import Elsewhere
+    from runtime.transport.step_tensors import Feeds
 
 __all__ = ["MasterService"]
 
@@ -73,8 +78,10 @@ class MasterService:
     Concurrency: everything runs on one event loop; what takes long goes to threads of its own or of the runner.
     """
 
-    def __init__(self, master: Master, session_tasks: Callable[[], SessionTasks] | None = None) -> None:
+    def __init__(self, master: Master, session_tasks: Callable[[], SessionTasks] | None = None,
+                 tensors: StepTensors | None = None) -> None:
         self.master = master
+        self._tensors = StepTensors(memory_bytes()) if tensors is None else tensors
         self._make_tasks = session_tasks
         self._made_tasks: SessionTasks | None = None
         self._sessions = master.sessions
@@ -206,6 +213,7 @@ class MasterService:
             return None
         try:
             call = scan_run_step(request, _LOOP_FEED_BYTES)
+            told = elsewhere.find(request)
         except Error:
             return None
         session = self._sessions.get(call.session_handle)
@@ -216,6 +224,7 @@ class MasterService:
             or call.partial_run_handle
             or call.feed_datatypes != prepared.feed_types
             or prepared.options.wants_metadata
+            or (told is not None and (told.tensors or prepared.gives_large))
             or not self._runs_here(prepared.step, call.feed_values)
         ):
             return None
@@ -223,7 +232,12 @@ class MasterService:
             if call.request_id:
                 self._check_id(call.request_id, "RunStep (Master)", call.session_handle)
             prepared.entry.used = True
-            return prepared.plan.encode(_run_now(session, prepared, call.feed_values), None, True)
+            outputs = _run_now(session, prepared, call.feed_values)
+            if told is None:
+                return prepared.plan.encode(outputs, None, True)
+            kept, more = self._tensors.give_at_once(told, outputs)
+            prepared.gives_large = bool(more)
+            return _joined(prepared.plan.encode(kept, None, not more), more)
         except Exception as error:
             return _failed_step(call, error)
 
@@ -237,26 +251,40 @@ class MasterService:
             if part is None:
                 raise
             return _failed_step(part, error)
+        feeds: Feeds | None = None
         try:
             if call.request_id:
                 self._check_id(call.request_id, "RunStep (Master)", call.session_handle)
             session = self._sessions.get(call.session_handle)
             if session is None:
                 session = self.master.session(call.session_handle)  # says that it is not there
+            told = elsewhere.find(request)
+            values = call.feed_values
+            if told is not None and told.tensors:
+                feeds = await self._tensors.take(told, values, call.feed_datatypes, call.feed_names)
+                if feeds is None:
+                    return elsewhere.REFUSED
+                values = feeds.values
             if call.partial_run_handle:
-                return await self._run_partially(session, call, began)
+                return await self._run_partially(session, call, values, told, began)
             prepared = session.steps.exact.get(call.key)
             if prepared is None:
                 prepared = await self._prepare(session, call)
             if call.feed_datatypes != prepared.feed_types:
                 raise session.wrong_feed(prepared, call.feed_datatypes)
             prepared.entry.used = True
-            if not self._runs_here(prepared.step, call.feed_values) or prepared.options.wants_metadata:
-                outputs, metadata = await self._run(session, prepared, call.feed_values, began)
-                return prepared.plan.encode(outputs, metadata, True)
-            return prepared.plan.encode(_run_now(session, prepared, call.feed_values), None, True)
+            outputs, metadata = await self._run_prepared(session, prepared, values, began)
+            kept, more = await self._give(told, outputs)
+            return _joined(prepared.plan.encode(kept, metadata, not more), more)
         except Exception as error:
             return _failed_step(call, error)
+        finally:
+            if feeds is not None:
+                feeds.release()
+
+    async def _give(self, told: Elsewhere | None, outputs: Sequence[Any]) -> tuple[Sequence[Any], bytes]:
+        """Return the fetches that stay in the answer's message, and what is put behind it for the others."""
+        return (outputs, b"") if told is None else await self._tensors.give(told, outputs)
 
     async def _scan(self, scan: Callable[..., _T], request: bytes) -> _T:
         """Read a step's message, in a thread where that may take long."""
@@ -306,6 +334,14 @@ class MasterService:
                 pass
         return await self._in_thread(True, work)
 
+    async def _run_prepared(
+        self, session: MasterSession, prepared: PreparedStep, feeds: Sequence[Any], began: float
+    ) -> tuple[list[Any], bytes | None]:
+        """Run a step wherever it is best run: outputs and serialized RunMetadata."""
+        if self._runs_here(prepared.step, feeds) and not prepared.options.wants_metadata:
+            return _run_now(session, prepared, feeds), None
+        return await self._run(session, prepared, feeds, began)
+
     async def _run(
         self, session: MasterSession, prepared: PreparedStep, feeds: Sequence[Any], began: float
     ) -> tuple[list[Any], bytes | None]:
@@ -345,7 +381,8 @@ class MasterService:
             raise
         return wire.PartialRunSetupResponse(partial_run_handle=handle).SerializeToString()
 
-    async def _run_partially(self, session: MasterSession, call: RunStepCall, began: float) -> bytes:
+    async def _run_partially(self, session: MasterSession, call: RunStepCall, values: list[Any],
+                             told: Elsewhere | None, began: float) -> bytes:
         from runtime.master.steps import StepOptions
 
         options = StepOptions.parse(call.options)
@@ -363,13 +400,14 @@ class MasterService:
             ended.append(last)
             waiting.done(outputs, error)
 
-        session.partial_runs.run(handle, call.feed_names, call.feed_values, call.feed_datatypes, fetches, done)
+        session.partial_runs.run(handle, call.feed_names, values, call.feed_datatypes, fetches, done)
         try:
             outputs = await waiting.result(session, step, session.timeout_s(options), began)
         except asyncio.CancelledError:
             session.partial_runs.drop(handle, Cancelled(RPC_CANCELLED))
             raise
-        return encode_run_step_response(fetches, outputs, None, b"" if ended[0] else None)
+        kept, more = await self._give(told, outputs)
+        return encode_run_step_response(fetches, kept, None, b"" if ended[0] else None) + more
 
     # Callables
 
@@ -387,6 +425,7 @@ class MasterService:
             return None
         try:
             session_handle, handle, feeds, request_id = scan_run_callable(request, _LOOP_FEED_BYTES)
+            told = elsewhere.find(request)
             session = self.master.session(session_handle)
             prepared = session.callables.find(handle)
             session.check_feeds(prepared, feeds)
@@ -394,9 +433,15 @@ class MasterService:
             return None  # the asynchronous form makes the checks in their order
         if prepared.options.wants_metadata or not self._runs_here(prepared.step, feeds):
             return None
+        if told is not None and (told.tensors or prepared.gives_large):
+            return None
         self._check_id(request_id, "RunCallable (Master)", session_handle)
-        outputs = _run_now(session, prepared, feeds)
-        return encode_run_callable_response(outputs, prepared.plan.datatypes, None, True)
+        outputs: Sequence[Any] = _run_now(session, prepared, feeds)
+        more = b""
+        if told is not None:
+            outputs, more = self._tensors.give_at_once(told, outputs)
+            prepared.gives_large = bool(more)
+        return _joined(encode_run_callable_response(outputs, prepared.plan.datatypes, None, not more), more)
 
     async def run_callable(self, request: bytes, context: Any) -> Answer:
         """RunCallable."""
@@ -406,12 +451,20 @@ class MasterService:
         session = self.master.session(session_handle)
         prepared = session.callables.find(handle)
         session.check_feeds(prepared, feeds)
-        metadata: bytes | None = None
-        if self._runs_here(prepared.step, feeds) and not prepared.options.wants_metadata:
-            outputs = _run_now(session, prepared, feeds)
-        else:
-            outputs, metadata = await self._run(session, prepared, feeds, began)
-        return encode_run_callable_response(outputs, prepared.plan.datatypes, metadata, True)
+        told = elsewhere.find(request)
+        taken: Feeds | None = None
+        if told is not None and told.tensors:
+            taken = await self._tensors.take(told, feeds, prepared.feed_types, prepared.feed_names)
+            if taken is None:
+                return elsewhere.REFUSED
+            feeds = taken.values
+        try:
+            outputs, metadata = await self._run_prepared(session, prepared, feeds, began)
+            kept, more = await self._give(told, outputs)
+            return _joined(encode_run_callable_response(kept, prepared.plan.datatypes, metadata, not more), more)
+        finally:
+            if taken is not None:
+                taken.release()
 
     async def release_callable(self, request: bytes, context: Any) -> bytes:
         """ReleaseCallable; one that does not exist is fine."""
@@ -439,6 +492,11 @@ def _time_left(context: Any) -> float | None:
     """Return the seconds until a call's deadline; None when it has none."""
     left: float | None = None if context is None else context.time_remaining()
     return left
+
+
+def _joined(answer: Answer, more: bytes) -> Answer:
+    """Return an answer with what is put behind it; one in parts has nothing."""
+    return bytes(answer) + more if more else answer
 
 
 def _failed_step(call: RunStepCall, error: Exception) -> bytes:

@@ -135,6 +135,8 @@ class PreparedStep:
     entry : Compiled
     collective_key : int
         Not 0 for a step whose number the leader of its collectives gives out.
+    gives_large : bool
+        Whether it had fetches that left beside the message.
     """
 
     step: CompiledStep
@@ -147,6 +149,7 @@ class PreparedStep:
     selection: Selection
     entry: Compiled
     collective_key: int = 0
+    gives_large: bool = False
 
     def arrange_feeds(self, values: Sequence[Any]) -> Sequence[Any]:
         """Return the request's feeds in the compiled step's order."""

@@ -22,13 +22,13 @@ async def send(items: Any, to: str, key: str = "default", *, timeout_s: float | 
                resume_s: float = 30.0, token: str | None = None, tls: bool | None = None, ca: Any = None,
                cert: Any = None, tls_key: Any = None, server_name: str | None = None) -> None:
     """Send arrays; see `runtime.transport.send`. A cancelled call ends the parcel."""
-    from runtime.transport.calls import deadline_passed, exchange
+    from runtime.transport.calls import Way, deadline_passed, exchange
 
     access = Access.of(to, token, tls, ca, cert, tls_key, server_name)
     sender = Sender(key, arrays.named(items), compress=compress, may_share=share, progress=progress)
     try:
         async with asyncio.timeout(timeout_s) as bound:
-            await exchange(sender, to, access, resume_s)
+            await exchange(sender, Way.to(to, access), resume_s)
     except TimeoutError:
         if not bound.expired():
             raise
@@ -44,7 +44,7 @@ async def receive(where: str | None = None, key: str = "default", *, listen: str
                   ca: Any = None, cert: Any = None, tls_key: Any = None, server_name: str | None = None,
                   **options: Any) -> Any:
     """Receive arrays; see `runtime.transport.receive`. A cancelled call ends the parcel."""
-    from runtime.transport.calls import deadline_passed, exchange
+    from runtime.transport.calls import Way, deadline_passed, exchange
 
     if (where is None) == (listen is None):
         raise InvalidArgument("receive() takes either the server where the parcel comes by, or listen=HOST:PORT to "
@@ -59,7 +59,7 @@ async def receive(where: str | None = None, key: str = "default", *, listen: str
         async with asyncio.timeout(timeout_s) as bound:
             if where is not None:
                 access = Access.of(where, token, tls, ca, cert, tls_key, server_name)
-                await exchange(receiver, where, access, resume_s)
+                await exchange(receiver, Way.to(where, access), resume_s)
             else:
                 await _serve(receiver, str(listen), resume_s, options)
     except TimeoutError:

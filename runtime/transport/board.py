@@ -259,7 +259,7 @@ class Board:
                 if not waiting.met.done():
                     waiting.met.set_exception(Unavailable("the server is stopping"))
 
-    async def handle(self, end: Sender | Receiver, resume_s: float) -> None:
+    async def handle(self, end: Sender | Receiver, resume_s: float, first_s: float | None = None) -> None:
         """Send, or receive, a parcel in this process, over as many streams as that takes.
 
         Parameters
@@ -267,6 +267,8 @@ class Board:
         end : Sender or Receiver
         resume_s : float
             How long the other end of a broken stream may stay away.
+        first_s : float, optional
+            How long it may take to come at all; without end otherwise.
 
         Raises
         ------
@@ -280,7 +282,7 @@ class Board:
             strict = failed is not None and (is_sender or end.parcel != 0)
             try:
                 meeting = self.meet(end.key, party, is_sender, end.parcel, strict)
-                await (meeting if failed is None else asyncio.wait_for(meeting, resume_s))
+                await asyncio.wait_for(meeting, first_s if failed is None else resume_s)
                 await party.finished()
             except Error as error:
                 if is_over(end):
@@ -289,8 +291,7 @@ class Board:
                     raise
                 failed = error
             except TimeoutError:
-                assert failed is not None
-                raise failed from None
+                raise failed or Unavailable(f"nobody came for '{end.key}' within {first_s:g} s") from None
             finally:
                 party.finish()
         if isinstance(end, Receiver):

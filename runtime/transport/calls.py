@@ -11,21 +11,24 @@ import contextlib
 import logging
 import ssl
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from runtime._ext.errors import DeadlineExceeded, Error
 from runtime._ext.http2_call import Method
 from runtime._ext.http2_client_stream import StreamCall, start_stream
 from runtime.client.access import Access, address_of, tls_context
-from runtime.edge.connect import PeerConnection, connect, cut_when_silent
+from runtime.edge.connect import connect, cut_when_silent
 from runtime.transport.board import is_broken, is_over, receiving, sending
 from runtime.transport.parcel import Receiver, Sender
 
-__all__ = ["deadline_passed", "exchange"]
+__all__ = ["PARCELS", "STEP_TENSORS", "Way", "deadline_passed", "exchange"]
 
 logger = logging.getLogger(__name__)
 
-_SEND = Method("/runtime.v1.Parcels/Send", True, True, None)
-_RECEIVE = Method("/runtime.v1.Parcels/Receive", True, True, None)
+PARCELS = "runtime.v1.Parcels"
+STEP_TENSORS = "runtime.v1.StepTensors"
+_METHODS = {service: (Method(f"/{service}/Send", True, True, None), Method(f"/{service}/Receive", True, True, None))
+            for service in (PARCELS, STEP_TENSORS)}
 _CONNECT_S = 10.0
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
@@ -33,15 +36,44 @@ _LONGEST_PAUSE_S = 1.0
 _FAREWELL_S = 5.0
 
 
-async def exchange(end: Sender | Receiver, target: str, access: Access, resume_s: float) -> None:
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A server, and how to get in.
+
+    Attributes
+    ----------
+    address : str
+        ``HOST:PORT`` or ``unix:PATH``.
+    tls : ssl.SSLContext or None
+    metadata : tuple of (bytes, bytes)
+        What every call carries.
+    server_name : str or None
+        In the server's certificate, when it is not the host of the address.
+    service : str
+        That takes the parcel: `PARCELS` or `STEP_TENSORS`.
+    """
+
+    address: str
+    tls: ssl.SSLContext | None = None
+    metadata: tuple[tuple[bytes, bytes], ...] = ()
+    server_name: str | None = None
+    service: str = PARCELS
+
+    @classmethod
+    def to(cls, target: str, access: Access, service: str = PARCELS) -> Way:
+        """Return the way to a target: ``grpc://HOST:PORT``, ``grpcs://HOST:PORT`` or ``unix:PATH``."""
+        metadata = tuple((key.encode(), value.encode()) for key, value in access.metadata())
+        return cls(address_of(target), tls_context(access) if access.tls else None, metadata, access.server_name,
+                   service)
+
+
+async def exchange(end: Sender | Receiver, way: Way, resume_s: float) -> None:
     """Send or receive a parcel by way of a server.
 
     Parameters
     ----------
     end : Sender or Receiver
-    target : str
-        ``grpc://HOST:PORT``, ``grpcs://HOST:PORT`` or ``unix:PATH``.
-    access : Access
+    way : Way
     resume_s : float
         For how long, without progress, broken streams and unreachable servers are tried again.
 
@@ -53,15 +85,13 @@ async def exchange(end: Sender | Receiver, target: str, access: Access, resume_s
     loop = asyncio.get_running_loop()
     give_up = loop.time() + resume_s
     pause_s = _FIRST_PAUSE_S
-    address = address_of(target)
-    tls = tls_context(access) if access.tls else None
     failed: Error | None = None
     while not end.is_complete:
         before = end.done_bytes
         began = loop.time()
         try:
             # Once it has begun, the other end will come back soon or not at all.
-            await _stream(end, address, access, tls, None if failed is None or not end.has_begun else give_up)
+            await _stream(end, way, None if failed is None or not end.has_begun else give_up)
         except Error as error:
             failed = error
             if is_over(end):
@@ -78,19 +108,20 @@ async def exchange(end: Sender | Receiver, target: str, access: Access, resume_s
             raise failed from None
 
 
-async def _stream(end: Sender | Receiver, address: str, access: Access, tls: ssl.SSLContext | None,
-                  come_by: float | None) -> None:
+async def _stream(end: Sender | Receiver, way: Way, come_by: float | None) -> None:
     """Go as far as one stream leads; raises TimeoutError when the other end has not come by this time of the loop."""
-    connection = await _connect(address, access, tls)
+    connection = await connect(way.address, way.tls, server_name=way.server_name, metadata=way.metadata,
+                               timeout_s=_CONNECT_S)
+    send, receive = _METHODS[way.service]
     watch = asyncio.create_task(cut_when_silent(connection))
     try:
         if isinstance(end, Sender):
-            call = start_stream(connection, _SEND)
+            call = start_stream(connection, send)
             async with contextlib.aclosing(sending(end, _incoming(call, come_by), False)) as messages:
                 async for message in messages:
                     await call.send(message)
         else:
-            call = start_stream(connection, _RECEIVE)
+            call = start_stream(connection, receive)
             await call.send(end.opening())
             async with contextlib.aclosing(receiving(end, _incoming(call, come_by))) as answers:
                 async for answer in answers:
@@ -103,11 +134,6 @@ async def _stream(end: Sender | Receiver, address: str, access: Access, tls: ssl
     finally:
         watch.cancel()
         connection.abort()
-
-
-async def _connect(address: str, access: Access, tls: ssl.SSLContext | None) -> PeerConnection:
-    metadata = [(key.encode(), value.encode()) for key, value in access.metadata()]
-    return await connect(address, tls, server_name=access.server_name, metadata=metadata, timeout_s=_CONNECT_S)
 
 
 async def _incoming(call: StreamCall, come_by: float | None) -> AsyncIterator[bytes]:

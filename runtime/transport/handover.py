@@ -1,8 +1,9 @@
-"""RecvTensor between two of our own workers on one host: the tensor stays where it is, in shared memory.
+"""RecvTensor between two of our own workers: a tensor in shared memory, or in a parcel when no message can hold it.
 
 The receiver says in the request's ``transport_options`` where it runs; a sender of the same user and boot then puts a
-large tensor into a segment, and its answer has the lease in place of the content. Whoever does not know these options
-ignores them, as TensorFlow does, and the tensor travels in the message.
+large tensor into a segment, and its answer has the lease in place of the content. On another host, a tensor that is
+too large for a message is received as a parcel, whose key is in the answer. Whoever does not know these options ignores
+them, as TensorFlow does, and the tensor travels in the message.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import Message
 
 from runtime import wire
 from runtime._ext.buffer_pool import Buffer
@@ -27,7 +29,8 @@ from runtime.transport.parcel import SHARED_BYTES, parse
 from runtime.transport.place import Place, here
 from runtime.transport.roads import Road
 
-__all__ = ["is_wanted", "lend_tensor", "offer", "refusal", "take_back", "take_tensor"]
+__all__ = ["MESSAGE_BYTES", "in_parcel", "is_wanted", "lend", "lend_tensor", "of_parcel", "offer", "parcel_key",
+           "refusal", "take_back", "take_tensor", "takes_parcel"]
 
 Array = np.ndarray[Any, Any]
 
@@ -35,6 +38,10 @@ _PREFIX = "type.googleapis.com/"
 _OFFER = _PREFIX + wire.runtime_v1.SharedMemoryOffer.DESCRIPTOR.full_name
 _REFUSAL = _PREFIX + wire.runtime_v1.SharedTensorRefusal.DESCRIPTOR.full_name
 _TENSOR = _PREFIX + wire.runtime_v1.SharedTensor.DESCRIPTOR.full_name
+_PARCEL = _PREFIX + wire.runtime_v1.ParcelTensor.DESCRIPTOR.full_name
+
+MESSAGE_BYTES = 1 << 30
+"""The largest tensor that goes to our own tasks in a message."""
 
 
 @functools.cache
@@ -42,7 +49,8 @@ def offer() -> bytes:
     """Return what goes behind a serialized RecvTensorRequest: that this process can take the tensor from a segment."""
     request = wire.RecvTensorRequest()
     request.transport_options.type_url = _OFFER
-    request.transport_options.value = wire.runtime_v1.SharedMemoryOffer(place=here().message()).SerializeToString()
+    request.transport_options.value = wire.runtime_v1.SharedMemoryOffer(
+        place=here().message(), takes_parcels=True).SerializeToString()
     return request.SerializeToString()
 
 
@@ -64,13 +72,13 @@ def is_wanted(options: Any, array: Array) -> bool:
     return here().can_share_with(place) and not here().is_same_process(place)
 
 
-def lend_tensor(array: Array) -> bytes | None:
-    """Put a tensor into a segment, if it does not lie in one, and lend it.
+def lend(array: Array) -> tuple[Place, wire.runtime_v1.Lease] | None:
+    """Put an array into a segment, if it does not lie in one, and lend it.
 
     Returns
     -------
-    bytes or None
-        What is put behind a serialized RecvTensorResponse whose tensor is empty; None where no memory can be lent.
+    tuple of (Place, Lease) or None
+        Where it is claimed, and how; None where no memory can be lent.
     """
     began = time.perf_counter()
     buffer = segments.buffer_of(array) if array.flags.c_contiguous else None
@@ -84,14 +92,65 @@ def lend_tensor(array: Array) -> bytes | None:
         return None
     place = here()
     number = lender().lend(buffer, is_there, array if is_there else None)
-    tensor = wire.runtime_v1.SharedTensor(
-        place=Place(place.boot_id, place.user_id, place.process, address).message(), shape=array.shape,
-        lease=wire.runtime_v1.Lease(lease=number, nbytes=array.nbytes, is_read_only=is_there))
-    response = wire.RecvTensorResponse()
-    response.transport_options.type_url = _TENSOR
-    response.transport_options.value = tensor.SerializeToString()
     roads.count("sent", Road.SHARED_MEMORY, array.nbytes, time.perf_counter() - began, not is_there)
+    return (Place(place.boot_id, place.user_id, place.process, address),
+            wire.runtime_v1.Lease(lease=number, nbytes=array.nbytes, is_read_only=is_there))
+
+
+def lend_tensor(array: Array) -> bytes | None:
+    """Lend a tensor; see `lend`.
+
+    Returns
+    -------
+    bytes or None
+        What is put behind a serialized RecvTensorResponse whose tensor is empty; None where no memory can be lent.
+    """
+    found = lend(array)
+    if found is None:
+        return None
+    place, lease = found
+    return _options(wire.runtime_v1.SharedTensor(place=place.message(), shape=array.shape, lease=lease))
+
+
+def _options(message: Message) -> bytes:
+    """Return a message as the transport_options of a RecvTensorResponse."""
+    response = wire.RecvTensorResponse()
+    response.transport_options.type_url = _PREFIX + message.DESCRIPTOR.full_name
+    response.transport_options.value = message.SerializeToString()
     return response.SerializeToString()
+
+
+def takes_parcel(options: Any, array: Array) -> bool:
+    """Tell whether a receiver should get a tensor in a parcel: one that is too large for a message, or nearly so."""
+    if array.nbytes <= MESSAGE_BYTES or array.dtype.hasobject or options.type_url != _OFFER:
+        return False
+    return bool(parse(wire.runtime_v1.SharedMemoryOffer, options.value).takes_parcels)
+
+
+def in_parcel(key: str, array: Array) -> bytes:
+    """Return what is put behind a serialized RecvTensorResponse whose tensor is to be received under a key."""
+    return _options(wire.runtime_v1.ParcelTensor(key=key, shape=array.shape))
+
+
+def of_parcel(arrays: dict[str, Array], datatype: int) -> Array:
+    """Return the tensor of a parcel.
+
+    Raises
+    ------
+    InvalidArgument
+        It is not the one that was announced.
+    """
+    dtype = to_numpy(DataType(datatype))
+    if len(arrays) != 1 or next(iter(arrays.values())).dtype != dtype:
+        raise InvalidArgument(f"the parcel of a tensor of {dtype} has "
+                              f"{', '.join(f'{name} of {array.dtype}' for name, array in arrays.items()) or 'nothing'}")
+    return next(iter(arrays.values()))
+
+
+def parcel_key(options: bytes) -> str:
+    """Return the key under which the tensor of an answer is to be received; empty when it lies in a segment."""
+    found = wire.RecvTensorResponse.FromString(_as_field(options)).transport_options
+    return parse(wire.runtime_v1.ParcelTensor, found.value).key if found.type_url == _PARCEL else ""
 
 
 def _fill(buffer: Buffer, array: Array) -> None:

@@ -6,7 +6,7 @@ holds what the sender's credit allows, at most.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runtime.config import Settings
     from runtime.edge.plane import Handler
 
-__all__ = ["StreamPlane", "board_at", "create_plane"]
+__all__ = ["Meetings", "StreamPlane", "board_at", "create_plane"]
 
 _boards: dict[str, Board] = {}
 
@@ -40,11 +40,12 @@ class StreamPlane:
 
     def __init__(self, address: str) -> None:
         self.board = Board()
+        self._meetings = Meetings(self.board)
         self._address = address
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
         """Return the handlers by service and method name."""
-        return {"runtime.v1.Parcels": {"Send": self.send, "Receive": self.receive}}
+        return {"runtime.v1.Parcels": {"Send": self._meetings.send, "Receive": self._meetings.receive}}
 
     async def start(self) -> None:
         """Let this process find the board."""
@@ -59,6 +60,25 @@ class StreamPlane:
         self.board.close()
         _boards.pop(self._address, None)
 
+
+class Meetings:
+    """The calls of those who come to a board.
+
+    Parameters
+    ----------
+    board : Board
+    expect : callable, optional
+        ``expect(manifest)`` is told of a parcel before its sender looks for a receiver; may raise.
+    find : callable, optional
+        ``find(standing)`` is told of a receiver before it looks for a sender; may raise.
+    """
+
+    def __init__(self, board: Board, expect: Callable[[wire.runtime_v1.Manifest], object] | None = None,
+                 find: Callable[[wire.runtime_v1.Standing], object] | None = None) -> None:
+        self._board = board
+        self._expect = expect
+        self._find = find
+
     async def send(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes | MessageParts]:
         """Send: a parcel comes."""
         opening = await _first(requests)
@@ -67,24 +87,28 @@ class StreamPlane:
             raise InvalidArgument("the first Chunk has no manifest")
         manifest = message.manifest
         check_key(manifest.key)
-        if self.board.has_arrived(manifest.parcel):
+        if self._board.has_arrived(manifest.parcel):
             yield COMPLETE
             return
+        if self._expect is not None:
+            self._expect(manifest)
         own = Remote(requests, [opening], "sender")
         context.add_done_callback(lambda _: _leave(own))
-        other = await self.board.meet(manifest.key, own, True, manifest.parcel, manifest.is_resumed)
+        other = await self._board.meet(manifest.key, own, True, manifest.parcel, manifest.is_resumed)
         async for answer in _listen(other, own):
             if answer == COMPLETE:
-                self.board.remember(manifest.parcel)
+                self._board.remember(manifest.parcel)
             yield answer
 
     async def receive(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes | MessageParts]:
         """Receive: a parcel is wanted."""
         standing = unsealed(wire.runtime_v1.Standing, await _first(requests))
         check_key(standing.key)
+        if self._find is not None:
+            self._find(standing)
         own = Remote(requests, [], "receiver")
         context.add_done_callback(lambda _: _leave(own))
-        other = await self.board.meet(standing.key, own, False, standing.parcel, standing.parcel != 0)
+        other = await self._board.meet(standing.key, own, False, standing.parcel, standing.parcel != 0)
         async for answer in _listen(other, own):
             yield answer
 

@@ -34,6 +34,7 @@ from runtime.cluster_spec import ClusterSpec
 from runtime.edge.outgoing import Outgoing
 from runtime.errors import from_code
 from runtime.graph.device_spec import DeviceSpec, parse
+from runtime.machine import memory_bytes
 from runtime.observe.status import Call
 from runtime.transport import handover, roads
 from runtime.transport.roads import Road
@@ -53,6 +54,8 @@ logger = logging.getLogger(__name__)
 _SERVICE = "/tensorflow.WorkerService/"
 # What the loop decodes of an answer itself, apart from views: the rest takes a thread.
 _LOOP_DECODE_BYTES = 1 << 20
+# For how long, without progress, a broken stream of a parcel is begun again.
+_RESUME_S = 30.0
 
 Received = Callable[[Any, int, bool, "BaseException | None"], None]
 Answered = Callable[["bytes | None", "BaseException | None"], None]
@@ -84,6 +87,7 @@ class Connections:
                  account: Account) -> None:
         self.loop = loop
         self.log = log
+        self.access = access
         self.unresponsive_s = unresponsive_s
         self.outgoing = Outgoing(loop, access, account)
         self.owed = Owed(self)
@@ -381,6 +385,7 @@ class ClusterPeers:
             request += handover.offer()
         log = self._connections.log
         started_us = time.time_ns() // 1000
+        receptions: list[asyncio.Task[None]] = []
 
         def answered(answer: bytes | None, error: BaseException | None) -> None:
             if answer is None:
@@ -390,7 +395,12 @@ class ClusterPeers:
             try:
                 datatype, array, is_dead, _, options, _ = scan_recv_tensor_response(answer, _LOOP_DECODE_BYTES)
                 if options is not None:
-                    self._take_elsewhere(options, datatype, arrived, done, ask_again)
+                    parcel = handover.parcel_key(options)
+                    if parcel:
+                        receptions.append(self._connections.loop.create_task(
+                            self._receive_parcel(address, parcel, datatype, key, arrived, done)))
+                    else:
+                        self._take_elsewhere(options, datatype, arrived, done, ask_again)
                     return
             except ResourceExhausted:
                 self._decode_elsewhere(answer, arrived, done)
@@ -410,7 +420,32 @@ class ClusterPeers:
             self._connections.begin(address, task, "RecvTensor", again + handover.refusal(options, datatype),
                                     f"the tensor {key}", answered)
 
-        return self._connections.begin(address, task, "RecvTensor", request, f"the tensor {key}", answered)
+        give_up = self._connections.begin(address, task, "RecvTensor", request, f"the tensor {key}", answered)
+
+        def stop() -> None:
+            give_up()
+            self._connections.on_loop(lambda: [reception.cancel() for reception in receptions])
+
+        return stop
+
+    async def _receive_parcel(self, address: str, parcel: str, datatype: int, key: str,
+                              arrived: Callable[[int, Any, bool], None], done: Received) -> None:
+        """Receive in a parcel what no message can hold."""
+        from runtime.transport.calls import STEP_TENSORS, Way, exchange
+        from runtime.transport.parcel import Receiver
+
+        access = self._connections.access
+        receiver = Receiver(parcel, self._memory_limit or memory_bytes(), may_share=False)
+        try:
+            await exchange(receiver, Way(address, access.tls, access.metadata, None, STEP_TENSORS), _RESUME_S)
+            array = handover.of_parcel(receiver.result(), datatype)
+        except asyncio.CancelledError:
+            done(None, 0, False, Cancelled(f"the tensor {key} was given up: {receiver.describe()}"))
+            raise
+        except Exception as error:
+            done(None, 0, False, error)
+        else:
+            arrived(datatype, array, False)
 
     def _take_elsewhere(self, options: bytes, datatype: int, arrived: Callable[[int, Any, bool], None],
                         done: Received, ask_again: Callable[[bytes, int], None]) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from runtime import wire
 from runtime._ext.errors import Cancelled, Error, FailedPrecondition, Internal, ResourceExhausted
 from runtime._ext.running_step import MemoryBound
@@ -19,8 +21,9 @@ from runtime.devices.attributes import device_attributes
 from runtime.edge.plane import Answer, Handler
 from runtime.master.messages import parse
 from runtime.step.stats import step_stats
-from runtime.transport import roads
+from runtime.transport import handover, roads
 from runtime.transport.roads import Road
+from runtime.transport.step_tensors import PARCEL_ITEM
 from runtime.worker.collectives.messages import encode_buffer
 from runtime.worker.rpc_log import add_transfers
 from runtime.worker.step_traces import recording_s
@@ -28,6 +31,7 @@ from runtime.worker.step_traces import recording_s
 if TYPE_CHECKING:
     from runtime._ext.worker_codec import RunGraphCall
     from runtime.master.task import Task
+    from runtime.transport.step_tensors import StepTensors
     from runtime.worker.exchange import Sent
     from runtime.worker.rpc_log import RpcLog
     from runtime.worker.session import GraphRun
@@ -59,6 +63,8 @@ class WorkerService:
     make_worker : callable
         Returns the worker. Called on the loop, for the first master that wants more than the status of the task.
     log : RpcLog
+    tensors : StepTensors
+        Hands out what does not travel in messages.
     step_memory_limit : int
         What the tensors of one RunGraph may take that are no views of its message, in bytes; 0 for no limit.
     idle_s : float
@@ -69,9 +75,10 @@ class WorkerService:
     Concurrency: everything runs on one event loop; what takes long goes to threads of its own or of the runner.
     """
 
-    def __init__(self, task: Task, make_worker: Callable[[], Worker], log: RpcLog,
+    def __init__(self, task: Task, make_worker: Callable[[], Worker], log: RpcLog, tensors: StepTensors,
                  step_memory_limit: int = 0, idle_s: float = 0.0) -> None:
         self._task = task
+        self._tensors = tensors
         self._make_worker = make_worker
         self._made: Worker | None = None
         self._log = log
@@ -282,10 +289,10 @@ class WorkerService:
         loop = asyncio.get_running_loop()
         options = message.transport_options
         if options.type_url:
-            from runtime.transport import handover  # for servers with others of our kind
-
             returned = handover.take_back(options)
             if returned is not None:
+                if returned[0].nbytes > handover.MESSAGE_BYTES:
+                    return self._in_parcel(*returned)
                 return encode_recv_tensor_response(*returned, False, time.time_ns() // 1000, apart=True)
         waiting: asyncio.Future[tuple[Sent | None, bool]] = loop.create_future()
 
@@ -311,11 +318,22 @@ class WorkerService:
         if options.type_url and handover.is_wanted(options, sent.array):
             lent = await loop.run_in_executor(None, handover.lend_tensor, sent.array)
             if lent is not None:
-                return encode_recv_tensor_response(sent.array[:0], int(sent.kind), False, now) + lent
+                return encode_recv_tensor_response(_empty(sent.array), int(sent.kind), False, now) + lent
+        if options.type_url and handover.takes_parcel(options, sent.array):
+            return self._in_parcel(sent.array, int(sent.kind))
         began = time.perf_counter()
-        answer = encode_recv_tensor_response(sent.array, int(sent.kind), False, now, apart=True)
+        try:
+            answer = encode_recv_tensor_response(sent.array, int(sent.kind), False, now, apart=True)
+        except ResourceExhausted as error:
+            raise ResourceExhausted(f"RecvTensor of {message.rendezvous_key}: {error.message}") from None
         roads.count("sent", Road.MESSAGE, sent.array.nbytes, time.perf_counter() - began, 0)
         return answer
+
+    def _in_parcel(self, array: Any, kind: int) -> bytes:
+        """Return the answer that lets a receiver of ours come for a tensor in chunks."""
+        key = self._tensors.keep({PARCEL_ITEM: array})
+        return (encode_recv_tensor_response(_empty(array), kind, False, time.time_ns() // 1000)
+                + handover.in_parcel(key, array))
 
     # Collectives
 
@@ -399,6 +417,10 @@ class WorkerService:
         """MarkRecvFinished: nothing is kept for a second answer, so there is nothing to forget."""
         parse(wire.MarkRecvFinishedRequest, request)
         return b""
+
+
+def _empty(array: Any) -> Any:
+    return np.empty(0, array.dtype)
 
 
 async def _outcome(begin: Callable[[Callable[[Any, BaseException | None], None]], Callable[[], None]]) -> Any:

@@ -12,7 +12,7 @@ import runtime
 from runtime import transport, wire
 from runtime._ext.worker_codec import encode_recv_tensor_response, scan_recv_tensor_response
 from runtime.errors import DataLoss, InvalidArgument, NotFound, Unavailable
-from runtime.transport import handover
+from runtime.transport import elsewhere, handover
 from runtime.transport.parcel import SHARED_BYTES
 from runtime.transport.place import Place, here
 from runtime.transport.roads import Totals
@@ -30,6 +30,12 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         runtime.Server(cluster, "master", 0) as server,
     ):
         yield f"grpc://{server.address}"
+
+
+@pytest.fixture(autouse=True)
+def feeds_in_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave feeds and fetches of the client in its messages: what is counted here is what goes between tasks."""
+    monkeypatch.setattr(elsewhere, "LARGE_BYTES", 1 << 40)
 
 
 def there_and_back(target: str, value: np.ndarray, fetch: str = "all") -> np.ndarray:
