@@ -85,3 +85,24 @@ from runtime.cli import main
 main(["serve", "--listen", "127.0.0.1:0"])
 """
     assert run(script) == "False"
+
+
+def test_the_command_tunes_malloc_unless_told_otherwise_and_an_embedded_server_never_does() -> None:
+    script = """
+import sys
+from runtime import process_tuning
+calls = []
+process_tuning.tune_malloc = lambda: calls.append(1) or False
+import runtime
+with runtime.Server(services=("graph",)) as server, runtime.Session(server.target) as session:
+    session.run(session.graph.constant(1.0))
+print(calls)
+import asyncio
+from runtime.edge import loops
+loops.run = lambda loop, work: work.close()
+from runtime.cli import main
+for option in ("tuned", "default"):
+    main(["serve", "--listen", "127.0.0.1:0", "--malloc", option])
+    print(calls)
+"""
+    assert run(script).splitlines() == ["[]", "[1]", "[1]"]

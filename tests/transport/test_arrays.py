@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from runtime import wire
 from runtime._ext.buffer_pool import MIN_CAPACITY
 from runtime.errors import InvalidArgument
 from runtime.transport import arrays, segments
+from tests.transport.dlpack_producer import ForeignTensor
 from tests.transport.samples import any_array, same
 
 Item = wire.runtime_v1.Item
@@ -93,6 +96,28 @@ def test_dlpack_shares_the_memory() -> None:
     array = np.arange(10, dtype=np.float32)
     out = arrays.outgoing("x", OnlyDlpack(array))
     assert np.shares_memory(out.content, array) and same(out.array, array)
+
+
+def test_a_tensor_of_another_library_is_sent_from_its_own_memory() -> None:
+    tensor = ForeignTensor([1.5, 2.5, 3.5])
+    out = arrays.outgoing("x", tensor)
+    assert (out.content.ctypes.data, out.copied) == (tensor.address, False)
+    assert out.array.tolist() == [1.5, 2.5, 3.5] and tensor.num_given_back == 0
+    del out
+    gc.collect()
+    assert tensor.num_given_back == 1
+
+
+def test_what_came_can_be_taken_by_another_library_without_a_copy() -> None:
+    item = arrays.outgoing("x", np.zeros(200_000, np.float32)).item
+    array = arrays.incoming(item, arrays.destination(item))
+    taken = np.from_dlpack(array)  # as torch.from_dlpack does
+    assert np.shares_memory(taken, array)
+    lent = arrays._pool().num_lent
+    del array
+    assert arrays._pool().num_lent == lent  # its memory lives as long as the other library has it
+    del taken
+    assert arrays._pool().num_lent == lent - 1
 
 
 def test_arrays_of_a_device_are_fetched_by_their_own_method() -> None:

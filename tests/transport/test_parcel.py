@@ -11,7 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime import wire
-from runtime.errors import Error, FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable, Unimplemented
+from runtime.errors import (
+    DataLoss,
+    Error,
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+    Unimplemented,
+)
+from runtime.transport import compression
 from runtime.transport.parcel import COMPLETE, FIRST_WINDOW_BYTES, MAX_WINDOW_BYTES, Receiver, Sender, sealed
 from tests.transport.samples import any_array, same
 
@@ -69,7 +78,7 @@ def content_of(size: int) -> np.ndarray:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(found=st.lists(any_array(), max_size=5), chunk_bytes=st.integers(1, 60),
-       compress=st.sampled_from([None, "zlib"]))
+       compress=st.sampled_from([None, "zlib", "zstd"]))
 def test_any_arrays_arrive_in_chunks_of_any_size(found: list[np.ndarray], chunk_bytes: int,
                                                  compress: str | None) -> None:
     items = {f"item {index}": array for index, array in enumerate(found)}
@@ -307,6 +316,39 @@ def test_keys_are_checked(key: str) -> None:
 def test_an_unknown_compression_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="compression is 'lzo'; it may be None, 'zlib' or 'zstd'"):
         Sender("k", {}, compress="lzo")
+
+
+@pytest.mark.parametrize("name", ["zlib", "zstd"])
+def test_compression_makes_less_of_what_repeats(name: str) -> None:
+    items = {"x": np.tile(np.arange(100.0), 1000)}
+    sizes = {}
+    for compress in (None, name):
+        sender, receiver = pair(items, compress=compress)
+        passed: list[int] = []
+
+        def count(message: bytes, passed: list[int] = passed) -> list[bytes]:
+            passed.append(len(message))
+            return [message]
+
+        run(sender, receiver, count)
+        assert (receiver.result()["x"] == items["x"]).all()
+        sizes[compress] = sum(passed)
+    assert sizes[name] * 10 < sizes[None]
+
+
+@pytest.mark.parametrize("name", ["zlib", "zstd"])
+def test_compressed_content_is_not_trusted(name: str) -> None:
+    number = compression.number_of(name)
+    compress, unpack = compression.compressor(number), compression.decompressor(number)
+    assert compress is not None and unpack is not None
+    packed = compress(memoryview(bytes(100_000)))
+    assert unpack(memoryview(packed), 100_000) == bytes(100_000)
+    for damaged, raw_bytes in ((packed, 1000), (packed, 200_000), (packed[:-4], 100_000), (b"", 5), (b"x" * 50, 5)):
+        try:
+            found = unpack(memoryview(damaged), raw_bytes)
+        except DataLoss:
+            continue
+        assert len(found) != raw_bytes  # for the reader of chunks to refuse
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
