@@ -29,7 +29,7 @@ from runtime.transport import elsewhere
 from runtime.transport.place import Place, here
 
 if TYPE_CHECKING:
-    from runtime.client.channels import Access
+    from runtime.client.access import Access
     from runtime.transport.elsewhere import Elsewhere
     from runtime.transport.parcel import Receiver, Sender
 

@@ -13,8 +13,9 @@ import pytest
 
 from runtime._ext.http2_call import Method
 from runtime._ext.http2_client_stream import start_stream
-from runtime.client.channels import Access
-from runtime.transport.calls import Way, _Protocol, _Service, exchange
+from runtime.client.access import Access
+from runtime.edge.connect import PeerConnection, _Service
+from runtime.transport.calls import Way, exchange
 from runtime.transport.parcel import Receiver, Sender
 from tests.leaks import run_async
 from tests.processes import ServerProcess, start_server
@@ -55,7 +56,7 @@ def test_what_passes_through_a_server_does_not_stay_there(tmp_path: Path) -> Non
         assert grown < 128 * MIB
 
 
-class SlowReader(_Protocol):
+class SlowReader(PeerConnection):
     """A receiver that stops reading from its socket when its parcel has begun to come."""
 
     def connection_made(self, transport: Any) -> None:
@@ -66,7 +67,7 @@ class SlowReader(_Protocol):
     async def at(cls, address: str, key: str) -> SlowReader:
         loop = asyncio.get_running_loop()
         host, port = address.split(":")
-        service = _Service(address, Way(address))
+        service = _Service(address, False, (), None)
         _, made = await loop.create_connection(lambda: cls(service, loop), host, int(port))
         receiver = Receiver(key, 1 << 30, may_share=False)
         call = start_stream(made, Method("/runtime.v1.Parcels/Receive", True, True, None))

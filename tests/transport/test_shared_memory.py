@@ -70,10 +70,12 @@ def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
 
 @pytest.fixture(autouse=True)
 def own_pool(monkeypatch: pytest.MonkeyPatch) -> BufferPool:
-    """Segments of this test alone."""
+    """Segments of this test alone, and no lease of another one."""
+    for number in list(lender()._waiting):
+        lender().revoke(number)
+    until(lambda: lender().num_leases == 0)
     made = BufferPool(256 * MIB, segments._make_segment)
     monkeypatch.setattr(segments, "_pool", made)
-    lender()
     return made
 
 
@@ -173,7 +175,7 @@ def test_killing_lenders_in_a_loop_leaves_nothing_and_memory_in_use_stays() -> N
     borrower._tick()
     gc.collect()
     maps = Path("/proc/self/maps").read_text()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     assert files_in_memory() == files
     assert maps.count("memfd:tensor-runtime") <= 10  # the segments of this process itself, of other tests
 
