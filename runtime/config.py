@@ -18,8 +18,8 @@ from runtime.errors import Error, InvalidArgument
 from runtime.machine import memory_bytes
 
 ENVIRONMENT_PREFIX = "TENSOR_RUNTIME_"
-# Names the interpreter with TensorFlow for tests and benchmarks; it looks like a mistyped peer_ca or peer_tls.
-PEER_VARIABLE = ENVIRONMENT_PREFIX + "PEER_PYTHON"
+# Name interpreters for tests and benchmarks; the first looks like a mistyped peer_ca or peer_tls.
+PEER_VARIABLES = (ENVIRONMENT_PREFIX + "PEER_PYTHON", ENVIRONMENT_PREFIX + "ARMONIK_PYTHON")
 ALL_SERVICES = ("graph", "task", "command", "fleet", "stream")
 DEFAULT_LISTEN = "127.0.0.1:2222"
 _SIZE_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -716,7 +716,7 @@ def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]
     environment = os.environ if environment is None else environment
     known = {environment_name(entry) for entry in setting_fields()} | {ENVIRONMENT_PREFIX + "CONFIG"}
     unknown = sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX)
-                     and name not in known and name != PEER_VARIABLE)
+                     and name not in known and name not in PEER_VARIABLES)
     if not unknown:
         return []
     import difflib

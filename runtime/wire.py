@@ -1,9 +1,9 @@
 """The message classes and services of every protocol: the one module that runtime code takes them from.
 
 TensorFlow's messages are attributes of this module (``wire.GraphDef``, ``wire.DT_FLOAT``). The other protocols
-have names in common, so each has a module of its own here: ``wire.armonik``, ``wire.taskqueue``, ``wire.fleet``,
-``wire.health``, ``wire.reflection`` (with ``v1`` and ``v1alpha``). Classes are made on first use, in the
-descriptor pool ``wire.POOL``, which shares nothing with protobuf's default pool: a class of another package with
+have names in common, so each has a module of its own here: ``wire.armonik``, ``wire.armonik_v3``, ``wire.taskqueue``,
+``wire.fleet``, ``wire.health``, ``wire.reflection`` (with ``v1`` and ``v1alpha``). Classes are made on first use, in
+the descriptor pool ``wire.POOL``, which shares nothing with protobuf's default pool: a class of another package with
 the same full name is another class, and a message goes from one to the other through its bytes.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import message_factory
 from google.protobuf.message import Message
 
-from runtime.proto import armonik, fleet, health, reflection, runtime_v1, taskqueue, tensorflow
+from runtime.proto import armonik, armonik_v3, fleet, health, reflection, runtime_v1, taskqueue, tensorflow
 from runtime.proto._pool import FILES, POOL
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = [
     "MethodType",
     "message_class",
     "armonik",
+    "armonik_v3",
     "fleet",
     "health",
     "reflection",
@@ -47,6 +48,7 @@ PLANES: dict[str, str] = {
     "runtime.v1.Workers": "task",
     "ArmoniK.api.grpc.v1.Submitter": "task",
     "ArmoniK.api.grpc.v1.Worker": "task",
+    "armonik.api.grpc.v1.submitter.Submitter": "task",
     "taskqueue.TaskQueue": "command",
     "pb.FunctionDispatcher": "fleet",
     "pb.ServerDispatcher": "fleet",

@@ -17,6 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PEER_FOLDER = ROOT / ".venv" / "peer"
 REQUIREMENTS = ("tensorflow-cpu==2.21.*", "armonik>=3.29,<4")
+ARMONIK_314_FOLDER = ROOT / ".venv" / "armonik-3.14"
+ARMONIK_314 = ("armonik==3.14.0",)
 INSTALL_TIMEOUT_S = 900.0
 # TensorFlow needs 5 to 10 s to import on an idle machine.
 SCRIPT_TIMEOUT_S = 110.0
@@ -36,29 +38,39 @@ def peer_python() -> Path:
 
     Safe to call from several processes at once: one installs, the others wait.
     """
-    given = os.environ.get("TENSOR_RUNTIME_PEER_PYTHON")
+    return _interpreter("TENSOR_RUNTIME_PEER_PYTHON", PEER_FOLDER, REQUIREMENTS)
+
+
+@functools.cache
+def armonik_314_python() -> Path:
+    """Return an interpreter with the last ArmoniK client that has classes for the Submitter; as `peer_python`."""
+    return _interpreter("TENSOR_RUNTIME_ARMONIK_PYTHON", ARMONIK_314_FOLDER, ARMONIK_314)
+
+
+def _interpreter(variable: str, folder: Path, requirements: tuple[str, ...]) -> Path:
+    given = os.environ.get(variable)
     if given:
         python = Path(given)
         if not python.exists():
-            raise FileNotFoundError(f"TENSOR_RUNTIME_PEER_PYTHON names {given}, which does not exist")
+            raise FileNotFoundError(f"{variable} names {given}, which does not exist")
         return python
-    python = PEER_FOLDER / "bin" / "python"
-    stamp = PEER_FOLDER / ".complete"
-    wanted = "\n".join((sys.version, *REQUIREMENTS))
-    PEER_FOLDER.parent.mkdir(exist_ok=True)
-    with open(PEER_FOLDER.parent / "peer.lock", "w") as lock:
+    python = folder / "bin" / "python"
+    stamp = folder / ".complete"
+    wanted = "\n".join((sys.version, *requirements))
+    folder.parent.mkdir(exist_ok=True)
+    with open(folder.parent / f"{folder.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not stamp.exists() or stamp.read_text() != wanted:
-            _install(python)
+            _install(python, folder, requirements)
             stamp.write_text(wanted)
     return python
 
 
-def _install(python: Path) -> None:
-    print(f"installing {', '.join(REQUIREMENTS)} in {PEER_FOLDER}", file=sys.stderr, flush=True)
+def _install(python: Path, folder: Path, requirements: tuple[str, ...]) -> None:
+    print(f"installing {', '.join(requirements)} in {folder}", file=sys.stderr, flush=True)
     for command in (
-        [sys.executable, "-m", "venv", "--clear", str(PEER_FOLDER)],
-        [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS],
+        [sys.executable, "-m", "venv", "--clear", str(folder)],
+        [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements],
     ):
         subprocess.run(command, check=True, timeout=INSTALL_TIMEOUT_S)
 
@@ -71,7 +83,11 @@ def peer_environment(**extra: str) -> dict[str, str]:
 
 
 def run_peer(
-    script: str | Path, *arguments: str, timeout_s: float = SCRIPT_TIMEOUT_S, **environment: str
+    script: str | Path,
+    *arguments: str,
+    timeout_s: float = SCRIPT_TIMEOUT_S,
+    python: Path | None = None,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run a script in the peer interpreter to its end.
 
@@ -83,6 +99,8 @@ def run_peer(
         What the script finds in ``sys.argv[1:]``.
     timeout_s : float
         Seconds after which the process is killed and :class:`subprocess.TimeoutExpired` raised.
+    python : Path, optional
+        Another interpreter than that of `peer_python`.
     **environment : str
         Variables set for the process.
 
@@ -98,7 +116,7 @@ def run_peer(
     """
     start = [str(script)] if isinstance(script, Path) else ["-c", script]
     done = subprocess.run(
-        [str(peer_python()), *start, *arguments],
+        [str(python or peer_python()), *start, *arguments],
         env=peer_environment(**environment),
         capture_output=True,
         text=True,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from runtime.errors import Error, Unavailable
 from runtime.tasks.inspector_service import InspectorService
 from runtime.tasks.service import SubmitterService
+from runtime.tasks.submitter_v3 import SubmitterV3Service
 from runtime.tasks.workers_service import WorkersService
 
 if TYPE_CHECKING:
@@ -43,12 +44,14 @@ class TaskPlane:
         self._agents: Agents | None = None
         self._stopping = False
         self.submitter = SubmitterService(self.tasks, settings.data_chunk_max_size, settings.lenient_small_tasks)
+        self.submitter_v3 = SubmitterV3Service(self.submitter)
         self.workers = WorkersService(self.agents)
         self.inspector = InspectorService(self.tasks, self.agents)
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
         """Return the handlers by service and method name."""
-        return {**self.submitter.services(), **self.workers.services(), **self.inspector.services()}
+        parts = (self.submitter, self.submitter_v3, self.workers, self.inspector)
+        return {name: methods for part in parts for name, methods in part.services().items()}
 
     async def start(self) -> None:
         """Take up the work that is in the store.
