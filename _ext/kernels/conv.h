@@ -23,6 +23,8 @@
 #define TRT_BOX_WORK (4 << 20)          /* multiplications: some 80 us */
 #define TRT_BOX_WINDOWS 256             /* whose gradients are packed at once */
 #define TRT_SLICE_WORK (16 << 20)
+#define TRT_SMALL_SLICE_WORK (4 << 20)  /* where the partial sums of all slices are next to nothing */
+#define TRT_SMALL_FILTER (1 << 13)      /* elements */
 #define TRT_MAX_CONV_SLICES 16
 #define TRT_PARTIAL_BYTES (16 << 20)
 #define TRT_WINOGRAD_BYTES (420 << 10)  /* of a box of tiles */
@@ -219,8 +221,8 @@ static inline void trt_conv_plan_slices(trt_conv_plan *plan)
     ptrdiff_t element = work->is_double ? 8 : 4;
     ptrdiff_t boxes = work->batch * plan->row_boxes * plan->column_boxes;
     plan->out_size = plan->inner * work->depth * work->groups;
-    plan->slices = total / TRT_SLICE_WORK > TRT_MAX_CONV_SLICES ? TRT_MAX_CONV_SLICES
-                                                                : (ptrdiff_t)(total / TRT_SLICE_WORK);
+    ptrdiff_t each = plan->out_size <= TRT_SMALL_FILTER ? TRT_SMALL_SLICE_WORK : TRT_SLICE_WORK;
+    plan->slices = total / each > TRT_MAX_CONV_SLICES ? TRT_MAX_CONV_SLICES : (ptrdiff_t)(total / each);
     if (plan->slices > 1 + TRT_PARTIAL_BYTES / (plan->out_size * element))
         plan->slices = 1 + TRT_PARTIAL_BYTES / (plan->out_size * element);
     if (plan->slices > boxes)

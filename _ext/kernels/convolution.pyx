@@ -18,6 +18,7 @@ import numpy as np
 from runtime._ext.kernel_abi cimport CompiledKernel, KernelCall, make_kernel
 from runtime._ext.kernels cimport simd
 from runtime._ext.kernels.finish cimport finishing_fn, trt_finish
+from runtime._ext.kernels.gemm cimport available, multiply, trt_product
 from runtime._ext.kernels.windows cimport (
     WindowAttrs, asked_sizes, fit, fits_gradient, image_dims, image_steps, in_layout, place_axis, read_window_attrs,
     trt_conv_axis, trt_is_image, turn_axis,
@@ -131,12 +132,53 @@ cdef bint _groups(Py_ssize_t channels, cnp.npy_intp *filter_dims, trt_conv *work
 # Running a plan
 
 
+cdef bint _is_product(const trt_conv *work, const Py_ssize_t *steps) noexcept nogil:
+    """Whether windows are single cells, and what is multiplied with them, of such steps, lies at even distances, too."""
+    cdef const trt_conv_axis *down = &work.axes[0]
+    cdef const trt_conv_axis *across = &work.axes[1]
+    return (available() and work.groups == 1 and down.taps == 1 and across.taps == 1 and down.stride == 1 and
+            across.stride == 1 and down.origin == 0 and across.origin == 0 and down.count == down.size and
+            across.count == across.size and steps[1] == across.size * steps[2] and steps[0] == down.size * steps[1])
+
+
+cdef int _window_product(trt_conv *work) noexcept nogil:
+    """Compute a convolution of single cells as a product of matrices: 0 done, -1 no memory."""
+    cdef trt_product product
+    product.is_double = work.is_double
+    product.rows = work.batch * work.axes[0].count * work.axes[1].count
+    product.inner, product.columns = work.channels, work.depth
+    product.a.data, product.a.row_step, product.a.column_step = work.image, work.image_steps[2], work.image_steps[3]
+    product.b.data, product.b.row_step, product.b.column_step = work.filter, work.filter_steps[2], work.filter_steps[3]
+    product.b.data += work.axes[0].first_tap * work.filter_steps[0] + work.axes[1].first_tap * work.filter_steps[1]
+    product.c, product.c_step = work.out, work.out_steps[2]
+    product.alone = product.adds = False
+    product.finish, product.finish_row = work.finish, 0
+    return multiply(&product)
+
+
+cdef int _filter_product(trt_conv *work) noexcept nogil:
+    """Compute the gradient of a filter of one entry as a product of matrices: 0 done, -1 no memory."""
+    cdef trt_product product
+    product.is_double = work.is_double
+    product.inner = work.batch * work.axes[0].count * work.axes[1].count
+    product.rows, product.columns = work.channels, work.depth
+    product.a.data, product.a.row_step, product.a.column_step = work.image, work.image_steps[3], work.image_steps[2]
+    product.b.data, product.b.row_step, product.b.column_step = work.filter, work.filter_steps[2], work.filter_steps[3]
+    product.c, product.c_step = work.out, work.out_steps[2]
+    product.alone = product.adds = False
+    product.finish, product.finish_row = NULL, 0
+    return multiply(&product)
+
+
 cdef int _windows(trt_conv *work) noexcept nogil:
     """Compute a convolution: 0 done, 1 declined, -1 no memory."""
     cdef trt_conv_plan plan
     cdef int status
     cdef Py_ssize_t i, tasks, element = 8 if work.is_double else 4
     cdef bint shared = trt_conv_multiplications(work) >= SHARED_FROM
+    if (_is_product(work, work.image_steps) and work.out_steps[1] == work.axes[1].count * work.out_steps[2] and
+            work.out_steps[0] == work.axes[0].count * work.out_steps[1]):
+        return _window_product(work)
     plan.work, plan.level, plan.failed = work, simd.level, 0
     plan.inner = work.axes[0].taps * work.axes[1].taps * work.channels
     if trt_conv_plan_winograd(&plan, 0):
@@ -199,6 +241,8 @@ cdef int _filter(trt_conv *work) noexcept nogil:
     cdef int status
     cdef Py_ssize_t i, tasks, element = 8 if work.is_double else 4
     cdef bint shared = trt_conv_multiplications(work) >= SHARED_FROM
+    if _is_product(work, work.image_steps) and _is_product(work, work.filter_steps):
+        return _filter_product(work)
     plan.work, plan.level, plan.failed, plan.partial = work, simd.level, 0, NULL
     plan.inner = work.axes[0].taps * work.axes[1].taps * work.channels
     if trt_conv_plan_winograd(&plan, 1):

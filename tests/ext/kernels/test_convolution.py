@@ -266,3 +266,21 @@ def test_windows_that_reach_too_far_are_declined():
     pair = Pair("Conv2D", **attrs_of("f4", dilations=(1 << 20, 1 << 20)))
     with pytest.raises(Declined):
         pair.compiled(image, weights)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layout", [b"NHWC", b"NCHW"])
+def test_filters_of_one_entry(dtype, layout):
+    """They are products of matrices, but for strides, and for views whose rows lie apart."""
+    rng = np.random.default_rng(21)
+    for image, depth in [((2, 6, 7, 5), 9), ((1, 1, 1, 3), 1), ((3, 20, 20, 40), 33), ((1, 50, 46, 2), 70)]:
+        weights = (1, 1, image[3], depth)
+        assert compare(rng, dtype, image, weights, layout=layout)
+        assert compare(rng, dtype, image, weights, view=misaligned, layout=layout)
+        assert compare(rng, dtype, image, weights, layout=layout, strides=(2, 2))
+        assert compare(rng, dtype, image, weights, layout=layout, padding=b"EXPLICIT", explicit=((1, 0), (0, 2)))
+
+        def apart(array):
+            return np.repeat(array, 2, 1)[:, ::2] if array.shape[:2] != (1, 1) else array
+
+        assert compare(rng, dtype, image, weights, view=apart, layout=layout)

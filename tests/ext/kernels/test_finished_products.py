@@ -213,9 +213,9 @@ def conv_layer(stride: int) -> Build:
     return build
 
 
-# images, filters: Winograd's algorithm (with odd sizes), a plain one, few channels, groups, one tap, wide
+# images, filters: Winograd's algorithm (with odd sizes), a plain one, few channels, groups, one entry, wide
 IMAGES = [((3, 13, 15, 32), (3, 3, 32, 32), 1), ((2, 15, 13, 32), (5, 5, 32, 48), 1),
-          ((4, 28, 28, 1), (5, 5, 1, 32), 1),
+          ((4, 28, 28, 1), (5, 5, 1, 32), 1), ((3, 20, 21, 24), (1, 1, 24, 33), 1), ((1, 1, 1, 9), (1, 1, 9, 5), 1),
           ((2, 9, 9, 40), (3, 3, 40, 2), 1), ((2, 12, 10, 8), (3, 3, 4, 6), 1), ((2, 14, 14, 20), (1, 1, 20, 17), 2),
           ((1, 5, 6, 3), (2, 2, 3, 1100), 1), ((2, 70, 300, 3), (3, 3, 3, 8), 2)]
 
