@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +156,7 @@ class ClusterLink:
                 return wire.GetStatusResponse.FromString(answer)
 
     async def open(self, handle: str, tasks: Mapping[str, str], config: Any, cluster: ClusterSpec | None,
-                   own_task: str, incarnation: int) -> None:
+                   own_task: str, incarnation: int, devices: Sequence[Any] = ()) -> None:
         """Create worker sessions on tasks: all, or none and the first error.
 
         Parameters
@@ -166,6 +166,8 @@ class ClusterLink:
         own_task : str
         incarnation : int
             Of the master's first device, unsigned: tasks tell by it which process of the master has made a session.
+        devices : sequence of wire.DeviceAttributes
+            Those of the session, told to all tasks when its config says so.
         """
         requests = {}
         for task in tasks:
@@ -183,6 +185,8 @@ class ClusterLink:
                     entry = request.server_def.cluster.job.add(name=job)
                     for index, address in addresses.items():
                         entry.tasks[index] = address
+            if config.share_cluster_devices_in_session or config.experimental.share_cluster_devices_in_session:
+                request.cluster_device_attributes.extend(devices)
             requests[task] = request.SerializeToString()
         answers = await asyncio.gather(*(
             self._connections.call(tasks[task], task, "CreateWorkerSession", request, "a worker session")

@@ -76,6 +76,11 @@ class SessionConfig:
         """Tell whether the session may use a task."""
         return not self.device_filters or any(task.intersects(one) for one in self.device_filters)
 
+    def admits_device(self, name: str) -> bool:
+        """Tell whether the session may use a device of another task."""
+        spec = parse(name)
+        return spec is not None and self.admits(spec)
+
 
 def propagated_task(cluster_def: Any, target: str, own_job: str, own_task: int) -> tuple[str, int] | None:
     """Return the job and task that a session's own ClusterDef gives this master, or None when it has none.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runtime._ext.errors import DeadlineExceeded
-from runtime.observe.status import step_status
+from runtime.observe.status import step_waits
 
 if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
@@ -28,8 +28,12 @@ _TOLD_WAITS = 3
 
 
 def timed_out(timeout_s: float, step: StepContext) -> DeadlineExceeded:
-    """Return the error of a step that ran into its limit just now; it says what the step waits for."""
-    waits = step_status(step).waits
+    """Return the error of a step that ran into its limit just now; it says what the step waits for.
+
+    Of a step over several tasks these are its parts, and what the part on this task waits for.
+    """
+    part = getattr(step.exchange, "own_step", None)
+    waits = [*step_waits(step), *(step_waits(part) if part is not None else ())]
     awaited = "; ".join(map(str, waits[:_TOLD_WAITS]))
     more = f"; and {len(waits) - _TOLD_WAITS} more" if len(waits) > _TOLD_WAITS else ""
     return DeadlineExceeded(

@@ -162,7 +162,8 @@ class Master:
         if devices:
             from runtime.master.cluster_session import ClusterSession
 
-            kind = partial(ClusterSession, devices=devices)
+            # A filter may name devices of a task, too.
+            kind = partial(ClusterSession, devices=[one for one in devices if options.admits_device(one.name)])
         session = kind(
             graph_def,
             options,

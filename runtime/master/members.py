@@ -97,6 +97,8 @@ class OwnTask:
         except Exception as error:
             done(None, error)
             return _nothing
+        if call.watch is not None:
+            call.watch(run.step)
         if call.partial:
             self._worker.when_received(run, step_id, call.receive, answered, call.last)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,6 +41,8 @@ class PartCall:
         Return the graphs that ran.
     partial : bool
         One call of several of a partial run; ``last`` tells the last one.
+    watch : callable, optional
+        ``watch(step)`` is told the `StepContext` of the part, where that runs in this process.
     """
 
     send: Mapping[str, tuple[Any, DataType]] = field(default_factory=dict)
@@ -49,6 +51,7 @@ class PartCall:
     graphs: bool = False
     partial: bool = False
     last: bool = False
+    watch: Callable[[StepContext], None] | None = None
 
 
 @dataclass(slots=True)
@@ -144,6 +147,12 @@ class PartsCall:
     step : StepContext
     done : callable
         ``done(outputs, error)``, called exactly once, when the call has ended on every task.
+
+    Attributes
+    ----------
+    own_step : StepContext or None
+        That of the own task's part, once it runs.
+    ran : PartsRun
     """
 
     def __init__(self, members: Mapping[str, Member], handles: Mapping[str, str], own: str, call: PartCall,
@@ -161,21 +170,27 @@ class PartsCall:
         self._ends: list[Callable[[], None]] = []
         self._is_ending = False
         self._timers: list[threading.Timer] = []
+        self.own_step: StepContext | None = None
         self.ran = PartsRun()
 
     def start(self) -> None:
         """Ask every task."""
         self._token = self._step.on_cancel(self._end, self._awaited)
+        self._step.exchange = self  # for those who look
         call = self._call
-        others = PartCall(trace=call.trace, graphs=call.graphs, partial=call.partial, last=call.last)
+        own = replace(call, watch=self._watch)
+        others = replace(call, send={}, receive=())
         for task, member in self._members.items():
-            end = member.run(self._handles[task], self._step.step_id, call if task == self._own else others,
+            end = member.run(self._handles[task], self._step.step_id, own if task == self._own else others,
                              partial(self._ended, task))
             with self._lock:
                 self._ends.append(end)
                 is_ending = self._is_ending
             if is_ending:
                 end()
+
+    def _watch(self, step: StepContext) -> None:
+        self.own_step = step
 
     def _awaited(self) -> str:
         """Return what is missing, for those who look at the step."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime import wire
 from runtime.cluster_spec import ClusterSpec
+from runtime.devices.attributes import device_attributes
 from runtime.master.cluster_link import ClusterLink
 from runtime.master.members import OtherTask, OwnTask
 from runtime.master.transfers import OtherTransfers, OwnTransfers
@@ -60,7 +61,10 @@ class SessionTasks:
         session: Any = self._master.session(handle)
         kept = wire.ConfigProto()
         kept.CopyFrom(config)
-        await self.link.open(handle, tasks, kept, cluster, session.task.name, session.task.devices[0].incarnation)
+        devices = [*map(device_attributes, session.task.devices),
+                   *(device.attributes for device in session.remote_devices)]
+        await self.link.open(handle, tasks, kept, cluster, session.task.name, session.task.devices[0].incarnation,
+                             devices)
         self._open[handle] = tasks
         leader = config.experimental.collective_group_leader
         own = self._worker.adopt_session(handle, session.task, session.state, cluster, leader)

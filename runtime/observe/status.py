@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from runtime._ext.executor import StepContext
 
 __all__ = ["MAX_CALLS", "Call", "GraphStatus", "Held", "Opening", "RoadStatus", "SessionStatus", "StepStatus",
-           "TaskStatus", "Wait", "WorkerSessionStatus", "oldest_steps", "step_status"]
+           "TaskStatus", "Wait", "WorkerSessionStatus", "oldest_steps", "step_status", "step_waits"]
 
 logger = logging.getLogger(__name__)
 
@@ -287,10 +287,15 @@ def step_status(step: StepContext, graph_handle: str = "") -> StepStatus:
         feeds = tuple(name for name, *_ in selection.feeds[:_MAX_NAMES])
         fetches = tuple(name for name, *_ in selection.fetches[:_MAX_NAMES])
         targets = tuple(node.name for node in selection.targets[:_MAX_NAMES])
-    waits = [Wait(what, max(0.0, now - since), node) for since, what, node in _waits(step)]
-    waits.sort(key=lambda wait: -wait.seconds)
     return StepStatus(step.step_id, max(0.0, now - step.started), feeds, fetches, targets, graph_handle,
-                      step.held_bytes, step.peak_bytes, step.cancelled, tuple(waits))
+                      step.held_bytes, step.peak_bytes, step.cancelled, step_waits(step))
+
+
+def step_waits(step: StepContext) -> tuple[Wait, ...]:
+    """Return what a step waits for, the longest first. From any thread; the step may end meanwhile."""
+    now = time.monotonic()
+    waits = [Wait(what, max(0.0, now - since), node) for since, what, node in _waits(step)]
+    return tuple(sorted(waits, key=lambda wait: -wait.seconds))
 
 
 def oldest_steps(steps: Iterable[tuple[StepContext, str]]) -> tuple[StepStatus, ...]:

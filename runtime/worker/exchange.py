@@ -205,8 +205,9 @@ class StepExchange:
         with self._lock:
             found = [(call.since, f"tensor {call.key} from {call.task}", call.node) for call in self._calls]
         for key, since in self._rendezvous.waiting():
-            if _task_of(parse_key(key)[2]) == self._task:  # others wait here, too, for what this step sends
-                found.append((since, f"tensor {key} of this task", self._receivers.get(key, "")))
+            node = self._receivers.get(key)
+            if node is not None:  # others wait here, too, for what this step sends
+                found.append((since, f"tensor {key} of this task", node))
         return found
 
     def close(self, error: BaseException) -> None:

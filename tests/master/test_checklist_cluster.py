@@ -12,7 +12,7 @@ import pytest
 
 import runtime
 from runtime import wire
-from tests.graph.graphs import BOOL, FLOAT, INT32, const, node, placeholder
+from tests.graph.graphs import BOOL, FLOAT, INT32, const, graph_def, node, placeholder
 from tests.interop.raw import Wire, connect
 from tests.master.harness import array, step_request
 from tests.processes import free_port
@@ -48,6 +48,11 @@ class Cluster:
                         for address, listen in zip(real, self.addresses, strict=True)]
 
 
+def steps(worker: Watched, method: str) -> set[int]:
+    """Return the numbers of the steps of which a worker was asked something."""
+    return {seen.request.step_id for seen in worker.of(method)}
+
+
 @pytest.fixture(scope="module")
 def made() -> Iterator[Cluster]:
     with contextlib.ExitStack() as stack:
@@ -56,8 +61,9 @@ def made() -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(made: Cluster) -> Cluster:
-    """The cluster, with nothing seen so far."""
+    """The cluster, with nothing seen so far: nobody waits for the CleanupGraph of a step, so it may come late."""
     for worker in made.workers:
+        worker.until(lambda worker=worker: steps(worker, "RunGraph") <= steps(worker, "CleanupGraph"))
         worker.calls.clear()
     return made
 
@@ -110,6 +116,32 @@ def test_20_filters_keep_workers_out_of_a_session(cluster: Cluster, client: Wire
     for worker, is_used in zip(cluster.workers, expected, strict=True):
         wanted = ["GetStatus", "CreateWorkerSession", "DeleteWorkerSession"] if is_used else []
         assert [seen.method for seen in worker.of()] == wanted
+
+
+def test_20_a_filter_may_leave_out_devices_of_a_task_that_is_used(client: Wire, worker: Watched) -> None:
+    handle = client.session(const("c", 1.0), device_filters=["/job:worker/task:0/device:GPU:0"])
+    names = [device.name for device in client.call("ListDevices", session_handle=handle).local_device]
+    assert names == [f"{MASTER}{CPU}"]
+    assert client.run(handle, ["c:0"]) == {"c:0": 1.0}
+    code, text = client.refusal("CreateSession", wire.CreateSessionRequest(
+        graph_def=graph_def(const("c", 1.0, device=WORKERS[0])),
+        config=wire.ConfigProto(device_filters=["/job:worker/task:0/device:GPU:0"])))
+    assert (code, f"available devices are [ {MASTER}{CPU} ]" in text) == (3, True)
+
+
+@pytest.mark.parametrize("field", ["share_cluster_devices_in_session", "experimental", ""])
+def test_the_devices_of_a_session_are_told_to_its_workers_when_it_wants_that(client: Wire, worker: Watched, field: str
+                                                                            ) -> None:
+    config: dict[str, Any] = {}
+    if field:
+        config = {field: True} if field != "experimental" else {
+            field: wire.ConfigProto.Experimental(share_cluster_devices_in_session=True)}
+    handle = client.session(const("c", 1.0), **config)
+    (created,) = worker.of("CreateWorkerSession")
+    listed = client.call("ListDevices", session_handle=handle).local_device
+    told = created.request.cluster_device_attributes
+    assert [(one.name, one.incarnation) for one in told] == (
+        [(one.name, one.incarnation) for one in listed] if field else [])
 
 
 def test_21_isolation_is_asked_of_the_workers(cluster: Cluster, client: Wire, worker: Watched) -> None:
@@ -169,7 +201,7 @@ def test_36_37_a_signature_is_registered_once_and_steps_have_numbers_of_their_ow
     assert all(seen.request.store_errors_in_response_body and seen.request.create_worker_session_called
                and seen.request.request_id for seen in runs)
     assert len({seen.request.request_id for seen in runs}) == 4
-    worker.until(lambda: {seen.request.step_id for seen in worker.of("CleanupGraph")} == set(ids))
+    worker.until(lambda: steps(worker, "CleanupGraph") == set(ids))
 
 
 def test_38_names_of_added_nodes_never_repeat_in_a_session(client: Wire, worker: Watched) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -163,7 +164,8 @@ def test_a_run_at_its_limit_says_what_it_waits_for(cluster: runtime.Cluster, cli
     code, text = client.in_body(handle, ["taken:0"], feed={"x:0": 3.0}, partial_run_handle=run,
                                 options=wire.RunOptions(timeout_in_ms=500))
     assert code == 4
-    assert f"it waits for: its parts on {MASTER}, {WORKER}" in text
+    own = rf"tensor \S+_taken;0:0 from {WORKER} by node taken_S\d+, for 0\.\d s"
+    assert re.search(rf"it waits for: its parts on {MASTER}, {WORKER}, for 0\.\d s; {own}$", text)
     until(lambda: not on_worker(cluster, handle).num_steps)
 
 
@@ -193,6 +195,26 @@ def test_a_worker_that_dies_between_the_calls_is_named(cluster: runtime.Cluster,
     run = setup(client, session, ["x:0"], ["y:0"])
     assert client.run(session, ["y:0"], feed={"x:0": 3.0}, partial_run_handle=run) == {"y:0": -3.0}
     client.call("CloseSession", session_handle=session)
+
+
+# Our client
+
+
+def test_our_client_runs_partially_and_by_callables(cluster: runtime.Cluster) -> None:
+    graph = runtime.Graph()
+    x, w = graph.placeholder("float32", [], name="x"), graph.placeholder("float32", [], name="w")
+    with graph.device(THERE):
+        double = x * 2.0
+    total = double + w
+    with runtime.Session(cluster.targets["master"][0], graph) as session:
+        handle = session.partial_run_setup([double, total], [x, w])
+        assert session.partial_run(handle, double, {x: 3.0}) == 6.0
+        assert session.partial_run(handle, [total], {w: 1.0}) == [7.0]
+        with session.make_callable([total, double], [w, x]) as call:
+            assert call(1.0, 3.0) == [7.0, 6.0]
+            assert call(2.0, 4.0) == [10.0, 8.0]
+            assert len(on_worker(cluster, told(cluster, "master").session[-1].handle).graph) == 2
+        until(lambda: len(on_worker(cluster, told(cluster, "master").session[-1].handle).graph) == 1)
 
 
 # Graphs on the tasks
