@@ -1,4 +1,5 @@
-# Each target sets up what it needs in .venv and nothing else. PYTHON makes the environment: 3.11 or newer.
+# Each target sets up what it needs in .venv and nothing else, except that tests of the sandbox want bubblewrap on the
+# machine: `make test` installs Debian's package where root runs it. PYTHON makes the environment: 3.11 or newer.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -63,6 +64,9 @@ $(VENV)/.run: $(VENV)/.build setup.py pyproject.toml
 
 $(VENV)/.test: $(VENV)/.build setup.py pyproject.toml
 	$(EDITABLE) '.[test,examples]'
+	@command -v bwrap >/dev/null || \
+		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get install -q -y bubblewrap; } || \
+		echo "bubblewrap is not there and cannot be installed: the tests of the sandbox will say so"
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.build setup.py pyproject.toml

@@ -507,7 +507,7 @@ class Settings:
         _seconds(0.1, 86400), 60.0, metavar="SECONDS", help="time that a worker which was made gets to register"
     )
     command_providers: tuple[str, ...] = setting(
-        _names, (), metavar="LIST", help="where workers may be made, separated by commas, or none"
+        _names, ("local",), metavar="LIST", help="where workers may be made, separated by commas, or none"
     )
     command_local_bare: bool = setting(
         _flag, True, help="let workers that are processes of this machine run commands without a container"

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "task": ("runtime.cli.task", "list, show, cancel and await tasks, and tell why one does not run"),
     "result": ("runtime.cli.result", "list, await and fetch results of tasks"),
     "worker": ("runtime.cli.worker", "run tasks by a Python function, in processes of its own"),
+    "agent": ("runtime.cli.agent", "take commands from a server and run them on this machine"),
     "fleet": ("runtime.cli.fleet", "show the servers and machines that a fleet knows"),
     "machine": ("runtime.cli.machine", "report this machine's interfaces to a server"),
     "trace": ("runtime.cli.trace", "trace the next steps of a server, or read traces that were saved"),

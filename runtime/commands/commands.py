@@ -22,6 +22,7 @@ from runtime.commands.log_records import Record
 from runtime.commands.log_streams import LogSession, follow
 from runtime.commands.logs import Logs
 from runtime.commands.model import (
+    BEGUN,
     TERMINAL,
     Caller,
     CommandChange,
@@ -40,6 +41,9 @@ __all__ = ["Commands", "Offer", "PingAnswer"]
 logger = logging.getLogger(__name__)
 
 _V = TypeVar("_V")
+
+MISSING_S = 10.0
+"""How long a worker that names what it has may leave out what it has begun."""
 
 # How often silent workers and forgotten offers are looked for, at most and at least.
 _LONGEST_SWEEP_S = 5.0
@@ -109,6 +113,8 @@ class Commands:
         self._clock = clock
         # Workers whose registration is being written; the writer's thread adds to it.
         self._arriving: dict[int, bool] = {}
+        # What workers have begun and do not name any more, since when.
+        self._missing: dict[int, dict[int, float]] = {}
         self._stopping = asyncio.Event()
         self._sweeper: asyncio.Task[None] | None = None
         self._remarks: dict[asyncio.Task[None], None] = {}
@@ -316,6 +322,8 @@ class Commands:
             WorkerStatus.OFFLINE, WorkerStatus.PAUSED_OFFLINE, WorkerStatus.FAILING_OFFLINE
         ):
             await self.store.write(lambda rows: self._came_back(rows, number))
+        if owned is not None:
+            await self._take_back_disowned(number, owned)
         deadline = self._clock() + hold_s
         while True:
             answer = self.store.read(lambda rows: self._answer(rows, number, owned))
@@ -357,6 +365,7 @@ class Commands:
 
     def deleted(self, number: int) -> None:
         """Forget a worker that was deleted."""
+        self._missing.pop(number, None)
         self.presence.forget(number)
 
     def assign_soon(self, rows: CommandRows) -> None:
@@ -382,6 +391,30 @@ class Commands:
         if caller.instance and caller.instance != worker.instance:
             raise Aborted(f"worker {number}: another process has registered as {worker.name!r}")
         return worker
+
+    async def _take_back_disowned(self, number: int, owned: Mapping[int, int]) -> None:
+        """Take back what a worker has not named for a while: an answer of either side was lost on the way."""
+        begun = self.store.read(lambda rows: rows.of_worker(number, BEGUN))
+        missing = [command.number for command in begun if owned.get(command.number) != command.attempt]
+        if not missing:
+            self._missing.pop(number, None)
+            return
+        now = self._clock()
+        former = self._missing.get(number, {})
+        since = self._missing[number] = {command: former.get(command, now) for command in missing}
+        # Not at once: this ping may have been under way before the command was taken.
+        gone = frozenset(command for command, time_s in since.items() if now - time_s > MISSING_S)
+        if not gone:
+            return
+        now_s = self.now_s()
+
+        def take_back(rows: CommandRows) -> None:
+            worker = rows.worker(number)
+            if worker is not None:
+                lost.disowned(rows, worker, gone, self.rules, now_s)
+                rows.at_end(self._assign)
+
+        await self.store.write(take_back)
 
     def _answer(self, rows: CommandRows, number: int, owned: Mapping[int, int] | None) -> PingAnswer:
         worker = rows.worker(number)

@@ -1,24 +1,24 @@
 """How the output of a command lies in its file: one record after the other, in the order of arrival.
 
-A record is a header and a line of text in UTF-8. An entry of several lines is several records with one sequence number,
-the last of them marked. A file that a crash has cut ends with what is no record, or with half an entry; both are left
-out when it is opened again.
+A record is a header and a line of text in UTF-8; senders may number their lines. A file that a crash has cut ends with
+what is no record; that is left out when it is opened again.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from runtime.commands.checks import LOG_TYPES
 
-__all__ = ["NO_SEQUENCE", "Kind", "Record", "Summary", "encode", "parse", "summarize"]
+__all__ = ["NO_SEQUENCE", "Kind", "Record", "Summary", "encode", "parse", "split", "summarize"]
 
 # Text's length, checksum of all that follows, time, attempt, sequence number, spelling of the type, kind.
 _HEADER = struct.Struct("<IIdIqBB")
+_UNCHECKED = struct.Struct("<II")
 _CHECKED = struct.Struct("<dIqBB")
 _MAX_TEXT = 1 << 20
 NO_SEQUENCE = -1
@@ -26,13 +26,13 @@ _TYPE_NUMBER = {name: number for number, name in enumerate(LOG_TYPES)}
 
 
 class Kind:
-    """Bits of a record's kind."""
+    """What a record is."""
 
-    ENDS = 1
-    """The last line of its entry."""
-    REMARK = 2
+    LINE = 0
+    """As it was sent."""
+    REMARK = 1
     """Written by the server."""
-    GAP = 4
+    GAP = 2
     """Says that the text after it is left out."""
 
 
@@ -52,11 +52,11 @@ class Summary:
     Attributes
     ----------
     size : int
-        Bytes of whole entries, from the begin.
+        Bytes of whole records, from the begin.
     attempt : int
         Of the last record; 0 in an empty file.
     following : dict of int to int
-        The sequence number that is expected next, by attempt; of workers that number their entries.
+        The number of the line that is expected next, by attempt; of workers that number their lines.
     is_full : bool
         Whether a record says that text is left out.
     """
@@ -67,17 +67,26 @@ class Summary:
     is_full: bool = False
 
 
-def encode(type_name: str, text: str, time_s: float, attempt: int, sequence: int, kind: int = 0) -> bytes:
-    """Return the records of one entry: one for each line."""
+def split(text: str) -> list[str]:
+    """Return the lines of an entry; a line break at its end ends the last one and begins none."""
     lines = text.split("\n")
     if len(lines) > 1 and not lines[-1]:
-        del lines[-1]  # the line break at the end of the last line
+        del lines[-1]
+    return lines
+
+
+def encode(
+    type_name: str, lines: Sequence[str], time_s: float, attempt: int, sequence: int, kind: int = Kind.LINE
+) -> bytes:
+    """Return the records of some lines; the first has the number ``sequence``, if they are numbered."""
     records = []
-    for place, line in enumerate(lines, 1):
+    number = _TYPE_NUMBER[type_name]
+    for line in lines:
         raw = line.encode()
-        ends = Kind.ENDS if place == len(lines) else 0
-        checked = _CHECKED.pack(time_s, attempt, sequence, _TYPE_NUMBER[type_name], kind | ends)
-        records.append(struct.pack("<II", len(raw), zlib.crc32(raw, zlib.crc32(checked))) + checked + raw)
+        checked = _CHECKED.pack(time_s, attempt, sequence, number, kind)
+        records.append(_UNCHECKED.pack(len(raw), zlib.crc32(raw, zlib.crc32(checked))) + checked + raw)
+        if sequence != NO_SEQUENCE:
+            sequence += 1
     return b"".join(records)
 
 
@@ -96,13 +105,11 @@ def summarize(data: bytes, base: Summary | None = None) -> Summary:
     summary = base or Summary()
     start = summary.size
     for (_, _, _, attempt, sequence, _, kind), _, end in _records(data):
-        if not kind & Kind.ENDS:
-            continue
         summary.size = start + end
         summary.attempt = attempt
         if sequence != NO_SEQUENCE:
             summary.following[attempt] = sequence + 1
-        if kind & Kind.GAP:
+        if kind == Kind.GAP:
             summary.is_full = True
     return summary
 

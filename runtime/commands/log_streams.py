@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from runtime.commands.checks import MAX_LOG_BYTES, check_id, check_text, log_type
-from runtime.commands.log_records import NO_SEQUENCE, Record
+from runtime.commands.log_records import NO_SEQUENCE, Record, split
 from runtime.commands.logs import LogFile, Logs
 from runtime.commands.model import TERMINAL, Caller, Status
 from runtime.errors import Aborted, InvalidArgument, NotFound, Unavailable
@@ -42,7 +42,7 @@ class LogSession:
         self._sequence: int | None = None
 
     def number_from(self, sequence: int) -> None:
-        """Say that entries are numbered from here on: those that are there already are left out."""
+        """Say that lines are numbered from here on: those that are there already are left out."""
         self._sequence = sequence
 
     async def add(self, number: int, type_name: str, text: str) -> None:
@@ -67,8 +67,8 @@ class LogSession:
         sequence = NO_SEQUENCE
         if self._sequence is not None:
             if len(self._attempts) > 1:
-                raise InvalidArgument("task_id: a stream of numbered entries is of one task")
-            sequence, self._sequence = self._sequence, self._sequence + 1
+                raise InvalidArgument("task_id: a stream of numbered lines is of one task")
+            sequence, self._sequence = self._sequence, self._sequence + len(split(text))
         file = await self._logs.append(number, type_name, text, attempt, sequence)
         self._files[file] = number
 

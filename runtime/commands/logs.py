@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from runtime.commands.log_records import NO_SEQUENCE, Kind, Record, Summary, encode, parse, summarize
+from runtime.commands.log_records import NO_SEQUENCE, Kind, Record, Summary, encode, parse, split, summarize
 from runtime.errors import Error, ResourceExhausted, Unavailable
 from runtime.store import failpoints
 
@@ -34,8 +34,6 @@ _READ_BYTES = 256 << 10
 _PENDING_BYTES = 1 << 20
 # The largest record does not fit into a usual read.
 _LARGEST_READ = 2 << 20
-# An entry of a MiB may be of empty lines, each a record with a header.
-_LARGEST_ENTRY = 40 << 20
 _SUMMARIES_KEPT = 4096
 _REMARK_TYPE = "stderr"
 
@@ -100,7 +98,7 @@ class Logs:
         Parameters
         ----------
         sequence : int
-            Of the entry within the attempt, where the sender numbers them: one that is there already is left out.
+            Of the first line within the attempt, where the sender numbers them: those that are there are left out.
 
         Raises
         ------
@@ -123,7 +121,7 @@ class Logs:
     async def remark(self, number: int, text: str, attempt: int) -> None:
         """Append a line of the server's own, whatever the limit."""
         file = await self._file(number)
-        self._put(file, encode(_REMARK_TYPE, text, self._now_s(), attempt, NO_SEQUENCE, Kind.REMARK))
+        self._put(file, encode(_REMARK_TYPE, split(text), self._now_s(), attempt, NO_SEQUENCE, Kind.REMARK))
         file.summary.attempt = max(attempt, file.summary.attempt)
         self._write_soon(number, file)
 
@@ -232,27 +230,30 @@ class Logs:
 
     def _add(self, file: LogFile, type_name: str, text: str, attempt: int, sequence: int) -> None:
         summary = file.summary
+        lines = split(text)
         if sequence != NO_SEQUENCE:
-            expected = summary.following.get(attempt, 0)
-            if sequence < expected:
+            known = max(0, summary.following.get(attempt, 0) - sequence)
+            lines = lines[known:]
+            if not lines:
                 return
-            summary.following[attempt] = sequence + 1
+            sequence += known
+            summary.following[attempt] = sequence + len(lines)
         self._mark_attempt(file, attempt)
         if summary.is_full:
             return
         if self._limit and summary.size + len(text) > self._limit:
             summary.is_full = True
             note = f"output beyond {self._limit} bytes is left out"
-            self._put(file, encode(_REMARK_TYPE, note, self._now_s(), attempt, sequence, Kind.REMARK | Kind.GAP))
+            self._put(file, encode(_REMARK_TYPE, [note], self._now_s(), attempt, sequence, Kind.GAP))
             return
-        self._put(file, encode(type_name, text, self._now_s(), attempt, sequence))
+        self._put(file, encode(type_name, lines, self._now_s(), attempt, sequence))
         summary.attempt = max(attempt, summary.attempt)
 
     def _mark_attempt(self, file: LogFile, attempt: int) -> None:
         if attempt > max(file.summary.attempt, 1):
             file.summary.attempt = attempt
             text = f"attempt {attempt}"
-            self._put(file, encode(_REMARK_TYPE, text, self._now_s(), attempt, NO_SEQUENCE, Kind.REMARK))
+            self._put(file, encode(_REMARK_TYPE, [text], self._now_s(), attempt, NO_SEQUENCE, Kind.REMARK))
 
     def _put(self, file: LogFile, data: bytes) -> None:
         file.buffer.append(data)
@@ -311,10 +312,9 @@ def _load(path: Path) -> Summary:
             before = summary.size
             summary = summarize(os.pread(file.fileno(), at_once, before), summary)
             if summary.size == before:
-                # An entry of many lines is larger than its records; no entry has more bytes than this.
-                if at_once >= _LARGEST_ENTRY:
+                if at_once >= _LARGEST_READ:
                     break
-                at_once = _LARGEST_ENTRY
+                at_once = _LARGEST_READ
             else:
                 at_once = _READ_BYTES
         if summary.size < size:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from runtime.commands import transitions
 from runtime.commands.model import BEGUN, CommandRow, Rules, Status, WorkerRow, WorkerStatus
 from runtime.store.commands import CommandRows
 
-__all__ = ["give_up", "is_back", "reclaim", "reclaim_assigned", "restarted", "went_offline"]
+__all__ = ["disowned", "give_up", "is_back", "reclaim", "reclaim_assigned", "restarted", "went_offline"]
 
 _W = WorkerStatus
 _OFFLINE = {_W.READY: _W.OFFLINE, _W.PAUSED: _W.PAUSED_OFFLINE, _W.FAILING: _W.FAILING_OFFLINE}
@@ -75,6 +75,14 @@ def restarted(
             why = f"worker {worker.name} started anew and does not have this task any more"
             _retry(rows, command, rules.on_restart == "requeue", rules, now_s, why)
     return [command.number for command in rows.of_worker(worker.number, frozenset({Status.ASSIGNED}))]
+
+
+def disowned(rows: CommandRows, worker: WorkerRow, numbers: Container[int], rules: Rules, now_s: float) -> None:
+    """Take back what a worker has begun and does not name any more among what it has."""
+    for command in rows.of_worker(worker.number, BEGUN):
+        if command.number in numbers:
+            why = f"worker {worker.name} does not have this task any more"
+            _retry(rows, command, rules.on_restart == "requeue", rules, now_s, why)
 
 
 def _retry(rows: CommandRows, command: CommandRow, requeues: bool, rules: Rules, now_s: float, why: str) -> None:

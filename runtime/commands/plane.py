@@ -132,6 +132,7 @@ class CommandPlane:
                 token_file=settings.command_worker_token_file,
                 ca_file=settings.command_worker_ca,
                 uses_tls=settings.tls_cert is not None,
+                needs_token=settings.token_file is not None,
             )
             workforce = Workforce(commands, {name: load(name, surroundings) for name in settings.command_providers})
             await workforce.start()

@@ -13,7 +13,7 @@ from runtime.errors import InvalidArgument, NotFound
 
 __all__ = ["PROVIDERS", "Flavor", "Provider", "Surroundings", "WorkerSpec", "load", "parse_flavor"]
 
-PROVIDERS: dict[str, str] = {}
+PROVIDERS: dict[str, str] = {"local": "runtime.providers.local:LocalProvider"}
 """Provider to ``module:class``; the class is called with a `Surroundings`."""
 
 _FLAVOR = re.compile(r"cpu([1-9]\d{0,3})(?:-mem([1-9]\d{0,5})(?:-gpu([1-9]\d{0,2}))?)?")
@@ -55,7 +55,8 @@ class Surroundings:
         Whether workers may run commands without a container.
     token_file, ca_file : Path or None
         What workers authenticate themselves with, and whom they trust.
-    uses_tls : bool
+    uses_tls, needs_token : bool
+        What the server asks of its callers.
     """
 
     address: str
@@ -65,6 +66,7 @@ class Surroundings:
     token_file: Path | None = None
     ca_file: Path | None = None
     uses_tls: bool = False
+    needs_token: bool = False
 
 
 class Provider(Protocol):

@@ -37,6 +37,11 @@ NAMES: dict[str, str] = {
     "objects.remove": "before an object's file is removed",
     "logs.write": "before a piece of a command's output is written",
     "logs.sync": "before the file of a command's output is synced",
+    "agent.prepared": "in an agent, when a command is written down and nobody was told",
+    "agent.accepted": "in an agent, when the server knows that it takes a command",
+    "agent.started": "in an agent, when a command's supervisor was started",
+    "agent.sent": "in an agent, when the server has a command's whole output",
+    "agent.reported": "in an agent, when the server knows how a command has ended",
 }
 """Every failpoint there is, and where it lies."""
 

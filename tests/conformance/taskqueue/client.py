@@ -21,8 +21,9 @@ PATIENCE_S = 60.0
 class Queue:
     """One client of a server."""
 
-    def __init__(self, channel: grpc.Channel, token: str | None = None) -> None:
+    def __init__(self, channel: grpc.Channel, address: str, token: str | None = None) -> None:
         self.stub = Stub(channel, token)
+        self.address = address
 
     def submit(self, command: str = "true", container: str = "bare", **metadata: object) -> int:
         request = CLASSES["TaskRequest"](command=command, container=container)
@@ -91,7 +92,7 @@ def connect(address: str, token: str | None = None) -> Iterator[Queue]:
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1),
                ("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(address, options) as channel:
-        yield Queue(channel, token)
+        yield Queue(channel, address, token)
 
 
 @contextlib.contextmanager
@@ -101,7 +102,6 @@ def serving(folder: Path, **options: Any) -> Iterator[Queue]:
         runtime.Server(services=("command",), data_dir=folder / "data", **options) as server,
         connect(server.address) as client,
     ):
-        client.address = server.address  # type: ignore[attr-defined]
         yield client
 
 

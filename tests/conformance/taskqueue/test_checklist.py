@@ -21,6 +21,7 @@ import runtime
 from runtime.edge import tokens
 from runtime.errors import FailedPrecondition
 from tests.commands import fake_provider
+from tests.commands.agents import agent, marked
 from tests.commands.fake_provider import FakeProvider
 from tests.conformance.taskqueue.client import Queue, code, connect, serving, wait_until
 from tests.conformance.taskqueue.messages import CLASSES
@@ -303,8 +304,22 @@ def test_18_what_the_new_process_still_has_stays(queue: Queue) -> None:
     assert queue.update(kept, "S", **new)
 
 
+def test_18_what_a_worker_does_not_name_any_more_is_lost(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.commands.commands.MISSING_S", 0.3)
+    worker = queue.register("w", 2, x_tq_worker_instance="i")
+    named, missing = queue.submit(), queue.submit()
+    queue.ping(worker, x_tq_worker_instance="i")
+    queue.path(named, "CR")
+    queue.path(missing, "CR")
+    queue.ping(worker, x_tq_worker_instance="i", x_tq_owned=f"{named}.1")
+    assert queue.status(missing) == "R"
+    time.sleep(0.4)
+    queue.ping(worker, x_tq_worker_instance="i", x_tq_owned=f"{named}.1")
+    assert queue.statuses() == {named: "R", missing: "F"}
+
+
 def test_19_silent_worker(tmp_path: Path) -> None:
-    with serving(tmp_path, command_offline_s=1.0) as queue, connect(queue.address) as elsewhere:  # type: ignore[attr-defined]
+    with serving(tmp_path, command_offline_s=1.0) as queue, connect(queue.address) as elsewhere:
         silent = queue.register("silent", 2)
         task = queue.submit()
         other = elsewhere.register("other", 1)
@@ -322,7 +337,7 @@ def test_19_silent_worker(tmp_path: Path) -> None:
 
 def test_20_evicted_worker(tmp_path: Path) -> None:
     options = {"command_offline_s": 0.5, "command_evict_s": 1.0, "command_max_attempts": 2}
-    with serving(tmp_path, **options) as queue, connect(queue.address) as elsewhere:  # type: ignore[attr-defined]
+    with serving(tmp_path, **options) as queue, connect(queue.address) as elsewhere:
         first = queue.register("first", 1, x_tq_worker_instance="a")
         task = queue.submit()
         identity = {"x_tq_worker_id": first, "x_tq_worker_instance": "a", "x_tq_attempt": 1}
@@ -375,6 +390,17 @@ def test_21_cancel(queue: Queue) -> None:
     assert queue.update(running, "X", **identity)
     assert queue.ping(worker) == []
     assert queue.statuses() == {running: "X", waiting: "X"}
+
+
+def test_21_our_worker_ends_what_is_cancelled(tmp_path: Path) -> None:
+    with serving(tmp_path) as queue, agent(queue.address, tmp_path / "state"):
+        task = queue.submit("echo begun; sleep 7661 & sleep 7661")
+        assert next(queue.follow(task)).log_text == "begun"
+        queue.update(task, "X")
+        wait_until(lambda: not marked("7661"), "ended")
+        following = queue.submit("true")
+        wait_until(lambda: queue.status(following) == "S", "its slot is free")
+        assert queue.status(task) == "X"
 
 
 def test_22_hold(queue: Queue) -> None:
@@ -444,7 +470,9 @@ def test_25_numbered_entries_are_kept_once(served: Queue) -> None:
     task = served.submit("x", "nobody runs this")
     lines = [(task, "O", f"{number}\nmore") for number in range(20)]
     assert served.send(lines[:12], x_tq_log_sequence=0)
-    assert served.send(lines[5:], x_tq_log_sequence=5)
+    assert served.send(lines[5:], x_tq_log_sequence=10)
+    # Another cut of the same lines.
+    assert served.send([(task, "O", "more\n18\nmore\n"), (task, "O", "19\n")], x_tq_log_sequence=35)
     served.update(task, "X")
     assert [text for _, text in served.output(task)] == [text for n in range(20) for text in (str(n), "more")]
 
@@ -526,6 +554,53 @@ def test_29_nothing_to_follow(served: Queue) -> None:
     assert list(served.follow(task)) == []
 
 
+def test_30_and_32_local_workers(tmp_path: Path) -> None:
+    # A task may lose each of the workers in turn.
+    with serving(tmp_path, command_max_attempts=10) as queue:
+        assert queue.create_workers("local", 0) == []
+        assert code(lambda: queue.create_workers("nowhere", 3)) is NOT_FOUND
+        assert queue.workers() == []
+        workers = queue.create_workers("local", 3)
+        try:
+            assert [(number, name) for number, name, _ in queue.workers()] == [
+                (number, f"tr-worker{number}") for number in workers
+            ]
+            tasks = [queue.submit("sleep 60") for _ in workers]
+            wait_until(lambda: len(queue.tasks("R")) == 3, "one runs on each")
+            for task in tasks:
+                queue.update(task, "X")
+            running = queue.submit("sleep 7662")
+            wait_until(lambda: queue.status(running) == "R", "running")
+            for worker in workers:
+                assert queue.delete_worker(worker)
+            assert queue.workers() == []
+            wait_until(lambda: queue.status(running) == "P", "back in the queue")
+            wait_until(lambda: not marked("7662") and not marked(str(tmp_path / "data" / "workers")), "gone", 30)
+            for worker in workers:
+                assert code(lambda worker=worker: queue.ping(worker)) is NOT_FOUND  # type: ignore[misc]
+                assert queue.delete_worker(worker)
+        finally:
+            for worker in workers:
+                queue.delete_worker(worker)
+
+
+def test_30_local_workers_go_on_with_the_next_server(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with start_server(tmp_path, "--services", "command", listen=address) as server, connect(address) as queue:
+        (worker,) = queue.create_workers("local")
+        task = queue.submit("echo begun; sleep 3; echo done")
+        assert next(queue.follow(task)).log_text == "begun"
+        server.process.kill()
+        server.process.wait()
+    with start_server(tmp_path, "--services", "command", listen=address), connect(address) as queue:
+        try:
+            assert [entry.log_text for entry in queue.follow(task)] == ["begun", "done"]
+            assert queue.status(task) == "S"
+        finally:
+            queue.delete_worker(worker)
+            wait_until(lambda: not marked(str(tmp_path / "data" / "workers")), "gone")
+
+
 def test_31_all_workers_or_none(tmp_path: Path) -> None:
     with fake_provider.installed(), serving(tmp_path, command_providers=("fake",)) as queue:
         (first,) = queue.create_workers("fake")
@@ -566,6 +641,18 @@ def test_33_server_killed_in_the_middle(tmp_path: Path) -> None:
         lines = ran.read_text().split()
         assert sorted(set(map(int, lines))) == list(range(20))
         assert len(lines) == 20
+
+
+def test_34_bare_commands(tmp_path: Path) -> None:
+    with serving(tmp_path) as queue, agent(queue.address, tmp_path / "state"):
+        failing = queue.submit("exit 3")
+        assert [(entry.log_type, entry.log_text) for entry in queue.follow(failing)] == [("E", "exit status 3")]
+        assert queue.status(failing) == "F"
+        strange = queue.submit(r"echo é; printf '\377\n'")
+        assert [entry.log_text for entry in queue.follow(strange)] == ["é", "\ufffd"]
+        long = queue.submit("head -c 1000000 /dev/zero | tr '\\0' x")
+        pieces = [entry.log_text for entry in queue.follow(long)]
+        assert len(pieces) > 1 and "".join(pieces) == "x" * 1_000_000
 
 
 def test_36_tokens(tmp_path: Path) -> None:
