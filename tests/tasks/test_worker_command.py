@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import subprocess
 from collections.abc import AsyncIterator
@@ -115,6 +116,36 @@ def test_worker_finds_a_server_that_was_away(tmp_path: Path) -> None:
                     assert await submitter.data(name, name) == b"abab"
             process.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(process.wait(), TIMEOUT_S) == 0
+
+    run_async(work, 3 * TIMEOUT_S)
+
+
+def test_workers_are_added_listed_and_removed(tmp_path: Path) -> None:
+    async def command(server: str, *words: str) -> tuple[int, str]:
+        process = await asyncio.create_subprocess_exec(
+            *command_line("workers", *words, "--server", server), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), TIMEOUT_S)
+        return process.returncode or 0, output.decode()
+
+    async def work() -> None:
+        async with serve(tmp_path, task_check_s=0.1) as submitter:
+            target = f"grpc://{submitter.address}"
+            endpoint = f"unix:{tmp_path}/nobody.sock"
+            assert await command(target, "add", endpoint, "--name", "n") == (0, f"added {endpoint}\n")
+            status, text = await command(target, "add", endpoint)
+            assert status == 1 and "is in use already, by worker 'n'" in text
+            status, text = await command(target, "add", "nowhere")
+            assert status != 0 and "endpoint 'nowhere' is not understood" in text
+            status, text = await command(target, "list", "-o", "json")
+            (listed,) = json.loads(text)
+            assert (listed["endpoint"], listed["name"], listed["is_registered"]) == (endpoint, "n", False)
+            assert "cannot be reached" in listed["state"]
+            status, text = await command(target, "list")
+            assert status == 0 and text.splitlines()[0].split()[:3] == ["ENDPOINT", "NAME", "STATE"]
+            assert await command(target, "remove", endpoint, "--grace", "1") == (0, f"removed {endpoint}\n")
+            status, text = await command(target, "remove", endpoint)
+            assert status == 1 and "no worker is at endpoint" in text
 
     run_async(work, 3 * TIMEOUT_S)
 
