@@ -1,8 +1,9 @@
 /* Several element-wise kernels as one: a program over blocks of elements that stay in the nearest cache.
  *
  * Every step runs the loop of the kernel that it stands for over a block, its operands inputs or results of earlier steps;
- * the last one writes the output. So the bits are those of the separate kernels. Inputs may be of the output's shape, a
- * single element, or a row: as long as the last axes of the output and the same for all others.
+ * the last one writes an output, and so do others whose results are needed later. So the bits are those of the separate
+ * kernels. Inputs may be of the outputs' shape, a single element, or a row: as long as the last axes of the outputs and the
+ * same for all others.
  *
  * With a product as one of the inputs, the steps run over each part of it as soon as that is complete.
  */
@@ -14,7 +15,7 @@
 #include "kernels/finish.h"
 #include "kernels/sharing.h"
 
-enum { TRT_FUSED_STEPS = 64, TRT_FUSED_INPUTS = 48, TRT_FUSED_BUFFERS = 6, TRT_FUSED_ROWS = 4 };
+enum { TRT_FUSED_STEPS = 64, TRT_FUSED_INPUTS = 48, TRT_FUSED_BUFFERS = 6, TRT_FUSED_ROWS = 4, TRT_FUSED_OUTPUTS = 12 };
 enum { TRT_FUSED_BLOCK_BYTES = 4096 };
 
 typedef struct {
@@ -23,12 +24,14 @@ typedef struct {
     int same_shapes;         /* does not broadcast */
     int is_bias;             /* the right operand is a vector along the last axis */
     int a, b;                /* an input, or -1 - an earlier step */
-    int buffer;              /* where the result lies; not used by the last step */
+    int output;              /* which one the result is; -1: none */
+    int buffer;              /* where the result lies when it is none */
 } trt_fused_step;
 
 typedef struct {
     int type, size;
-    int num_inputs, num_steps;
+    int num_inputs, num_steps, num_outputs;
+    int last_read[TRT_FUSED_INPUTS]; /* the last step that takes it */
     int is_sum;              /* one step, which adds its two operands */
     trt_fused_step steps[TRT_FUSED_STEPS];
 } trt_fused_params;
@@ -37,7 +40,7 @@ enum { TRT_ONE, TRT_ROW, TRT_FULL };
 
 typedef struct {
     const trt_fused_params *params;
-    char *out;
+    char *outputs[TRT_FUSED_OUTPUTS];
     const char *inputs[TRT_FUSED_INPUTS];
     char kinds[TRT_FUSED_INPUTS];
     char step_kinds[TRT_FUSED_STEPS];
@@ -107,7 +110,10 @@ static int trt_fused_classify(trt_fused_work *work, PyObject *const *inputs, con
         }
         work->step_kinds[k] = (char)(a > b ? a : b);
     }
-    return work->step_kinds[p->num_steps - 1] == TRT_FULL && work->count > 0;
+    for (int k = 0; k < p->num_steps; k++)
+        if (p->steps[k].output >= 0 && work->step_kinds[k] != TRT_FULL)
+            return 0;
+    return work->count > 0;
 }
 
 /* Give every short row as many times as fit into a block, and make a block whole rows; 0 when there are too many. */
@@ -149,7 +155,8 @@ static void trt_fused_block(const trt_fused_work *work, npy_intp begin, npy_intp
         for (int side = 0; side < 2; side++) {
             int code = codes[side];
             if (code < 0) {
-                operands[side] = buffers[p->steps[-1 - code].buffer];
+                const trt_fused_step *from = &p->steps[-1 - code];
+                operands[side] = from->output < 0 ? buffers[from->buffer] : work->outputs[from->output] + begin * size;
                 kinds[side] = work->step_kinds[-1 - code];
             } else {
                 kinds[side] = work->kinds[code];
@@ -157,7 +164,7 @@ static void trt_fused_block(const trt_fused_work *work, npy_intp begin, npy_intp
                     + (kinds[side] == TRT_FULL ? begin * size : kinds[side] == TRT_ROW ? row_offset : 0);
             }
         }
-        char *out = k == p->num_steps - 1 ? work->out + begin * size : buffers[step->buffer];
+        char *out = step->output >= 0 ? work->outputs[step->output] + begin * size : buffers[step->buffer];
         npy_intp length = work->step_kinds[k] == TRT_ONE ? 1 : count;
         if (step->unary)
             step->unary(out, operands[0], length);
@@ -196,8 +203,8 @@ static int trt_fused(PyObject **inputs, PyObject **outputs, unsigned int reusabl
     char rows[TRT_FUSED_ROWS][TRT_FUSED_BLOCK_BYTES];
     trt_fused_work work;
     PyArrayObject *full = NULL;
-    PyObject *result = NULL;
-    int num_full = 0;
+    unsigned int left = reusable;
+    int num_moved = p->num_outputs;
     for (int i = 0; i < p->num_inputs; i++) {
         PyArrayObject *array = (PyArrayObject *)inputs[i];
         if (!trt_is_plain(inputs[i], p->type))
@@ -209,25 +216,34 @@ static int trt_fused(PyObject **inputs, PyObject **outputs, unsigned int reusabl
     if (!trt_fused_classify(&work, inputs, p, PyArray_NDIM(full), PyArray_DIMS(full))
         || !trt_fused_repeat_rows(&work, rows))
         return 1;
-    for (int i = 0; i < p->num_inputs; i++) {
-        num_full += work.kinds[i] == TRT_FULL;
-        if (result == NULL && reusable >> i & 1 && work.kinds[i] == TRT_FULL)
-            result = trt_same((PyArrayObject *)inputs[i]);
+    for (int i = 0; i < p->num_inputs; i++)
+        num_moved += work.kinds[i] == TRT_FULL;
+    for (int k = 0; k < p->num_steps; k++) {
+        int number = p->steps[k].output;
+        PyObject *result = NULL;
+        if (number < 0)
+            continue;
+        for (int i = 0; i < p->num_inputs && i < 32 && result == NULL; i++) {
+            if (left >> i & 1 && work.kinds[i] == TRT_FULL && p->last_read[i] <= k) {
+                result = trt_same((PyArrayObject *)inputs[i]);
+                left &= ~(1u << i);
+            }
+        }
+        if (result == NULL)
+            result = trt_new_like(full, p->type);
+        if (result == NULL)
+            return -1;
+        outputs[number] = result;
+        work.outputs[number] = PyArray_BYTES((PyArrayObject *)result);
     }
-    if (result == NULL)
-        result = trt_new_like(full, p->type);
-    if (result == NULL)
-        return -1;
-    work.out = PyArray_BYTES((PyArrayObject *)result);
-    npy_intp bytes = work.count * p->size * (num_full + 1);
+    npy_intp bytes = work.count * p->size * num_moved;
     npy_intp blocks = (work.count + work.block - 1) / work.block;
     TRT_BEGIN_WORK(bytes)
     if (bytes < 2 * TRT_SHARED_BYTES)
         trt_fused_blocks(&work, 0, blocks);
     else
-        trt_share(trt_fused_blocks, &work, blocks, TRT_SHARED_BYTES / (work.block * p->size * (num_full + 1)) + 1);
+        trt_share(trt_fused_blocks, &work, blocks, TRT_SHARED_BYTES / (work.block * p->size * num_moved) + 1);
     TRT_END_WORK
-    outputs[0] = result;
     return 0;
 }
 
@@ -269,7 +285,7 @@ static int trt_fused_finish_fits(trt_finish *base, int type, int rank, const ptr
 static void trt_fused_finish_place(trt_finish *base, char *result)
 {
     trt_fused_finish *finish = (trt_fused_finish *)base;
-    finish->work.out = result;
+    finish->work.outputs[0] = result;
     finish->work.inputs[finish->product] = result;
 }
 
@@ -296,7 +312,7 @@ static void trt_fused_finish_rows(const trt_fused_finish *finish, npy_intp begin
                 operands[side] += (kinds[side] == TRT_FULL ? begin : begin % finish->width) * size;
         }
         int last = k == p->num_steps - 1, kind = work->step_kinds[k];
-        char *out = last ? work->out + begin * size : buffers[step->buffer];
+        char *out = last ? work->outputs[0] + begin * size : buffers[step->buffer];
         npy_intp out_stride = last ? wide : columns * size, length = kind == TRT_ONE ? 1 : columns;
         trt_binary_loop loop = (kinds[0] == TRT_ONE) == (kinds[1] == TRT_ONE) ? step->both
             : kinds[1] == TRT_ONE ? step->right : step->left;

@@ -32,6 +32,7 @@ cdef extern from "kernels/fused.h":
         TRT_FUSED_STEPS
         TRT_FUSED_INPUTS
         TRT_FUSED_BUFFERS
+        TRT_FUSED_OUTPUTS
 
     ctypedef struct trt_fused_step:
         trt_unary_loop unary
@@ -42,6 +43,7 @@ cdef extern from "kernels/fused.h":
         int is_bias
         int a
         int b
+        int output
         int buffer
 
     ctypedef struct trt_fused_params:
@@ -49,6 +51,8 @@ cdef extern from "kernels/fused.h":
         int size
         int num_inputs
         int num_steps
+        int num_outputs
+        int last_read[48]
         int is_sum
         trt_fused_step steps[64]
 
@@ -67,6 +71,7 @@ trt_share_by(parallel_ranges)
 
 MAX_STEPS = TRT_FUSED_STEPS
 MAX_INPUTS = TRT_FUSED_INPUTS
+MAX_OUTPUTS = TRT_FUSED_OUTPUTS
 
 
 cdef int _fused(KernelCall *call) except -1:
@@ -128,7 +133,7 @@ def partial_sum(BoundKernel bound not None, call):
 
 
 cdef int _assign_buffers(trt_fused_params *params) except -1:
-    """Give each result but the last one a buffer until its last use; return False when there are too few."""
+    """Give each result that is no output a buffer until its last use; return False when there are too few."""
     cdef int last_use[TRT_FUSED_STEPS]
     cdef bint busy[TRT_FUSED_BUFFERS]
     cdef int k, i, operand
@@ -138,29 +143,32 @@ cdef int _assign_buffers(trt_fused_params *params) except -1:
         for operand in (params.steps[k].a, params.steps[k].b):
             if operand < 0:
                 last_use[-1 - operand] = k
-    for k in range(params.num_steps - 1):
-        for i in range(TRT_FUSED_BUFFERS):
-            if not busy[i]:
-                busy[i] = True
-                params.steps[k].buffer = i
-                break
-        else:
-            return False
+    for k in range(params.num_steps):
+        if params.steps[k].output < 0:
+            for i in range(TRT_FUSED_BUFFERS):
+                if not busy[i]:
+                    busy[i] = True
+                    params.steps[k].buffer = i
+                    break
+            else:
+                return False
         for operand in (params.steps[k].a, params.steps[k].b):
-            if operand < 0 and last_use[-1 - operand] == k:
+            if operand < 0 and params.steps[-1 - operand].output < 0 and last_use[-1 - operand] == k:
                 busy[params.steps[-1 - operand].buffer] = False
     return True
 
 
-def fuse(steps, int num_inputs):
+def fuse(steps, int num_inputs, outputs=None):
     """Return one kernel for some element-wise ones.
 
     Parameters
     ----------
     steps : sequence of (BoundKernel, int, int)
         What `element_type` gives one type for, and its operands: an input of the result, or -1 - an earlier step. A
-        kernel of one operand takes it as the first. The last step makes the result.
+        kernel of one operand takes it as the first. The last step makes a result.
     num_inputs : int
+    outputs : sequence of int, optional
+        The steps that make the results, rising, the last one among them; that one alone unless given.
 
     Returns
     -------
@@ -170,23 +178,35 @@ def fuse(steps, int num_inputs):
     Raises
     ------
     ValueError
-        If a step is not for fusing, or there are too many steps or inputs.
+        If a step is not for fusing, or there are too many steps, inputs or outputs.
     """
     cdef trt_fused_params params
-    return make_kernel(_fused, &params, sizeof(params)) if _describe(&params, steps, num_inputs) else None
+    if outputs is None:
+        outputs = (len(steps) - 1,)
+    return make_kernel(_fused, &params, sizeof(params)) if _describe(&params, steps, num_inputs, outputs) else None
 
 
-cdef bint _describe(trt_fused_params *params, steps, int num_inputs) except -1:
+cdef bint _describe(trt_fused_params *params, steps, int num_inputs, outputs) except -1:
     """Fill in the parameters; False when the steps need more intermediate results at once than there is room for."""
     cdef trt_fused_step *step
     cdef trt_binary_params *binary
     cdef BoundKernel bound
-    cdef int k = 0, kind, found
+    cdef int k = 0, kind, found, operand
     memset(params, 0, sizeof(params[0]))
     if not 1 <= len(steps) <= TRT_FUSED_STEPS or not 1 <= num_inputs <= TRT_FUSED_INPUTS:
         raise ValueError(f"{len(steps)} steps over {num_inputs} inputs; at most {TRT_FUSED_STEPS} over "
                          f"{TRT_FUSED_INPUTS} can be one kernel")
-    params.num_inputs, params.num_steps = num_inputs, <int>len(steps)
+    rising = sorted(set(outputs))
+    if (not 1 <= len(rising) <= TRT_FUSED_OUTPUTS or rising != list(outputs) or rising[len(rising) - 1] != len(steps) - 1
+            or rising[0] < 0):
+        raise ValueError(f"outputs {list(outputs)} of {len(steps)} steps; rising numbers, {TRT_FUSED_OUTPUTS} at most, "
+                         "are due, the last step's among them")
+    params.num_inputs, params.num_steps, params.num_outputs = num_inputs, <int>len(steps), <int>len(outputs)
+    for k in range(params.num_steps):
+        params.steps[k].output = -1
+    for k in range(params.num_outputs):
+        params.steps[<int>outputs[k]].output = k
+    k = 0
     for bound, a, b in steps:
         step = &params.steps[k]
         found = element_type(bound)
@@ -195,6 +215,9 @@ cdef bint _describe(trt_fused_params *params, steps, int num_inputs) except -1:
         step.a, step.b = a, b if bound.code.num_inputs == 2 else a
         if not (-k <= step.a < num_inputs and -k <= step.b < num_inputs):
             raise ValueError(f"step {k} takes operands {a} and {b}, which are not there")
+        for operand in (step.a, step.b):
+            if operand >= 0:
+                params.last_read[operand] = k
         params.type = found
         kind = kind_of(bound.compiled)
         if kind == UNARY:
@@ -291,7 +314,7 @@ def finish(BoundKernel product not None, steps, int num_inputs, int place):
     cdef int kind = product_type(product)
     if not 0 <= place < num_inputs:
         raise ValueError(f"the product is input {place} of {num_inputs}")
-    if not _describe(&params.steps, steps, num_inputs):
+    if not _describe(&params.steps, steps, num_inputs, (len(steps) - 1,)):
         return None
     if kind < 0 or kind != params.steps.type:
         raise ValueError(f"the kernel of node {product.name} is no product of the type of the steps behind it")

@@ -17,7 +17,7 @@ class Parts:
     Parameters
     ----------
     make : callable
-        Returns the program: as many feeds as the kernel has inputs, one fetch.
+        Returns the program: as many feeds as the kernel has inputs, as many fetches as it has outputs.
     """
 
     def __init__(self, make: Callable[[], Program]) -> None:
@@ -32,4 +32,5 @@ class Parts:
             program = self._program = self._program or (make() if make is not None else None)
             assert program is not None
             self._make = None
-        return program.call(step, args)[0]
+        found = program.call(step, args)
+        return found[0] if len(found) == 1 else found

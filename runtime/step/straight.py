@@ -89,16 +89,13 @@ class StraightLowering(Lowering):
 
         def program(bounds: Sequence[BoundKernel], inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]],
                     num_values: int) -> Program:
-            guarded = None
-            if self._guarded:
-                guarded = [self._guarded.get(made[0] if made else -1 - id(bound), ())
-                           for bound, made in zip(bounds, outputs, strict=True)]
             return Program(bounds, inputs, outputs, num_values, self.constants, feed_types, wanted, fetch_names,
-                           adapt_feed, self.path, guarded)
+                           adapt_feed, self.path, self._guards_of_line(bounds, outputs))
 
         whole: Instructions = (self._bounds, list(self._inputs), list(self._outputs), self.num_values)
         kept = [*wanted, *(guard[0] for found in self._guards.values() for guard in found)]
-        fused = fuse(whole, kept, self.path, not self._guarded) if self._on_host else None
+        conditioned = self._guards_of_line(self._bounds, self._outputs)
+        fused = fuse(whole, kept, self.path, conditioned) if self._on_host else None
         if fused is None:
             return program(*whole)
         shorter = program(*fused)
@@ -164,6 +161,17 @@ class StraightLowering(Lowering):
         return made
 
     # Conditionals.
+
+    def _guards_of_line(
+        self, bounds: Sequence[BoundKernel], outputs: Sequence[Sequence[int]]
+    ) -> list[tuple[Guard, ...]] | None:
+        """Return for each kernel under which conditions it runs; None in a line without conditionals."""
+        if not self._guarded:
+            return None
+        return [
+            self._guarded.get(made[0] if made else -1 - id(bound), ())
+            for bound, made in zip(bounds, outputs, strict=True)
+        ]
 
     def _guards_of(self, condition: Condition) -> tuple[Guard, ...]:
         found = self._guards.get(condition)
