@@ -232,10 +232,10 @@ class PartsCall:
         for timer in self._timers:
             timer.cancel()
         self._step.forget(self._token)
-        if self._errors:
-            self._done(None, self._verdict())
-        else:
-            self._done(self._outputs, None)
+        done, outputs, error = self._done, self._outputs, self._verdict() if self._errors else None
+        # Calls to other tasks know this object for longer; tensors are not to stay for that.
+        self._call, self._done, self._outputs, self._errors, self._ends = PartCall(), _ignore, [], [], []
+        done(None if error is not None else outputs, error)
 
     def _verdict(self) -> BaseException:
         """Return the error to tell: the causes, and not what followed from them."""
@@ -259,6 +259,10 @@ class PartsCall:
         first = distinct[0][1]
         entries = "".join(f"{_code_name(error)}: From {task}:\n{error.message}\n" for task, error in distinct)
         return StepFailure(type(first)(f"\n{_RULE}\n{entries}{_RULE}"))
+
+
+def _ignore(outputs: list[Any] | None, error: BaseException | None) -> None:
+    pass
 
 
 def _unmarked(error: Error) -> Error:

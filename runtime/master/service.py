@@ -527,7 +527,7 @@ class _Waiting:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[list[Any]] = self._loop.create_future()
+        self._future: asyncio.Future[list[Any]] | None = self._loop.create_future()
 
     def done(self, outputs: list[Any] | None, error: BaseException | None) -> None:
         """Take the answer; from any thread."""
@@ -538,12 +538,13 @@ class _Waiting:
             logger.debug("a step ended after the loop that had asked for it")
 
     def _settle(self, outputs: list[Any] | None, error: BaseException | None) -> None:
-        if self._future.done():
+        future = self._future
+        if future is None or future.done():
             return
         if error is not None:
-            self._future.set_exception(error)
+            future.set_exception(error)
         else:
-            self._future.set_result(outputs or [])
+            future.set_result(outputs or [])
 
     async def result(self, session: MasterSession, step: StepContext, timeout_s: float, began: float) -> list[Any]:
         """Return the outputs; cancel the step when its time is up or the client has gone."""
@@ -551,11 +552,15 @@ class _Waiting:
         if timeout_s:
             timer = self._loop.call_at(began + timeout_s, lambda: session.cancel(step, timed_out(timeout_s, step)))
         try:
+            assert self._future is not None
             return await self._future
         except asyncio.CancelledError:
             session.cancel(step, Cancelled(RPC_CANCELLED))
             raise
         finally:
+            # Whoever called `done` may know this object for longer, and an error the frames it went through: tensors
+            # would stay until the garbage collector comes.
+            self._future = None
             if timer is not None:
                 timer.cancel()
 

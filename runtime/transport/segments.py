@@ -99,7 +99,7 @@ def _make_segment(capacity: int) -> Memory:
 
 
 def map_segment(descriptor: int, capacity: int, number: int) -> Memory:
-    """Map a segment that another process lends; takes the descriptor.
+    """Map a segment that another process lends, and calls by a number; takes the descriptor.
 
     Raises
     ------
@@ -120,7 +120,8 @@ def map_segment(descriptor: int, capacity: int, number: int) -> Memory:
     except BaseException:
         os.close(descriptor)
         raise
-    return Memory(capacity, descriptor, True, True, number)
+    # Lent on from here it needs a number of this process: that of its maker may be one of ours as well.
+    return Memory(capacity, descriptor, True, True, next(_numbers))
 
 
 def empty(shape: int | tuple[int, ...], dtype: Any = np.float32, order: str = "C") -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import signal
 import socket
@@ -236,6 +237,16 @@ def test_packets_that_are_none_end_the_connection() -> None:
     lease = lend(MIB)
     with program("borrowing_program.py", lender().address) as other:
         assert other.ask(f"{lease} {MIB} drop") == f"{MIB} True"
+
+
+def test_what_was_borrowed_is_lent_on_beside_what_has_the_same_number_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "_numbers", itertools.count(1))
+    own = lend(MIB, 3)  # the first segment here
+    with program("lending_program.py") as first, program("borrowing_program.py", lender().address) as last:
+        address, lease = first.ask(f"{MIB} 5").split()  # the first segment there
+        passed_on = lender().lend(borrower.claim(address, int(lease), MIB), True)
+        assert last.ask(f"{own} {MIB} hold") == f"{3 * MIB} True"
+        assert last.ask(f"{passed_on} {MIB} hold") == f"{5 * MIB} False"
 
 
 def test_a_segment_that_could_shrink_is_refused() -> None:

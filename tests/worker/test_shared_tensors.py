@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +15,7 @@ from runtime import transport, wire
 from runtime._ext.worker_codec import encode_recv_tensor_response, scan_recv_tensor_response
 from runtime.errors import DataLoss, InvalidArgument, NotFound, Unavailable
 from runtime.transport import elsewhere, handover
+from runtime.transport.borrower import num_borrowed
 from runtime.transport.parcel import SHARED_BYTES
 from runtime.transport.place import Place, here
 from runtime.transport.roads import Totals
@@ -61,6 +64,32 @@ def test_large_tensors_lie_in_shared_memory_both_ways(target: str) -> None:
     assert received().bytes - before.bytes == value.nbytes
     assert received().copies == before.copies
     assert transport.totals()["sent"]["shared memory"].bytes - sent.bytes == value.nbytes
+
+
+def test_what_a_step_got_is_given_back_with_its_answer_and_not_when_garbage_is_collected(target: str) -> None:
+    graph = runtime.Graph()
+    x = graph.placeholder("float32", [None])
+    with graph.device("/job:worker"):
+        there = x + x
+        bad = graph.op("CheckNumerics", there, message=b"as it should")
+    value = np.ones(1 << 18, np.float32)
+    with runtime.Session(target, graph) as session:
+        session.run(there, {x: value})
+        gc.collect()
+        gc.disable()
+        try:
+            before = received().transfers
+            for _ in range(3):
+                assert session.run(there, {x: value})[-1] == 2.0
+            with pytest.raises(InvalidArgument):
+                session.run([there, bad], {x: value * np.nan})
+            assert received().transfers - before >= 3
+            deadline = time.monotonic() + 20
+            while num_borrowed():
+                assert time.monotonic() < deadline, f"{num_borrowed()} tensors of the worker are kept"
+                time.sleep(0.01)
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("value", [
