@@ -39,9 +39,11 @@ _MAX_ITEMS = 1 << 20
 _SIDE_BY_SIDE = 4
 # From here on a segment is cheaper than the stream: claiming one takes as long as copying this much.
 SHARED_BYTES = 256 << 10
-# What may be on its way: at first, and at most. It doubles with every half that was taken.
+# What may be on its way: at first, and at most. It grows with every quarter that was taken, and that is given back:
+# so a long path is full of it after a few round trips, and stays so.
 FIRST_WINDOW_BYTES = 32 << 10
 MAX_WINDOW_BYTES = 8 << 20
+_GROWTH = 4
 _ANY_CREDIT = 1 << 39
 
 _STREAM, _SHARED, _REFERENCE = wire.runtime_v1.STREAM, wire.runtime_v1.SHARED_MEMORY, wire.runtime_v1.REFERENCE
@@ -491,10 +493,10 @@ class Receiver:
             return COMPLETE
         is_first = items is self._items
         used = self._window_bytes - self._outstanding_bytes
-        if used * 2 < self._window_bytes and not (at_once or is_first):
+        if used * 4 < self._window_bytes and not (at_once or is_first):
             return None
         if not is_first:
-            self._window_bytes = min(self._window_bytes * 2, MAX_WINDOW_BYTES)
+            self._window_bytes = min(self._window_bytes * _GROWTH, MAX_WINDOW_BYTES)
         credit = self._window_bytes - self._outstanding_bytes
         self._outstanding_bytes += credit
         return sealed(wire.runtime_v1.Standing(item=[item.standing() for item in items], credit_bytes=credit))
