@@ -19,7 +19,6 @@ from google.protobuf.message import Message
 
 from runtime import wire
 from runtime._ext.buffer_pool import Buffer
-from runtime._ext.chunks import copy_with_checksum
 from runtime._ext.errors import DataLoss, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from runtime.dtypes import DataType, to_numpy
 from runtime.transport import roads, segments
@@ -154,12 +153,7 @@ def parcel_key(options: bytes) -> str:
 
 
 def _fill(buffer: Buffer, array: Array) -> None:
-    if array.flags.c_contiguous:
-        # Past the cache, in which the receiver, on another processor, would not find it.
-        source: Any = array.reshape(-1).view(np.uint8)
-        copy_with_checksum(buffer, source)
-    else:
-        np.copyto(np.ndarray(array.shape, array.dtype, memoryview(buffer)), array)
+    np.copyto(np.ndarray(array.shape, array.dtype, memoryview(buffer)), array)
 
 
 def take_tensor(options: bytes, datatype: int) -> Array:

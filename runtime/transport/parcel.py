@@ -17,7 +17,7 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from runtime import wire
-from runtime._ext.chunks import DEFAULT_CHUNK_BYTES, ChunkReader, ChunkWriter, chunk_item, copy_with_checksum
+from runtime._ext.chunks import DEFAULT_CHUNK_BYTES, ChunkReader, ChunkWriter, chunk_item
 from runtime._ext.crc32c import crc32c
 from runtime._ext.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from runtime._ext.message_parts import MessageParts
@@ -315,7 +315,7 @@ class _Leaving:
                 buffer = segments.pool().take(nbytes)
             except ResourceExhausted:
                 return None
-            copy_with_checksum(buffer, self.out.content)
+            np.copyto(np.frombuffer(memoryview(buffer), np.uint8), self.out.content)
             self._copies += 1
             is_read_only = False
         self._lease = lender().lend(buffer, is_read_only, self.out.array)
