@@ -169,8 +169,9 @@ def main() -> None:
     print_table("messages of a small step; median times in us", ["case", "ours", "protobuf"],
                 [[row["operation"], cell(row, "ours"), cell(row, "protobuf")] for row in steps])
     if options.json:
-        write_json(options.json, {"benchmark": "codec", "environment": environment(),
-                                  "tuned": not options.untuned, "tensors": rows, "steps": steps})
+        cases = [{"case": f"{row['operation']}[{_size(row['nbytes'])}]", **row} for row in rows]
+        write_json(options.json, {"benchmark": "codec", "environment": environment(), "tuned": not options.untuned,
+                                  "rows": cases, "tensors": rows, "steps": steps})
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ def draw(folder: Path) -> list[Path]:
     goals = [item for item in read_reached(folder) if item.goal.unit != "ns"]
     if goals:
         made.append(_save(_goals(goals), folder / "goals.png"))
-    for subject, picture in (("codec", _codec), ("executor", _executor), ("training", _training)):
+    for subject, picture in (("codec", _codec), ("executor", _executor), ("training", _training),
+                             ("transport", _transport)):
         path = folder / f"{subject}.json"
         if path.exists():
             made.append(_save(picture(json.loads(path.read_text())), folder / f"{subject}.png"))
@@ -120,4 +121,27 @@ def _training(result: dict[str, Any]) -> Figure:
     axes.set_xticks(range(len(rows)), [row["case"] for row in rows])
     axes.set(ylabel="ms a step, p10", title="Training steps, TensorFlow client")
     axes.legend()
+    return figure
+
+
+def _transport(result: dict[str, Any]) -> Figure:
+    """The time of an array over its size, for every road."""
+    figure, axes = _new(9, 6)
+    rows = [row for row in result["rows"] if "road" in row]
+    ours = {"shared memory": "#08306b", "handed over": "#2171b5", "stream": "#08519c", "relayed stream": "#6baed6",
+            "feed, shared": "#4292c6", "feed, stream": "#9ecae1"}
+    theirs = iter(("#a63603", "#e6550d", "#fd8d3c", "#fdae6b", "#fdd0a2"))
+    for road in dict.fromkeys(row["road"] for row in rows):
+        points = [(row["nbytes"], row["p10_us"]) for row in rows if row["road"] == road]
+        colour = "black" if road == "memcpy" else ours.get(road) or next(theirs, PLAIN)
+        axes.plot(*zip(*points), color=colour, marker="o", markersize=3, label=road,
+                  linestyle="-" if road in ours else "--")
+    for who, colour in (("ours", "#238b45"), ("tensorflow", "#a1d99b")):
+        points = [(row["nbytes"], row["servers"][who]["p10_us"]) for row in result["rows"]
+                  if row["case"].startswith("RecvTensor")]
+        if points:
+            axes.plot(*zip(*points), color=colour, marker="s", markersize=3, label=f"RecvTensor, {who}")
+    axes.set(xscale="log", yscale="log", xlabel="bytes", ylabel="us, p10", title="One array to another process")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize="small")
     return figure

@@ -42,14 +42,14 @@ def small():
     return make
 
 
-def pull(megabytes):
+def pull(num_floats):
     """A variable of the parameter server, whole, to a worker that fetches one number of it."""
 
     def make(targets):
         graph = tf1.Graph()
         with graph.as_default():
             with tf1.device(PS):
-                weights = tf1.get_variable("pulled", [megabytes << 18], initializer=tf1.ones_initializer())
+                weights = tf1.get_variable("pulled", [num_floats], initializer=tf1.ones_initializer())
                 value = weights.read_value()
             with tf1.device("/job:worker/task:0"):
                 first = value[0]
@@ -108,7 +108,7 @@ def push_and_pull():
 
 def case(name):
     if name.startswith("pull["):
-        return pull(int(name[5:-3]))
+        return pull(int(name[5:-3]) << {"MB": 18, "KB": 8}[name[-3:-1]])
     return {"small": small, "mlp": push_and_pull}[name]()
 
 
