@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from runtime._ext.rendezvous import Rendezvous
     from runtime.master.task import Task
     from runtime.step.runner import StepRunner
-    from runtime.worker.exchange import Peers
+    from runtime.worker.exchange import Peers, Sent
 
 __all__ = ["GraphRun", "MasterLife", "WorkerSession"]
 
 logger = logging.getLogger(__name__)
 
 Done = Callable[["BaseException | None"], None]
+Answered = Callable[["list[Sent] | None", "BaseException | None"], None]
 
 # Calls that name a session without having created one, as masters of old do, share this one.
 LEGACY = ""
@@ -73,6 +74,7 @@ class GraphRun:
         self.step = step
         self.graph = graph
         self.is_kept = is_kept
+        self._num_calls = 0
         self._rendezvous = rendezvous
         self._lock = threading.Lock()
         self._ended = False
@@ -88,6 +90,23 @@ class GraphRun:
             waiting, self._waiting = self._waiting, []
         for done in waiting:
             done(error)
+
+    def answering(self, answered: Answered) -> Answered:
+        """Count a call of a partial run as open until the callable that this returns has been called."""
+        with self._lock:
+            self._num_calls += 1
+
+        def ended(tensors: list[Sent] | None, error: BaseException | None) -> None:
+            with self._lock:
+                self._num_calls -= 1
+            answered(tensors, error)
+
+        return ended
+
+    @property
+    def is_awaited(self) -> bool:
+        """Tell whether a master waits for it: a partial run goes on between its calls without one."""
+        return not self._ended and (not self.is_kept or self._num_calls > 0)
 
     @property
     def has_ended(self) -> bool:
@@ -272,8 +291,8 @@ class WorkerSession:
             self._runs.pop((step_id, graph_handle), None)
 
     def idle_s(self) -> float:
-        """Return for how long no master has asked anything of the session; 0 while a step runs."""
-        return 0.0 if self.running() else time.monotonic() - self.used
+        """Return for how long no master has asked anything of the session; 0 while one waits for a step."""
+        return 0.0 if any(run.is_awaited for run in self.running()) else time.monotonic() - self.used
 
     def running(self) -> Sequence[GraphRun]:
         """Return the steps that run now."""

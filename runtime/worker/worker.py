@@ -251,7 +251,7 @@ class Worker:
                 in zip(call.send_names, call.send_values, call.send_datatypes, strict=True)}
         run = self._start(session, call.graph_handle, call.step_id, rendezvous, send, trace, call.is_partial)
         if call.is_partial:
-            _collect(rendezvous, call.recv_keys, answered, run if call.is_last_partial_run else None)
+            _collect(rendezvous, call.recv_keys, run.answering(answered), run if call.is_last_partial_run else None)
         else:
             run.when_ended(lambda error: _take(rendezvous, call.step_id, call.recv_keys, error, answered))
         return run
@@ -304,7 +304,7 @@ class Worker:
 
         With `last`, the run must have ended, too.
         """
-        _collect(self._rendezvous.of(step_id), receive, answered, run if last else None)
+        _collect(self._rendezvous.of(step_id), receive, run.answering(answered), run if last else None)
 
     def clean(self, step_id: int) -> None:
         """Forget what is left of a step. One that is not known is fine."""

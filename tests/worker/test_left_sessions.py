@@ -95,17 +95,20 @@ def test_idle_sessions_go_after_their_time_and_no_sooner() -> None:
     with contextlib.ExitStack() as stack:
         task = Task(stack.enter_context(runtime.Server(cluster, "worker", 0, worker_session_idle_s=0.6)), 0)
         stack.callback(task.channel.close)
-        for handle in ("idle", "used", "waits"):
+        for handle in ("idle", "used", "waits", "between calls"):
             task.session(handle)
         graph = task.register(const("c", 1.0), handle="used")
         waiting = task.register(recv("r", FLOAT, {**task.ends(task, "never"), "client_terminated": True}),
                                 handle="waits")
         running = task.start_run(waiting, 1 << 42, handle="waits")
+        partial = task.register(recv("r", FLOAT, {**task.ends(task, "never"), "client_terminated": True}),
+                                handle="between calls")
+        task.run(partial, 1 << 41, handle="between calls", is_partial=True)
         number = iter(range(1 << 43, 1 << 44))
 
         def idle_is_gone() -> bool:
             task.run(graph, next(number), handle="used")
-            return "idle" not in sessions(task)
+            return not {"idle", "between calls"} & set(sessions(task))
 
         until(idle_is_gone)
         assert set(sessions(task)) == {"used", "waits"}
