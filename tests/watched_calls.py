@@ -53,10 +53,13 @@ class Watched(grpc.GenericRpcHandler):
     ----------
     calls : list of Seen
         In the order in which they came.
+    refusals : dict of str to (grpc.StatusCode, str)
+        By method, for calls that are not to reach the task.
     """
 
     def __init__(self, address: str) -> None:
         self.calls: list[Seen] = []
+        self.refusals: dict[str, tuple[grpc.StatusCode, str]] = {}
         self._channel = grpc.insecure_channel(address, _OPTIONS)
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
@@ -66,6 +69,9 @@ class Watched(grpc.GenericRpcHandler):
 
         def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
             seen = Seen(method, kinds.request.FromString(request))
+            self.calls.append(seen)
+            if method in self.refusals:
+                context.abort(*self.refusals[method])
             future = self._channel.unary_unary(path).future(request)
 
             def gone() -> None:
@@ -73,7 +79,6 @@ class Watched(grpc.GenericRpcHandler):
                     seen.is_cancelled = True
                     future.cancel()
 
-            self.calls.append(seen)
             if not context.add_callback(gone):
                 gone()
             try:

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 Done = Callable[["BaseException | None"], None]
 Answered = Callable[["list[Sent] | None", "BaseException | None"], None]
+"""``answered(tensors, error)``: the tensors of a RunGraph's ``recv_key``, in order."""
 
 # Calls that name a session without having created one, as masters of old do, share this one.
 LEGACY = ""

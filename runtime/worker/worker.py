@@ -6,9 +6,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from runtime._ext.errors import Aborted, Cancelled, Internal, InvalidArgument
+from runtime._ext.errors import Aborted, Cancelled, InvalidArgument
 from runtime._ext.rendezvous import RendezvousTable, parse_key
 from runtime.cluster_spec import ClusterSpec
 from runtime.dtypes import DataType
@@ -18,6 +18,7 @@ from runtime.worker.collectives.hub import Collectives
 from runtime.worker.collectives.session import SessionCollectives
 from runtime.worker.derived import restarted
 from runtime.worker.exchange import Sent
+from runtime.worker.fetching import collect, take
 from runtime.worker.session import LEGACY, GraphRun, MasterLife, WorkerSession
 from runtime.worker.step_traces import StepTraces
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from runtime.step.runner import StepRunner
     from runtime.worker.collectives.hub import Offered
     from runtime.worker.exchange import Peers
+    from runtime.worker.session import Answered
 
 __all__ = ["Worker"]
 
@@ -37,10 +39,6 @@ logger = logging.getLogger(__name__)
 
 _REMEMBERED_REQUESTS = 100_000
 _SWEEP_IDLE_S = 30.0
-
-Answered = Callable[["list[Sent] | None", "BaseException | None"], None]
-"""``answered(tensors, error)``: the tensors of a RunGraph's ``recv_key``, in order."""
-
 
 class Worker:
     """What one task does for masters.
@@ -251,9 +249,9 @@ class Worker:
                 in zip(call.send_names, call.send_values, call.send_datatypes, strict=True)}
         run = self._start(session, call.graph_handle, call.step_id, rendezvous, send, trace, call.is_partial)
         if call.is_partial:
-            _collect(rendezvous, call.recv_keys, run.answering(answered), run if call.is_last_partial_run else None)
+            collect(rendezvous, call.recv_keys, run.answering(answered), run if call.is_last_partial_run else None)
         else:
-            run.when_ended(lambda error: _take(rendezvous, call.step_id, call.recv_keys, error, answered))
+            run.when_ended(lambda error: take(rendezvous, call.step_id, call.recv_keys, error, answered))
         return run
 
     def start(self, session: WorkerSession, graph_handle: str, step_id: int, send: Mapping[str, Sent], trace: bool,
@@ -296,7 +294,7 @@ class Worker:
     def when_ended(self, run: GraphRun, step_id: int, receive: Sequence[str], answered: Answered) -> None:
         """Call `answered` with the tensors of some keys, or the step's error, when the step has ended."""
         rendezvous = self._rendezvous.of(step_id)
-        run.when_ended(lambda error: _take(rendezvous, step_id, receive, error, answered))
+        run.when_ended(lambda error: take(rendezvous, step_id, receive, error, answered))
 
     def when_received(self, run: GraphRun, step_id: int, receive: Sequence[str], answered: Answered, last: bool
                       ) -> None:
@@ -304,7 +302,7 @@ class Worker:
 
         With `last`, the run must have ended, too.
         """
-        _collect(self._rendezvous.of(step_id), receive, run.answering(answered), run if last else None)
+        collect(self._rendezvous.of(step_id), receive, run.answering(answered), run if last else None)
 
     def clean(self, step_id: int) -> None:
         """Forget what is left of a step. One that is not known is fine."""
@@ -428,74 +426,3 @@ def _nothing() -> None:
 
 def _forget(rendezvous: Rendezvous, waiter: Waiter) -> None:
     rendezvous.forget(waiter)
-
-
-def _take(rendezvous: Rendezvous, step_id: int, keys: Sequence[str], error: BaseException | None, answered: Answered
-          ) -> None:
-    """Answer a step that has ended with the tensors it was asked for: all of them must be there."""
-    if error is not None:
-        answered(None, error)
-        return
-    found: list[Sent] = []
-    for key in keys:
-        outcome = _Outcome()
-        waiter = rendezvous.receive(key, outcome)
-        if waiter is not None:
-            rendezvous.forget(waiter)
-            answered(None, Internal(f"the step has ended without a value for {key}"))
-            return
-        sent, is_dead, problem = outcome.found
-        if problem is not None or is_dead:
-            answered(None, problem or Internal(f"Failed to fetch outputs for step {step_id}. (Original error message: "
-                                               f"The tensor returned for {key} was not valid.)"))
-            return
-        found.append(sent)
-    answered(found, None)
-
-
-class _Outcome:
-    """Keeps what a rendezvous hands over at once."""
-
-    found: tuple[Any, bool, BaseException | None]
-
-    def __call__(self, sent: Any, is_dead: bool, error: BaseException | None) -> None:
-        self.found = (sent, is_dead, error)
-
-
-def _collect(rendezvous: Rendezvous, keys: Sequence[str], answered: Answered, run: GraphRun | None) -> None:
-    """Answer a call of a partial run when its tensors are there, and the step has ended where `run` is given."""
-    lock = threading.Lock()
-    found: dict[int, Sent] = {}
-    missing = len(keys) + (run is not None)
-    is_answered = missing == 0
-    if is_answered:
-        answered([], None)
-        return
-
-    def count(error: BaseException | None) -> None:
-        nonlocal missing, is_answered
-        with lock:
-            if is_answered:
-                return
-            missing -= 1
-            is_answered = error is not None or missing == 0
-            if not is_answered:
-                return
-        if error is not None:
-            answered(None, error)
-        else:
-            answered([found[index] for index in range(len(keys))], None)
-
-    def taker(index: int, key: str) -> Callable[[Any, bool, BaseException | None], None]:
-        def arrived(sent: Any, is_dead: bool, error: BaseException | None) -> None:
-            if is_dead and error is None:
-                error = InvalidArgument(f"The tensor returned for {key} was not valid.")
-            found[index] = sent
-            count(error)
-
-        return arrived
-
-    for index, key in enumerate(keys):
-        rendezvous.receive(key, taker(index, key))
-    if run is not None:
-        run.when_ended(count)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
@@ -63,6 +64,7 @@ def made() -> Iterator[Cluster]:
 def cluster(made: Cluster) -> Cluster:
     """The cluster, with nothing seen so far: nobody waits for the CleanupGraph of a step, so it may come late."""
     for worker in made.workers:
+        worker.refusals.clear()
         worker.until(lambda worker=worker: steps(worker, "RunGraph") <= steps(worker, "CleanupGraph"))
         worker.calls.clear()
     return made
@@ -100,6 +102,55 @@ def test_08_a_cancelled_step_is_cancelled_and_cleaned_up_on_every_worker(cluster
         worker.until(lambda run=run: run.is_cancelled)
         cleaned = worker.until(lambda worker=worker: worker.of("CleanupGraph"))
         assert [seen.request.step_id for seen in cleaned] == [run.request.step_id]
+
+
+def test_17_18_reset_empties_the_workers_before_it_closes_the_sessions(cluster: Cluster, client: Wire) -> None:
+    nodes = [there("v", "VarHandleOp", dtype=FLOAT, shape=(), shared_name=b"v", container=b"kept"),
+             there("known", "VarIsInitializedOp", "v"), const("one", 1.0, device=WORKERS[0]),
+             there("set", "AssignVariableOp", "v", "one", dtype=FLOAT)]
+    client.call("Reset")  # the sessions of other tests
+    handle = client.session(*nodes)
+    client.step(handle, target=["set"])
+    for containers, filters, is_known in ((["other"], [], True), (["kept"], ["/job:worker/task:1"], True),
+                                          (["kept"], ["/job:worker/task:0"], False)):
+        for worker in cluster.workers:
+            worker.calls.clear()
+        client.call("Reset", container=containers, device_filters=filters)
+        for worker, name in zip(cluster.workers, WORKERS, strict=True):
+            asked = [seen.method for seen in worker.of("CleanupAll", "DeleteWorkerSession")]
+            is_meant = not filters or name.startswith(filters[0].replace("/task", "/replica:0/task"))
+            assert asked == [*(["CleanupAll"] if is_meant else []), "DeleteWorkerSession"]
+            assert all(list(seen.request.container) == containers for seen in worker.of("CleanupAll"))
+        assert client.in_body(handle, ["known:0"]) == (10, f"Session {handle} is not found.")
+        handle = client.session(*nodes)
+        assert client.run(handle, ["known:0"])["known:0"] == is_known
+
+
+def test_a_session_that_one_worker_refuses_is_deleted_on_the_others(cluster: Cluster, client: Wire) -> None:
+    first, second = cluster.workers
+    second.refusals["CreateWorkerSession"] = (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many sessions")
+    assert client.refusal("CreateSession") == (8, "too many sessions")
+    (made,) = first.of("CreateWorkerSession")
+    (deleted,) = first.of("DeleteWorkerSession")
+    assert deleted.request.session_handle == made.request.session_handle
+    second.refusals["GetStatus"] = (grpc.StatusCode.INTERNAL, "no devices")
+    assert client.refusal("CreateSession") == (13, "no devices")
+    assert len(first.of("CreateWorkerSession")) == 1
+
+
+def test_a_registration_that_failed_is_tried_again_by_the_next_step(cluster: Cluster, client: Wire) -> None:
+    handle = client.session(placeholder("x"), there("a", "Neg", "x", T=FLOAT), there("b", "Neg", "a", index=1, T=FLOAT))
+    first, second = cluster.workers
+    second.refusals["RegisterGraph"] = (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many graphs")
+    for _ in range(2):
+        assert client.in_body(handle, ["b:0"], feed={"x:0": 2.0}) == (8, "too many graphs")
+        assert not first.of("RunGraph")
+    second.refusals.clear()
+    assert client.run(handle, ["b:0"], feed={"x:0": 2.0}) == {"b:0": 2.0}
+    assert len(first.of("RegisterGraph")) == 3
+    forgotten = first.until(lambda: len(first.of("DeregisterGraph")) == 2 and first.of("DeregisterGraph"))
+    assert ([seen.request.graph_handle for seen in forgotten]
+            == [seen.answer.graph_handle for seen in first.of("RegisterGraph")[:2]])
 
 
 @pytest.mark.parametrize("filters, expected", [
