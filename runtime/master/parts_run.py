@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,7 +25,7 @@ _RULE = "=" * 21
 _CAUSE_WAIT_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class PartCall:
     """What a call of a step asks of one task.
 
@@ -143,7 +143,7 @@ class PartsCall:
     own : str
         The master's task, which feeds arrive on and fetches leave from.
     call : PartCall
-        Feeds and fetches are the own task's alone; the rest is for all.
+        Feeds and fetches are the own task's alone; the rest is for all. It belongs to this object from now on.
     step : StepContext
     done : callable
         ``done(outputs, error)``, called exactly once, when the call has ended on every task.
@@ -178,10 +178,10 @@ class PartsCall:
         self._token = self._step.on_cancel(self._end, self._awaited)
         self._step.exchange = self  # for those who look
         call = self._call
-        own = replace(call, watch=self._watch)
-        others = replace(call, send={}, receive=())
+        call.watch = self._watch
+        others = PartCall({}, (), call.trace, call.graphs, call.partial, call.last)
         for task, member in self._members.items():
-            end = member.run(self._handles[task], self._step.step_id, own if task == self._own else others,
+            end = member.run(self._handles[task], self._step.step_id, call if task == self._own else others,
                              partial(self._ended, task))
             with self._lock:
                 self._ends.append(end)
