@@ -264,7 +264,7 @@ class Supervisor:
         self._reap()
 
     def _remove_container(self) -> None:
-        if self._spec["cleanup"]:
+        if self._spec["cleanup"] and self._reason:
             with contextlib.suppress(OSError, subprocess.SubprocessError):
                 subprocess.run(
                     self._spec["cleanup"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,

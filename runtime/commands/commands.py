@@ -512,6 +512,9 @@ class Commands:
 
         if silent or unconfirmed or seen or self.store.read(lambda rows: rows.has_pending()):
             await self.store.write(look_after)
+        for number in evicted:
+            # It has nothing left to lose, and need not be looked at before it calls again.
+            self.presence.give_up(number)
 
 
 def _check_concurrency(concurrency: int | None) -> None:

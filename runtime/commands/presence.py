@@ -56,6 +56,10 @@ class Presence:
         if worker in self._present:
             self._present = {number: more for number, more in self._present.items() if number != worker}
 
+    def give_up(self, worker: int) -> None:
+        """Count the worker's silence no longer, until it is heard of again; where it called from is still known."""
+        self._seen.pop(worker, None)
+
     def forget(self, worker: int) -> None:
         """Forget a worker that was deleted."""
         self.leave(worker)
