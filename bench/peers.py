@@ -14,10 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["BenchServers", "client_rows", "peer_python", "start_ours", "start_peer"]
+__all__ = ["BenchServers", "client_rows", "peer_python", "start_ours", "start_peer", "task_peer_python"]
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 120.0
+TASK_PEERS = ("ray", "dask[distributed]")
 
 
 def peer_python() -> str:
@@ -33,6 +34,24 @@ def peer_python() -> str:
         raise SystemExit(f"no interpreter with TensorFlow at {path}; run `make bench`, or set "
                          "TENSOR_RUNTIME_PEER_PYTHON")
     return path
+
+
+def task_peer_python() -> str:
+    """Return the interpreter that has Ray and Dask, which are installed in ``.venv/task-peers`` when first asked for.
+
+    ``TENSOR_RUNTIME_TASK_PEER_PYTHON`` names one that has them already.
+    """
+    given = os.environ.get("TENSOR_RUNTIME_TASK_PEER_PYTHON")
+    if given:
+        return given
+    folder = ROOT / ".venv" / "task-peers"
+    python, stamp = folder / "bin" / "python", folder / ".complete"
+    if not stamp.exists():
+        print(f"installing {', '.join(TASK_PEERS)} in {folder}", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *TASK_PEERS], check=True)
+        stamp.touch()
+    return str(python)
 
 
 def free_port() -> int:

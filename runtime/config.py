@@ -19,7 +19,7 @@ from runtime.machine import memory_bytes
 
 ENVIRONMENT_PREFIX = "TENSOR_RUNTIME_"
 # Name interpreters for tests and benchmarks; the first looks like a mistyped peer_ca or peer_tls.
-PEER_VARIABLES = (ENVIRONMENT_PREFIX + "PEER_PYTHON", ENVIRONMENT_PREFIX + "ARMONIK_PYTHON")
+PEER_VARIABLES = tuple(f"{ENVIRONMENT_PREFIX}{whose}_PYTHON" for whose in ("PEER", "ARMONIK", "TASK_PEER"))
 ALL_SERVICES = ("graph", "task", "command", "fleet", "stream")
 DEFAULT_LISTEN = "127.0.0.1:2222"
 _SIZE_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}

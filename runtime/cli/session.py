@@ -93,30 +93,10 @@ def _plain(session: Any) -> dict[str, Any]:
 def _wait(options: argparse.Namespace) -> int:
     from runtime.cli.task_plane import asked
 
-    counts = asked(options, lambda client: _completion(client, options.session, options.timeout))
+    counts = asked(options, lambda client: client.attach(options.session).wait(options.timeout))
     print(" ".join(f"{name}={count}" for name, count in sorted(counts.items())) or "no tasks")
     # An attempt that was tried again has failed, too; what counts is whether results are missing.
     return int(bool(asked(options, lambda client: _aborted(client, options.session))))
-
-
-async def _completion(client: AsyncTaskClient, session: str, timeout_s: float | None) -> dict[str, int]:
-    import asyncio
-
-    from runtime import wire
-    from runtime.errors import DeadlineExceeded
-    from runtime.tasks.model import TaskStatus
-
-    chosen = wire.armonik.TaskFilter(session=wire.armonik.TaskFilter.IdsRequest(ids=[session]))
-    try:
-        async with asyncio.timeout(timeout_s):
-            reply = await client.submitter(
-                "WaitForCompletion", wire.armonik.WaitRequest(filter=chosen), wire.armonik.Count, waits=True
-            )
-    except TimeoutError:
-        left = await client.attach(session).counts()
-        shown = " ".join(f"{name}={count}" for name, count in sorted(left.items()))
-        raise DeadlineExceeded(f"session {session!r} has not ended within {timeout_s:g} s: {shown}") from None
-    return {TaskStatus(entry.status).name: entry.count for entry in reply.values if entry.count}
 
 
 async def _aborted(client: AsyncTaskClient, session: str) -> list[Any]:

@@ -25,7 +25,7 @@ LOSS_TOLERANCE = 1e-5
 TF_EPOCHS = 10
 
 
-def _run(script: str, *arguments: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+def run(script: str, *arguments: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run([sys.executable, str(EXAMPLES / script), *arguments], capture_output=True, text=True,
                           cwd=peers.ROOT, env={**os.environ, "PYTHONPATH": _python_path()}, timeout=TIMEOUT_S)
     assert code is None or done.returncode == code, f"ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -46,7 +46,7 @@ def _png_size(path: Path) -> tuple[int, int]:
 def test_trains_on_a_server_of_its_own(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
-    done = _run("digits.py", "--out", str(tmp_path / "out"))
+    done = run("digits.py", "--out", str(tmp_path / "out"))
     assert "Handwritten digits: 1438 images to learn from, 359 for the test" in done.stdout
     assert "(started for this)" in done.stdout
     lines = re.findall(r"^ *(\d+)/40  loss ([\d.]+)  train ([\d.]+)  test ([\d.]+)  \d+ steps/s$", done.stdout, re.M)
@@ -66,7 +66,7 @@ def test_trains_on_a_server_of_its_own(tmp_path: Path) -> None:
 def test_trains_on_a_given_server(server: str, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
-    done = _run("digits.py", "--target", server, "--epochs", "3", "--out", str(tmp_path), code=None)
+    done = run("digits.py", "--target", server, "--epochs", "3", "--out", str(tmp_path), code=None)
     assert f"server {server}\n" in done.stdout
     assert "132 steps" in done.stdout
 
@@ -117,7 +117,7 @@ def test_missing_library_is_told(missing: str, tmp_path: Path) -> None:
 def test_missing_server_is_told(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
-    done = _run("digits.py", "--target", "grpc://127.0.0.1:9", "--out", str(tmp_path), code=1)
+    done = run("digits.py", "--target", "grpc://127.0.0.1:9", "--out", str(tmp_path), code=1)
     assert "Unavailable: " in done.stderr
     assert "grpc://127.0.0.1:9 cannot be reached" in done.stderr
     assert "Traceback" not in done.stderr

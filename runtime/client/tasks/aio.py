@@ -384,12 +384,32 @@ class AsyncTaskSession:
             found.append(handle.failure if handle.failure is not None else await handle.result(timeout_s=left))
         return found
 
+    async def wait(self, timeout_s: float | None = None) -> dict[str, int]:
+        """Wait until no task of the session is left to run, and return how many attempts have each status.
+
+        Raises
+        ------
+        DeadlineExceeded
+            After ``timeout_s`` seconds, with the counts; the tasks go on.
+        """
+        chosen = wire.armonik.TaskFilter(session=wire.armonik.TaskFilter.IdsRequest(ids=[self.id]))
+        message = wire.armonik.WaitRequest(filter=chosen)
+        try:
+            async with asyncio.timeout(timeout_s) as bound:
+                reply = await self.client.submitter("WaitForCompletion", message, wire.armonik.Count, waits=True)
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            left = " ".join(f"{name}={count}" for name, count in sorted((await self.counts()).items()))
+            raise DeadlineExceeded(f"session {self.id!r} has not ended within {timeout_s:g} s: {left}") from None
+        return _counts_of(reply)
+
     async def counts(self) -> dict[str, int]:
         """Return how many attempts of the session have each status."""
         chosen = wire.armonik.TaskFilter.IdsRequest(ids=[self.id])
         message = wire.armonik.TaskFilter(session=chosen)
         reply = await self.client.submitter("CountTasks", message, wire.armonik.Count)
-        return {TaskStatus(entry.status).name: entry.count for entry in reply.values if entry.count}
+        return _counts_of(reply)
 
     # -- ending ----------------------------------------------------------------------------------------------------
 
@@ -639,6 +659,10 @@ def _keys_of(dependencies: Iterable[str | AsyncTaskHandle]) -> Iterable[str]:
             yield item
         else:
             yield from item.keys
+
+
+def _counts_of(reply: Any) -> dict[str, int]:
+    return {TaskStatus(entry.status).name: entry.count for entry in reply.values if entry.count}
 
 
 def _message_of(options: TaskOptions) -> Any:

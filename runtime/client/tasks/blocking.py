@@ -210,6 +210,10 @@ class TaskSession:
             return_exceptions=return_exceptions,
         ))
 
+    def wait(self, timeout_s: float | None = None) -> dict[str, int]:
+        """Wait until no task of the session is left to run. See `AsyncTaskSession.wait`."""
+        return self._run(self.asynchronous.wait(timeout_s))
+
     def counts(self) -> dict[str, int]:
         """Return how many attempts of the session have each status."""
         return self._run(self.asynchronous.counts())

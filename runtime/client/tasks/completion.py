@@ -58,12 +58,12 @@ async def completed(
                 waiting = sum(not task.done() for task in running) + len(later)
                 raise DeadlineExceeded(f"{waiting} of {len(handles)} tasks have not ended within {timeout_s:g} s")
             if look is not None and look in done:
-                # These end at once; they do not count for the limit.
+                # These end at once; they do not count for the limit. Some have got a call of their own meanwhile.
                 ended = set(look.result())
-                later = deque(handle for handle in later if handle not in ended)
-                for handle in ended:
-                    start(handle)
                 look = None
+                for handle in [handle for handle in later if handle in ended]:
+                    start(handle)
+                later = deque(handle for handle in later if handle not in ended)
             for task in [task for task in running if task in done]:
                 running.discard(task)
                 left -= 1

@@ -34,7 +34,7 @@ def test_submit_and_gather(worked: str) -> None:
         many = session.map([b"echo %d" % index for index in range(100)])
         assert session.gather(many, timeout_s=TIMEOUT_S) == [b"%d" % index for index in range(100)]
         assert one.status() == "COMPLETED"
-        assert session.counts() == {"COMPLETED": 101}
+        assert session.counts() == session.wait(TIMEOUT_S) == {"COMPLETED": 101}
 
 
 def test_tasks_wait_for_each_other(worked: str) -> None:
@@ -164,6 +164,8 @@ def test_waits_end_in_time_and_the_task_goes_on(worked: str, tmp_path: Path) -> 
             task.wait(0.05)
         with pytest.raises(DeadlineExceeded, match="1 of 1 tasks have not ended within 0.05 s"):
             session.gather([task], timeout_s=0.05)
+        with pytest.raises(DeadlineExceeded, match="has not ended within 0.05 s: "):
+            session.wait(0.05)
         (tmp_path / "go").touch()
         assert task.result(timeout_s=TIMEOUT_S) == b"waited"
 

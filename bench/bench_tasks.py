@@ -1,0 +1,172 @@
+"""Tasks beside Ray, Dask and a pool of processes: two workers each, one submitter, one after the other in turns.
+
+``python -m runtime.bench.bench_tasks [--json FILE] [--rounds N] [--tasks N]``. Ours are durable: a task is on disk
+before its submission is answered, and so is its result before anybody hears of it. The peers keep everything in memory.
+
+- ``batches``: no-op tasks, submitted in batches; from the first submission until every result has arrived.
+- ``round trip``: one task at a time, from submission to result.
+- ``1 MB payloads``: tasks with a payload of a million bytes each.
+- ``queued``: what the server's process takes of memory for each task that waits, and how long it takes to serve again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import runtime
+from runtime.bench.peers import start_ours, task_peer_python
+from runtime.bench.report import environment, print_table, write_json
+
+CLIENT = Path(__file__).parent / "clients" / "tasks_peer.py"
+PEERS = ("ray", "dask", "pool")
+NAMES = {"ours": "ours", "ray": "Ray", "dask": "Dask", "pool": "process pool"}
+PEER_LIMIT_S = 300.0
+
+
+def ours(cases: list[tuple[str, int, int]]) -> list[dict[str, Any]]:
+    """Run the cases on a server and two workers of its own."""
+    with tempfile.TemporaryDirectory(prefix="bench-tasks-") as folder:
+        server, target = start_ours("--services", "task", "--data-dir", folder)
+        workers = _start_workers(target)
+        try:
+            with runtime.TaskClient(target) as client:
+                with client.session() as session:
+                    session.gather(session.map([b"x"] * 20), timeout_s=60)
+                return [_case(client, *case) for case in cases]
+        finally:
+            for process in (workers, server):
+                process.terminate()
+            for process in (workers, server):
+                process.wait(30)
+                if process.stdout is not None:
+                    process.stdout.close()
+
+
+def _case(client: runtime.TaskClient, case: str, count: int, nbytes: int) -> dict[str, Any]:
+    payload = b"x" * nbytes
+    with client.session() as session:
+        if case == "round trip":
+            times = []
+            for _ in range(count):
+                start = time.perf_counter()
+                session.submit(payload).result(timeout_s=60)
+                times.append(time.perf_counter() - start)
+            return {"case": case, "count": count, "seconds": sum(times), "median_us": statistics.median(times) * 1e6}
+        start = time.perf_counter()
+        found = session.gather(session.map([payload] * count), timeout_s=PEER_LIMIT_S)
+        seconds = time.perf_counter() - start
+        assert found == [b"%d" % nbytes] * count
+        return {"case": case, "count": count, "seconds": seconds}
+
+
+def _start_workers(target: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "runtime.cli", "worker", "runtime.bench.task_functions:size", "--server", target,
+               "--processes", "2", "--log-level", "error"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    if not process.stdout.readline().startswith("ready "):
+        raise SystemExit(f"the workers did not start (status {process.wait()})")
+    return process
+
+
+def theirs(peer: str, cases: list[tuple[str, int, int]]) -> list[dict[str, Any]]:
+    """Run the cases with a peer, in an interpreter and a process of its own."""
+    spec = json.dumps({"peer": peer, "cases": cases})
+    command = [task_peer_python(), str(CLIENT), spec]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PEER_LIMIT_S)
+    if done.returncode:
+        raise SystemExit(f"{NAMES[peer]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def queued(count: int) -> dict[str, Any]:
+    """Return memory and restart with many tasks that wait."""
+    with tempfile.TemporaryDirectory(prefix="bench-tasks-") as folder:
+        flags = ("--services", "task", "--data-dir", folder)
+        server, target = start_ours(*flags)
+        try:
+            before = _rss_bytes(server.pid)
+            with runtime.TaskClient(target) as client, client.session("many") as session:
+                start = time.perf_counter()
+                session.map([b"x"] * count)
+                created_s = time.perf_counter() - start
+            grown = _rss_bytes(server.pid) - before
+            server.send_signal(signal.SIGKILL)
+            server.wait()
+            _close(server)
+            start = time.perf_counter()
+            server, target = start_ours(*flags)
+            with runtime.TaskClient(target) as client:
+                assert client.attach("many").counts() == {"SUBMITTED": count}
+            again_s = time.perf_counter() - start
+        finally:
+            server.kill()
+            server.wait()
+            _close(server)
+    return {"case": "queued", "count": count, "created_s": created_s, "bytes_a_task": grown / count,
+            "restart_s": again_s}
+
+
+def _close(process: subprocess.Popen[str]) -> None:
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _rss_bytes(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    """Run the benchmark from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser.add_argument("--rounds", type=int, default=3, help="how often everybody has a turn")
+    parser.add_argument("--tasks", type=int, default=4000, help="no-op tasks of a turn")
+    parser.add_argument("--queued", type=int, default=100_000, help="tasks that wait")
+    options = parser.parse_args()
+    cases = [("batches", options.tasks, 1), ("round trip", 200, 1), ("1 MB payloads", 100, 1_000_000)]
+    runs: dict[str, list[list[dict[str, Any]]]] = {}
+    for _ in range(options.rounds):
+        for who in ("ours", *PEERS):
+            runs.setdefault(who, []).append(ours(cases) if who == "ours" else theirs(who, cases))
+    rows = [_row(case, index, runs) for index, (case, _, _) in enumerate(cases)]
+    many = queued(options.queued)
+    table = []
+    for row in rows:
+        unit = "us" if row["case"] == "round trip" else "tasks/s"
+        who = row["servers"]
+        table.append([row["case"], unit, *(who[name]["figure"] for name in ("ours", *PEERS)), row["ratio"],
+                      f"{row['ratio_low']:.2f} - {row['ratio_high']:.2f}"])
+    print_table("tasks on two workers; ours are durable; median of the rounds",
+                ["case", "unit", *NAMES.values(), "ours/Ray's", "spread"], table)
+    print(f"\n{many['count']:,} tasks that wait: created in {many['created_s']:.1f} s, "
+          f"{many['bytes_a_task']:,.0f} bytes of memory each, served again {many['restart_s']:.2f} s after a kill")
+    if options.json:
+        write_json(options.json, {"environment": environment(), "rows": [*rows, many]})
+
+
+def _row(case: str, index: int, runs: dict[str, list[list[dict[str, Any]]]]) -> dict[str, Any]:
+    figures = {who: [_figure(turn[index]) for turn in turns] for who, turns in runs.items()}
+    ratios = [mine / ray for mine, ray in zip(figures["ours"], figures["ray"], strict=True)]
+    servers = {who: {"figure": statistics.median(found), "figures": found} for who, found in figures.items()}
+    return {"case": case, "servers": servers, "ratio": servers["ours"]["figure"] / servers["ray"]["figure"],
+            "ratio_low": min(ratios), "ratio_high": max(ratios)}
+
+
+def _figure(found: dict[str, Any]) -> float:
+    return float(found["median_us"]) if "median_us" in found else found["count"] / float(found["seconds"])
+
+
+if __name__ == "__main__":
+    main()

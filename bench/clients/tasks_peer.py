@@ -1,0 +1,86 @@
+"""Tasks of Ray, Dask or a pool of processes, two workers each: ``tasks_peer.py JSON``, printed as JSON.
+
+The peers keep nothing on disk; their tasks are gone with their processes.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+
+def size(payload):
+    return len(payload)
+
+
+class RayTasks:
+    def __init__(self):
+        import ray
+
+        self.ray = ray
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+                 object_store_memory=1 << 30)
+        self.function = ray.remote(size)
+
+    def run(self, payloads):
+        return self.ray.get([self.function.remote(payload) for payload in payloads])
+
+    def close(self):
+        self.ray.shutdown()
+
+
+class DaskTasks:
+    def __init__(self):
+        from dask.distributed import Client, LocalCluster
+
+        self.cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+        self.client = Client(self.cluster)
+
+    def run(self, payloads):
+        return self.client.gather(self.client.map(size, payloads, pure=False))
+
+    def close(self):
+        self.client.close()
+        self.cluster.close()
+
+
+class PoolTasks:
+    def __init__(self):
+        from concurrent.futures import ProcessPoolExecutor
+
+        self.pool = ProcessPoolExecutor(2)
+
+    def run(self, payloads):
+        return [future.result() for future in [self.pool.submit(size, payload) for payload in payloads]]
+
+    def close(self):
+        self.pool.shutdown()
+
+
+def main():
+    spec = json.loads(sys.argv[1])
+    tasks = {"ray": RayTasks, "dask": DaskTasks, "pool": PoolTasks}[spec["peer"]]()
+    tasks.run([b"x"] * 20)
+    for case, count, nbytes in spec["cases"]:
+        payload = b"x" * nbytes
+        if case == "round trip":
+            times = []
+            for _ in range(count):
+                start = time.perf_counter()
+                tasks.run([payload])
+                times.append(time.perf_counter() - start)
+            found = {"seconds": sum(times), "median_us": statistics.median(times) * 1e6}
+        else:
+            start = time.perf_counter()
+            assert tasks.run([payload] * count) == [nbytes] * count
+            found = {"seconds": time.perf_counter() - start}
+        print(json.dumps({"case": case, "count": count, **found}), flush=True)
+    tasks.close()
+
+
+if __name__ == "__main__":
+    main()
