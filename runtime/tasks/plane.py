@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from runtime.errors import Error, Unavailable
 from runtime.tasks.inspector_service import InspectorService
+from runtime.tasks.results_service import ResultsService
 from runtime.tasks.service import SubmitterService
 from runtime.tasks.submitter_v3 import SubmitterV3Service
 from runtime.tasks.workers_service import WorkersService
@@ -47,10 +48,11 @@ class TaskPlane:
         self.submitter_v3 = SubmitterV3Service(self.submitter)
         self.workers = WorkersService(self.agents)
         self.inspector = InspectorService(self.tasks, self.agents)
+        self.results = ResultsService(self.tasks)
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
         """Return the handlers by service and method name."""
-        parts = (self.submitter, self.submitter_v3, self.workers, self.inspector)
+        parts = (self.submitter, self.submitter_v3, self.workers, self.inspector, self.results)
         return {name: methods for part in parts for name, methods in part.services().items()}
 
     async def start(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 _V = TypeVar("_V")
 
 AGENT_LOST = "Other pod seems to have crashed, resubmitting task"
+# Results that are read on the loop at once.
+_COLLECTED = 100
 _MAX_DURATION_NS = 315_576_000_000 * 1_000_000_000
 
 # Until a start is written on its own; an attempt that ends before is written once, with both.
@@ -391,6 +393,23 @@ class Tasks:
 
         return self.store.read(find)
 
+    async def collect(self, session_id: str, keys: Sequence[str]) -> AsyncGenerator[list[ResultView], None]:
+        """Yield results of a session, some at a time, as soon as they are there or never will be.
+
+        Raises
+        ------
+        NotFound
+            There is no such session, or not all of the results.
+        """
+        collector = await self.waiting.collect(session_id, keys)
+        try:
+            while settled := await collector.next():
+                for start in range(0, len(settled), _COLLECTED):
+                    some = settled[start : start + _COLLECTED]
+                    yield self.store.read(lambda tables, some=some: _views(tables, session_id, some))  # type: ignore[misc]
+        finally:
+            collector.leave()
+
     def read(self, value: Value, chunk_bytes: int | None = None) -> AsyncIterator[bytes]:
         """Return the pieces of a value; of at most `Limits.chunk_bytes` unless said otherwise."""
         return self.objects.read(value, chunk_bytes or self.limits.chunk_bytes)
@@ -694,6 +713,19 @@ class Tasks:
         error = future.exception()
         if error is not None and not isinstance(error, LeaseLost):
             logger.warning("work of the task plane failed: %s", error)
+
+
+def _views(tables: TaskTables, session_id: str, keys: Sequence[str]) -> list[ResultView]:
+    session = tables.session_by_id(session_id)
+    assert session is not None, f"no session {session_id!r}"
+    views = []
+    for row in tables.results(session.number, keys):
+        if row.status is ResultStatus.COMPLETED:  # nobody asks whose it was
+            views.append(ResultView(row.key, row.status, row.value, "", TaskStatus.COMPLETED, ""))
+        else:
+            owner = tables.task(row.owner)
+            views.append(ResultView(row.key, row.status, row.value, owner.id, owner.status, owner.error))
+    return views
 
 
 def _leased(tables: TaskTables, lease: Lease) -> TaskRow:

@@ -16,7 +16,7 @@ from runtime.tasks.filters import TaskFilter
 from runtime.tasks.model import ENDED_BADLY, TERMINAL, ResultStatus, TaskStatus
 from runtime.tasks.transitions import ResultChange, TaskChange
 
-__all__ = ["Waiting"]
+__all__ = ["Collector", "Waiting"]
 
 logger = logging.getLogger(__name__)
 
@@ -175,6 +175,56 @@ class _Group:
 _Groups = dict[_Group, None]
 
 
+class Collector:
+    """Waits for many results of one session; made by `Waiting.collect`.
+
+    Attributes
+    ----------
+    pending : set of str
+        Keys of those that nobody has been told of.
+    """
+
+    def __init__(self, waiting: Waiting, session: int, keys: Iterable[str]) -> None:
+        self.pending = set(keys)
+        self._waiting = waiting
+        self._session = session
+        self._settled: list[str] = []
+        self._news = asyncio.Event()
+        self._is_closed = False
+
+    def settle(self, key: str) -> None:
+        """Take note that a result is there, or never will be."""
+        if key in self.pending:
+            self.pending.discard(key)
+            self._settled.append(key)
+            self._news.set()
+
+    async def next(self) -> list[str]:
+        """Return keys that are settled, at least one; none when all were returned.
+
+        Raises
+        ------
+        Unavailable
+            The server stops.
+        """
+        if self.pending and not self._settled:
+            await self._news.wait()
+        if self._is_closed:
+            raise Unavailable("the server stops")
+        self._news.clear()
+        settled, self._settled = self._settled, []
+        return settled
+
+    def close(self) -> None:
+        """Let whoever waits go."""
+        self._is_closed = True
+        self._news.set()
+
+    def leave(self) -> None:
+        """Be told of nothing any more."""
+        self._waiting.leave(self._session, self)
+
+
 class Waiting:
     """Everybody who waits. Belongs to one loop.
 
@@ -188,6 +238,7 @@ class Waiting:
         self.store = store
         self._closed = False
         self._by_key: dict[tuple[int, str], dict[asyncio.Future[None], None]] = {}
+        self._collectors: dict[int, dict[Collector, None]] = {}
         self._groups: dict[tuple[Any, ...], _Group] = {}
         self._by_session: dict[int, _Groups] = {}
         self._by_task: dict[str, _Groups] = {}
@@ -196,7 +247,8 @@ class Waiting:
     @property
     def num_waiting(self) -> int:
         """How many calls wait now."""
-        return sum(map(len, self._by_key.values())) + sum(len(group.futures) for group in self._groups.values())
+        collectors, single = (sum(map(len, table.values())) for table in (self._collectors, self._by_key))
+        return collectors + single + sum(len(group.futures) for group in self._groups.values())
 
     async def result(self, session_id: str, key: str) -> None:
         """Wait until a result is not CREATED any more.
@@ -229,6 +281,47 @@ class Waiting:
                 waiters.pop(future, None)
                 if not waiters and self._by_key.get((number, key)) is waiters:
                     del self._by_key[(number, key)]
+
+    async def collect(self, session_id: str, keys: Iterable[str]) -> Collector:
+        """Return what waits for many results; whoever has it calls its ``leave`` at the end.
+
+        Raises
+        ------
+        NotFound
+            There is no such session, or not all of the results; names one of them.
+        Unavailable
+            The server stops.
+        """
+        self._check_open()
+        session = self.store.read(lambda tables: tables.session_by_id(session_id))
+        if session is None:
+            raise NotFound(f"session {session_id!r} is not known")
+        wanted = list(dict.fromkeys(keys))
+        collector = Collector(self, session.number, wanted)
+        # Told of changes from now on, so that what changes during the look is not missed.
+        self._collectors.setdefault(session.number, {})[collector] = None
+
+        def look(tables: TaskTables) -> dict[str, ResultStatus]:
+            return {row.key: row.status for row in tables.results(session.number, wanted)}
+
+        try:
+            found = self.store.read(look) if len(wanted) <= _SHORT else await self.store.read_in_thread(look)
+            for key in wanted:
+                if key not in found:
+                    raise NotFound(f"result {key!r} is not known in session {session_id!r}")
+        except BaseException:
+            collector.leave()
+            raise
+        for key, status in found.items():
+            if status is not ResultStatus.CREATED:
+                collector.settle(key)
+        if self._closed:
+            collector.close()
+        return collector
+
+    def leave(self, session: int, collector: Collector) -> None:
+        """Tell a collector of nothing any more."""
+        _discard(self._collectors, (session,), collector)
 
     async def completion(
         self, selection: TaskFilter, *, on_error: bool = False, on_cancel: bool = False
@@ -286,10 +379,15 @@ class Waiting:
                 for future in self._by_key.get((change.session, change.key), ()):
                     if not future.done():
                         future.set_result(None)
+                for collector in self._collectors.get(change.session, ()):
+                    collector.settle(change.key)
 
     def close(self) -> None:
         """Let everybody go with UNAVAILABLE."""
         self._closed = True
+        for collectors in self._collectors.values():
+            for collector in collectors:
+                collector.close()
         futures: list[asyncio.Future[Any]] = [future for waiters in self._by_key.values() for future in waiters]
         for group in list(self._groups.values()):
             futures += group.futures
@@ -326,7 +424,7 @@ class Waiting:
             raise Unavailable("the server stops")
 
 
-def _discard(table: dict[Any, _Groups], keys: Iterable[Any], group: _Group) -> None:
+def _discard(table: dict[Any, dict[Any, None]], keys: Iterable[Any], group: object) -> None:
     for key in keys:
         groups = table.get(key)
         if groups is not None:

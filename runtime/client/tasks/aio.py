@@ -18,6 +18,7 @@ from typing import Any, Self
 from runtime import wire
 from runtime.client.access import Access
 from runtime.client.tasks.calls import Calls
+from runtime.client.tasks.completion import completed
 from runtime.client.tasks.failures import TaskFailed, failure_of
 from runtime.client.tasks.payloads import Payload, decoded
 from runtime.client.tasks.progress import Progress, progress_of
@@ -31,6 +32,8 @@ RETRY_S = 30.0
 # Tasks and bytes of one request that has the payloads in it.
 _BATCH_TASKS = 500
 _BATCH_BYTES = 1 << 20
+# Large results that are fetched at once.
+_FETCHES = 16
 # Ids of one request that names tasks.
 _IDS_AT_ONCE = 2000
 
@@ -334,8 +337,6 @@ class AsyncTaskSession:
         DeadlineExceeded
             If some have not ended after ``timeout_s`` seconds; names how many, and one of them.
         """
-        from runtime.client.tasks.completion import completed
-
         async with contextlib.aclosing(completed(self, list(handles), timeout_s)) as ended:
             async for handle in ended:
                 yield handle
@@ -370,19 +371,28 @@ class AsyncTaskSession:
         done = failed = 0
         tell(0, len(wanted), 0)
         try:
-            async for handle in self.as_completed(wanted, timeout_s=timeout_s):
-                done += 1
-                failed += handle.failure is not None
-                tell(done, len(wanted), failed)
-                if handle.failure is not None and not return_exceptions:
-                    raise handle.failure
+            async with contextlib.aclosing(completed(self, wanted, timeout_s, with_values=True)) as ended:
+                async for handle in ended:
+                    done += 1
+                    failed += handle.failure is not None
+                    tell(done, len(wanted), failed)
+                    if handle.failure is not None and not return_exceptions:
+                        raise handle.failure
         finally:
             tell.close()
-        found = []
-        for handle in wanted:
-            left = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
-            found.append(handle.failure if handle.failure is not None else await handle.result(timeout_s=left))
-        return found
+        at_once = asyncio.Semaphore(_FETCHES)
+
+        async def fetch(handle: AsyncTaskHandle) -> Any:
+            if handle.failure is not None:
+                return handle.failure
+            async with at_once:
+                left = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
+                return await handle.result(timeout_s=left)
+
+        # The same task may be there more than once; its value is fetched once.
+        distinct = list(dict.fromkeys(wanted))
+        values = dict(zip(distinct, await asyncio.gather(*map(fetch, distinct)), strict=True))
+        return [values[handle] for handle in wanted]
 
     async def wait(self, timeout_s: float | None = None) -> dict[str, int]:
         """Wait until no task of the session is left to run, and return how many attempts have each status.
@@ -528,9 +538,23 @@ class AsyncTaskHandle:
         self.keys = keys
         self.failure: TaskFailed | None = None
         self._is_done = False
+        self._values: dict[str, bytes] = {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id!r}>"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is known here that it has ended."""
+        return self._is_done or self.failure is not None
+
+    def succeeded(self) -> None:
+        """Take note that all results are there."""
+        self._is_done = True
+
+    def keep(self, key: str, value: bytes) -> None:
+        """Have the value of a result at hand, until `result` or `stream` has given it away."""
+        self._values[key] = value
 
     async def wait(self, timeout_s: float | None = None) -> None:
         """Wait until it has ended, well or not; `failure` says which.
@@ -588,6 +612,9 @@ class AsyncTaskHandle:
             If the server goes away in the middle.
         """
         wanted = self._key(key)
+        if wanted in self._values:
+            yield self._values.pop(wanted)
+            return
         await self.available(wanted)
         message = wire.armonik.ResultRequest(session=self.session.id, key=wanted)
         is_complete = False

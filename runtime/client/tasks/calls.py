@@ -46,7 +46,7 @@ class Calls:
         self._connecting = asyncio.Lock()
         self._methods = {
             method.path: Method(method.path, method.client_streaming, method.server_streaming, None)
-            for service in ("ArmoniK.api.grpc.v1.Submitter", "runtime.v1.Workers", "runtime.v1.TaskInspector")
+            for service in ("ArmoniK.api.grpc.v1.Submitter", "runtime.v1.TaskInspector", "runtime.v1.Results")
             for method in wire.SERVICES[service].values()
         }
 

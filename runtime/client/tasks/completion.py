@@ -1,14 +1,20 @@
-"""Which of many tasks have ended: a call each for some, a common look now and then for the rest."""
+"""Which of many tasks have ended.
+
+One call for thousands where the server has it, else a call each for some of them and a common look now and then for the
+rest.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime import wire
-from runtime.errors import DeadlineExceeded
+from runtime.client.tasks.failures import failure_with
+from runtime.errors import DeadlineExceeded, Unimplemented
 from runtime.tasks.model import ResultStatus
 
 if TYPE_CHECKING:
@@ -16,17 +22,27 @@ if TYPE_CHECKING:
 
 __all__ = ["completed"]
 
-# Calls that wait at once: far below what one connection carries.
+_V = TypeVar("_V")
+
+# Tasks of one call that collects.
+COLLECTED = 10_000
+# Calls that wait at once for one result each: far below what one connection carries.
 WAITS = 256
 # How often the tasks without a call of their own are looked at, and keys of one look.
 LOOK_S = 1.0
 _LOOK_KEYS = 2000
+_PATH = "/runtime.v1.Results/Collect"
 
 
 async def completed(
-    session: AsyncTaskSession, handles: Sequence[AsyncTaskHandle], timeout_s: float | None
+    session: AsyncTaskSession, handles: Sequence[AsyncTaskHandle], timeout_s: float | None, *, with_values: bool = False
 ) -> AsyncGenerator[AsyncTaskHandle, None]:
     """Yield handles as their tasks end.
+
+    Parameters
+    ----------
+    with_values : bool
+        Whether small results are kept by the handles until they are asked for.
 
     Raises
     ------
@@ -35,10 +51,107 @@ async def completed(
     Error
         If the server cannot be asked.
     """
-    loop = asyncio.get_running_loop()
-    deadline = None if timeout_s is None else loop.time() + timeout_s
-    later = deque(dict.fromkeys(handles))
-    left = len(later)
+    deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+    left = dict.fromkeys(handle for handle in handles if not handle.is_over)
+    for handle in dict.fromkeys(handles):
+        if handle.is_over:
+            yield handle
+    try:
+        for make in (_collected, _waited):
+            if not left:
+                return
+            async with contextlib.aclosing(make(session, dict(left), deadline, with_values)) as ended:
+                with contextlib.suppress(Unimplemented):  # by a server of another kind
+                    async for handle in ended:
+                        left.pop(handle)
+                        yield handle
+    except _TimeIsUp:
+        raise DeadlineExceeded(f"{len(left)} of {len(handles)} tasks have not ended within {timeout_s:g} s") from None
+
+
+class _TimeIsUp(Exception):
+    """The deadline has come. Not by ``asyncio.timeout``: each step of a generator may run in a task of its own."""
+
+
+async def _first(waits: Sequence[asyncio.Future[Any]], deadline: float | None) -> set[asyncio.Future[Any]]:
+    left_s = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
+    done, _ = await asyncio.wait(waits, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+    if not done:
+        raise _TimeIsUp
+    return done
+
+
+# -- one call for many -------------------------------------------------------------------------------------------------
+
+
+async def _collected(
+    session: AsyncTaskSession, left: dict[AsyncTaskHandle, None], deadline: float | None, with_values: bool
+) -> AsyncGenerator[AsyncTaskHandle, None]:
+    ended: asyncio.Queue[AsyncTaskHandle] = asyncio.Queue()
+    number = len(left)
+    collectors = [
+        asyncio.ensure_future(_collect(session, part, with_values, ended)) for part in _in_parts(list(left), COLLECTED)
+    ]
+    try:
+        while number:
+            following = asyncio.ensure_future(ended.get())
+            try:
+                await _first([following, *collectors], deadline)
+            finally:
+                following.cancel()
+            for collector in [collector for collector in collectors if collector.done()]:
+                collectors.remove(collector)
+                collector.result()  # raises what has ended it
+            if following.done() and not following.cancelled():
+                number -= 1
+                yield following.result()
+            while not ended.empty():
+                number -= 1
+                yield ended.get_nowait()
+    finally:
+        for collector in collectors:
+            collector.cancel()
+        await asyncio.gather(*collectors, return_exceptions=True)
+
+
+async def _collect(
+    session: AsyncTaskSession, handles: Sequence[AsyncTaskHandle], with_values: bool,
+    ended: asyncio.Queue[AsyncTaskHandle],
+) -> None:
+    """Put the handles into the queue as their tasks end."""
+    by_key = {key: handle for handle in handles for key in handle.keys}
+    missing = {handle: len(handle.keys) for handle in handles}
+
+    async def once() -> None:
+        request = wire.runtime_v1.CollectRequest(session_id=session.id, key=by_key, without_values=not with_values)
+        replies = session.client.calls.download(_PATH, request, wire.runtime_v1.CollectReply)
+        async with contextlib.aclosing(replies):
+            async for reply in replies:
+                for result in reply.result:
+                    handle = by_key.pop(result.key)
+                    missing[handle] -= 1
+                    if result.status == "ABORTED":
+                        if handle.failure is None:
+                            handle.failure = failure_with(result.owner_id, result.owner_status, result.error)
+                            ended.put_nowait(handle)
+                    else:
+                        if result.HasField("value"):
+                            handle.keep(result.key, result.value)
+                        if not missing[handle] and handle.failure is None:
+                            handle.succeeded()
+                            ended.put_nowait(handle)
+
+    await session.client.calls.repeated(once)
+
+
+# -- a call each -------------------------------------------------------------------------------------------------------
+
+
+async def _waited(
+    session: AsyncTaskSession, left: dict[AsyncTaskHandle, None], deadline: float | None, with_values: bool
+) -> AsyncGenerator[AsyncTaskHandle, None]:
+    later = deque(left)
+    number = len(later)
     running: set[asyncio.Task[AsyncTaskHandle]] = set()
     look: asyncio.Task[list[AsyncTaskHandle]] | None = None
 
@@ -46,17 +159,12 @@ async def completed(
         running.add(asyncio.ensure_future(_wait(handle)))
 
     try:
-        while left:
+        while number:
             while later and len(running) < WAITS:
                 start(later.popleft())
             if later and look is None:
                 look = asyncio.ensure_future(_look(session, list(later)))
-            waited: set[asyncio.Future[Any]] = {*running, *([] if look is None else [look])}
-            until = None if deadline is None else max(0.0, deadline - loop.time())
-            done, _ = await asyncio.wait(waited, timeout=until, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                waiting = sum(not task.done() for task in running) + len(later)
-                raise DeadlineExceeded(f"{waiting} of {len(handles)} tasks have not ended within {timeout_s:g} s")
+            done = await _first([*running, *([] if look is None else [look])], deadline)
             if look is not None and look in done:
                 # These end at once; they do not count for the limit. Some have got a call of their own meanwhile.
                 ended = set(look.result())
@@ -66,13 +174,13 @@ async def completed(
                 later = deque(handle for handle in later if handle not in ended)
             for task in [task for task in running if task in done]:
                 running.discard(task)
-                left -= 1
+                number -= 1
                 yield task.result()
     finally:
-        left_over: list[asyncio.Future[Any]] = [*running, *([] if look is None else [look])]
-        for future in left_over:
+        over: list[asyncio.Future[Any]] = [*running, *([] if look is None else [look])]
+        for future in over:
             future.cancel()
-        await asyncio.gather(*left_over, return_exceptions=True)
+        await asyncio.gather(*over, return_exceptions=True)
 
 
 async def _wait(handle: AsyncTaskHandle) -> AsyncTaskHandle:
@@ -84,7 +192,7 @@ async def _look(session: AsyncTaskSession, handles: list[AsyncTaskHandle]) -> li
     """Return those whose results are all there, or one of them never will be; after a while."""
     await asyncio.sleep(LOOK_S)
     settled: dict[str, ResultStatus] = {}
-    for keys in _in_parts([key for handle in handles for key in handle.keys]):
+    for keys in _in_parts([key for handle in handles for key in handle.keys], _LOOK_KEYS):
         message = wire.armonik.GetResultStatusRequest(session_id=session.id, result_ids=keys)
         reply = await session.client.submitter("GetResultStatus", message, wire.armonik.GetResultStatusReply)
         settled.update((entry.result_id, ResultStatus(entry.status)) for entry in reply.id_statuses)
@@ -95,6 +203,6 @@ def _is_over(statuses: list[ResultStatus | None]) -> bool:
     return ResultStatus.ABORTED in statuses or all(status is ResultStatus.COMPLETED for status in statuses)
 
 
-def _in_parts(keys: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(keys), _LOOK_KEYS):
-        yield keys[start : start + _LOOK_KEYS]
+def _in_parts(items: list[_V], size: int) -> Iterator[list[_V]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

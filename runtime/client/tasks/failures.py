@@ -7,7 +7,7 @@ from typing import Any
 from runtime.errors import Aborted
 from runtime.tasks.model import TaskStatus
 
-__all__ = ["TaskCanceled", "TaskFailed", "failure_of"]
+__all__ = ["TaskCanceled", "TaskFailed", "failure_of", "failure_with"]
 
 
 class TaskFailed(Aborted):
@@ -43,8 +43,13 @@ def failure_of(error: Any) -> TaskFailed:
     statuses = [_name(entry.task_status) for entry in error.errors]
     status = statuses[-1] if statuses else "ERROR"
     details = "\n".join(entry.detail for entry in error.errors if entry.detail)
+    return failure_with(error.task_id, status, details)
+
+
+def failure_with(task_id: str, status: str, details: str) -> TaskFailed:
+    """Return the exception for a task that ended with a status."""
     kind = TaskCanceled if status in ("CANCELED", "CANCELING") else TaskFailed
-    return kind(error.task_id, status, details)
+    return kind(task_id, status, details)
 
 
 def _name(number: int) -> str:

@@ -21,6 +21,7 @@ from runtime.errors import (
     InvalidArgument,
     NotFound,
     Unavailable,
+    Unimplemented,
 )
 from tests.client.tasks.conftest import running_worker
 
@@ -138,6 +139,11 @@ def test_more_tasks_than_calls_that_wait(
 ) -> None:
     monkeypatch.setattr("runtime.client.tasks.completion.WAITS", 2)
     monkeypatch.setattr("runtime.client.tasks.completion.LOOK_S", 0.02)
+
+    async def refuse(*_: object) -> None:
+        raise Unimplemented("no such method, as of ArmoniK's own server")
+
+    monkeypatch.setattr("runtime.client.tasks.completion._collect", refuse)
     with (
         running_worker(unworked.target, processes=3),
         runtime.TaskClient(unworked.target) as client,
@@ -153,6 +159,31 @@ def test_more_tasks_than_calls_that_wait(
         assert set(seen[:21]) == set(others)
         assert set(seen[21:]) == set(slow)
         assert [handle for handle in seen if handle.failure] == [others[-1]]
+
+
+def test_thousands_are_collected_by_a_call(worked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.client.tasks.completion.COLLECTED", 400)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a result was asked for on its own")
+
+    monkeypatch.setattr("runtime.client.tasks.aio.AsyncTaskHandle.available", refuse)
+    with runtime.TaskClient(worked) as client, client.session(max_retries=1) as session:
+        tasks = session.map([b"echo %d" % index for index in range(1000)] + [b"fail x"])
+        values = session.gather(tasks, timeout_s=TIMEOUT_S, return_exceptions=True)
+        assert values[:1000] == [b"%d" % index for index in range(1000)]
+        assert isinstance(values[1000], TaskFailed)
+        both = session.submit(b"both", keys=["left", "right"])
+        assert list(session.as_completed([both, both], timeout_s=TIMEOUT_S)) == [both]
+
+
+def test_collecting_what_does_not_exist_is_refused(worked: str) -> None:
+    with runtime.TaskClient(worked) as client, client.session() as session:
+        task = session.submit(b"echo")
+        with pytest.raises(NotFound, match="'nothing'"):
+            session.gather([task, session.handle("nothing")], timeout_s=TIMEOUT_S)
+        with pytest.raises(NotFound, match="'nowhere'"):
+            client.attach("nowhere").gather([task], timeout_s=TIMEOUT_S)
 
 
 def test_waits_end_in_time_and_the_task_goes_on(worked: str, tmp_path: Path) -> None:

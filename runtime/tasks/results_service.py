@@ -1,0 +1,78 @@
+"""runtime.v1.Results: many results with one call."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from runtime import wire
+from runtime.errors import InvalidArgument
+from runtime.tasks import messages
+from runtime.tasks.model import ResultStatus
+
+if TYPE_CHECKING:
+    from runtime.edge.plane import Handler
+    from runtime.tasks.tasks import ResultView, Tasks
+
+__all__ = ["SERVICE", "ResultsService"]
+
+SERVICE = "runtime.v1.Results"
+
+MAX_KEYS = 100_000
+_INLINE_BYTES, _MAX_INLINE_BYTES = 64 << 10, 1 << 20
+# A message is sent when it has so many bytes of values.
+_MESSAGE_BYTES = 256 << 10
+
+
+class ResultsService:
+    """The call of Results.
+
+    Parameters
+    ----------
+    tasks : callable
+        Returns the tasks of the server.
+    """
+
+    def __init__(self, tasks: Callable[[], Awaitable[Tasks]]) -> None:
+        self._tasks = tasks
+
+    def services(self) -> Mapping[str, Mapping[str, Handler]]:
+        """Return the handlers by service and method name."""
+        return {SERVICE: {"Collect": self.collect}}
+
+    async def collect(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        """Collect."""
+        message = messages.parse(wire.runtime_v1.CollectRequest, request)
+        if not message.session_id:
+            raise InvalidArgument("session_id: must not be empty")
+        if not 1 <= len(message.key) <= MAX_KEYS:
+            raise InvalidArgument(f"key: there are {len(message.key)}; it must be 1 to {MAX_KEYS}")
+        if message.inline_bytes > _MAX_INLINE_BYTES:
+            raise InvalidArgument(f"inline_bytes: {message.inline_bytes}; at most {_MAX_INLINE_BYTES} are sent along")
+        limit = -1 if message.without_values else message.inline_bytes or _INLINE_BYTES
+        tasks = await self._tasks()
+        reply, nbytes = wire.runtime_v1.CollectReply(), 0
+        async for views in tasks.collect(message.session_id, message.key):
+            for view in views:
+                nbytes += await _add(reply, view, tasks, limit)
+                if nbytes >= _MESSAGE_BYTES:
+                    yield reply.SerializeToString()
+                    reply, nbytes = wire.runtime_v1.CollectReply(), 0
+            if reply.result:
+                yield reply.SerializeToString()
+                reply, nbytes = wire.runtime_v1.CollectReply(), 0
+
+
+async def _add(reply: wire.runtime_v1.CollectReply, view: ResultView, tasks: Tasks, limit: int) -> int:
+    """Add a result to a message; return the bytes of its value that are in it."""
+    entry = reply.result.add(key=view.key, status=view.status.name, num_bytes=view.value.size)
+    if view.status is not ResultStatus.COMPLETED:
+        entry.owner_id, entry.owner_status, entry.error = view.owner, view.owner_status.name, view.owner_error
+        return 0
+    if view.value.size > limit:
+        return 0
+    if view.value.ref is None:
+        entry.value = view.value.data
+    else:
+        entry.value = b"".join([piece async for piece in tasks.read(view.value)])
+    return view.value.size
