@@ -26,8 +26,9 @@ from runtime.transport.lender import (
 
 __all__ = ["claim", "num_borrowed"]
 
-# A lender answers from a thread of its own; one that is silent for so long is frozen.
-_ANSWER_TIMEOUT_S = 10.0
+# A lender answers from a thread of its own, within 50 us as a rule; one that is silent for so long is frozen, or its
+# machine busy. Short, because the tensor is then asked for in another way, and only there the lender may count as lost.
+_ANSWER_TIMEOUT_S = 2.0
 _DESCRIPTOR_BYTES = socket.CMSG_SPACE(array.array("i").itemsize)
 
 
@@ -209,7 +210,7 @@ def claim(address: str, lease: int, nbytes: int) -> Buffer:
 
     Notes
     -----
-    Waits for the lender's thread, some 50 us as a rule, and 10 s for one that is frozen. Safe from several threads.
+    Waits for the lender's thread, some 50 us as a rule, and 2 s for one that is frozen. Safe from several threads.
     """
     global _is_kept
     with _lock:

@@ -54,6 +54,8 @@ logger = logging.getLogger(__name__)
 _SERVICE = "/tensorflow.WorkerService/"
 # What the loop decodes of an answer itself, apart from views: the rest takes a thread.
 _LOOP_DECODE_BYTES = 1 << 20
+# How long shared memory that was out of reach is not tried again: its task may only have been frozen, or died.
+_APART_S = 30.0
 # For how long, without progress, a broken stream of a parcel is begun again.
 _RESUME_S = 30.0
 
@@ -351,7 +353,7 @@ class ClusterPeers:
         self._connections = connections
         self._hand_over = hand_over
         self._memory_limit = memory_limit
-        self._apart: set[str] = set()  # addresses of tasks whose shared memory cannot be reached
+        self._apart: dict[str, float] = {}  # addresses of tasks whose shared memory is out of reach, and until when
         self.addresses = {
             DeviceSpec(job, 0, index).task_name: address
             for job, tasks in cluster.jobs.items()
@@ -381,7 +383,7 @@ class ClusterPeers:
             return _nothing
         request = wire.RecvTensorRequest(step_id=step_id, rendezvous_key=key,
                                          request_id=secrets.randbits(63) or 1).SerializeToString()
-        if address not in self._apart:
+        if time.monotonic() >= self._apart.get(address, 0.0):
             request += handover.offer()
         log = self._connections.log
         started_us = time.time_ns() // 1000
@@ -415,7 +417,7 @@ class ClusterPeers:
             done(array, datatype, is_dead, None)
 
         def ask_again(options: bytes, datatype: int) -> None:
-            self._apart.add(address)
+            self._apart[address] = time.monotonic() + _APART_S
             again = wire.RecvTensorRequest(step_id=step_id, rendezvous_key=key).SerializeToString()
             self._connections.begin(address, task, "RecvTensor", again + handover.refusal(options, datatype),
                                     f"the tensor {key}", answered)

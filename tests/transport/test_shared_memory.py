@@ -162,6 +162,7 @@ def test_killing_borrowers_in_a_loop_leaves_nothing(own_pool: BufferPool) -> Non
 def test_killing_lenders_in_a_loop_leaves_nothing_and_memory_in_use_stays() -> None:
     files = files_in_memory()
     before = len(os.listdir("/proc/self/fd"))
+    mapped = Path("/proc/self/maps").read_text().count("memfd:tensor-runtime")
     for turn in range(5):
         with program("lending_program.py") as other:
             address, lease = other.ask(f"{MIB} {turn + 1}").split()
@@ -178,7 +179,7 @@ def test_killing_lenders_in_a_loop_leaves_nothing_and_memory_in_use_stays() -> N
     maps = Path("/proc/self/maps").read_text()
     assert len(os.listdir("/proc/self/fd")) <= before
     assert files_in_memory() == files
-    assert maps.count("memfd:tensor-runtime") <= 10  # the segments of this process itself, of other tests
+    assert maps.count("memfd:tensor-runtime") <= mapped  # the segments of this process itself, of other tests
 
 
 def test_idle_segments_are_unmapped_and_sent_again(own_pool: BufferPool) -> None:

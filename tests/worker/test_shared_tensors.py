@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from runtime.transport.borrower import num_borrowed
 from runtime.transport.parcel import SHARED_BYTES
 from runtime.transport.place import Place, here
 from runtime.transport.roads import Totals
+from runtime.worker import channels
 from tests.processes import free_port, start_server
 
 
@@ -100,17 +105,6 @@ def test_small_tensors_go_in_the_message(target: str, value: np.ndarray) -> None
     assert received() == before
 
 
-def test_a_segment_out_of_reach_is_asked_for_in_a_message(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*_: object) -> None:
-        raise Unavailable("another network namespace")
-
-    value = np.arange(500_000, dtype=np.float64)
-    monkeypatch.setattr(handover, "claim", unreachable)
-    before = received()
-    assert (there_and_back(target, value) == 3 * value).all()
-    assert received() == before
-
-
 def test_tensors_keep_coming_right_while_segments_are_used_again(target: str) -> None:
     graph = runtime.Graph()
     x = graph.placeholder("float32", [None])
@@ -124,6 +118,50 @@ def test_tensors_keep_coming_right_while_segments_are_used_again(target: str) ->
             kept.append(found[1])
             assert (found[0] == 2 * turn + 1).all()
         assert all((array == 2 * turn).all() for turn, array in enumerate(kept))
+
+
+def test_a_segment_out_of_reach_is_asked_for_in_a_message(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object) -> None:
+        raise Unavailable("another network namespace")
+
+    value = np.arange(500_000, dtype=np.float64)
+    monkeypatch.setattr(handover, "claim", unreachable)
+    before = received()
+    assert (there_and_back(target, value) == 3 * value).all()
+    assert received() == before
+
+
+def test_a_sender_that_freezes_when_it_has_lent_a_tensor_is_reported(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = {job: [f"127.0.0.1:{free_port()}"] for job in ("master", "worker")}
+    value = np.arange(500_000, dtype=np.float64)
+    with (
+        start_server(tmp_path, "--cluster", json.dumps(cluster), "--job", "worker", "--task", "0",
+                     listen=cluster["worker"][0]) as worker,
+        runtime.Server(cluster, "master", 0, peer_timeout_s=2) as server,
+    ):
+        target = f"grpc://{server.address}"
+        assert (there_and_back(target, value) == 3 * value).all()
+
+        def claim_of_the_frozen(*args: Any) -> Any:
+            os.kill(worker.pid, signal.SIGSTOP)
+            return claim(*args)
+
+        claim = handover.claim
+        monkeypatch.setattr(channels, "_APART_S", 1.0)
+        monkeypatch.setattr(handover, "claim", claim_of_the_frozen)
+        began = time.monotonic()
+        try:
+            with pytest.raises(Unavailable, match="/job:worker/replica:0/task:0 at .* has not answered for 2 s"):
+                there_and_back(target, value)
+            assert time.monotonic() - began < 12
+        finally:
+            monkeypatch.setattr(handover, "claim", claim)
+            os.kill(worker.pid, signal.SIGCONT)
+        before, deadline = received().transfers, time.monotonic() + 30
+        while received().transfers == before:  # it is out of reach for a while, and then no longer
+            assert time.monotonic() < deadline
+            assert (there_and_back(target, value) == 3 * value).all()
 
 
 # The words of both ends, without a network.
