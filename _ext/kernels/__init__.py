@@ -36,6 +36,7 @@ MODULES: tuple[str, ...] = (
     "runtime._ext.kernels.optimizers",
     "runtime._ext.kernels.variables",
     "runtime._ext.kernels.step_arrays",
+    "runtime._ext.kernels.tensor_lists",
 )
 """Names of the kernel modules, asked in this order."""
 

@@ -24,30 +24,19 @@ cdef extern from "kernels/array_access.h":
     bint trt_is_plain(PyObject *value, int type)
     PyObject *trt_new_array(int type, int rank, const cnp.npy_intp *dims) except NULL
 
+cdef extern from "kernels/object_values.h":
+    bint TRT_IS_ARRAY(PyObject *value)
+    int TRT_TYPE(PyObject *array)
+    int TRT_RANK(PyObject *array)
+    cnp.npy_intp *TRT_DIMS(PyObject *array)
+    cnp.npy_intp TRT_SIZE(PyObject *array)
+    cnp.npy_intp TRT_NBYTES(PyObject *array)
+    char *TRT_BYTES(PyObject *array)
+    PyObject *TRT_ELEMENT(PyObject *array)
+    PyObject *trt_scalar_of(object element) except NULL
+
 cdef extern from *:
     """
-    #define TRT_IS_ARRAY(value) PyArray_CheckExact(value)
-    #define TRT_TYPE(array) PyArray_TYPE((PyArrayObject *)(array))
-    #define TRT_RANK(array) PyArray_NDIM((PyArrayObject *)(array))
-    #define TRT_DIMS(array) PyArray_DIMS((PyArrayObject *)(array))
-    #define TRT_SIZE(array) PyArray_SIZE((PyArrayObject *)(array))
-    #define TRT_NBYTES(array) PyArray_NBYTES((PyArrayObject *)(array))
-    #define TRT_BYTES(array) PyArray_BYTES((PyArrayObject *)(array))
-    #define TRT_ELEMENT(array) (*(PyObject **)PyArray_DATA((PyArrayObject *)(array)))
-
-    static PyObject *trt_scalar_of(PyObject *element)
-    {
-        PyObject *made = PyArray_SimpleNew(0, NULL, NPY_OBJECT);
-        if (made != NULL) {
-            PyObject **place = (PyObject **)PyArray_DATA((PyArrayObject *)made);
-            PyObject *former = *place;
-            Py_INCREF(element);
-            *place = element;
-            Py_XDECREF(former);
-        }
-        return made;
-    }
-
     /* Row `row` of a C-contiguous array, as a view. */
     static PyObject *trt_row(PyObject *value, npy_intp row, npy_intp row_bytes)
     {
@@ -67,15 +56,6 @@ cdef extern from *:
         return view;
     }
     """
-    bint TRT_IS_ARRAY(PyObject *value)
-    int TRT_TYPE(PyObject *array)
-    int TRT_RANK(PyObject *array)
-    cnp.npy_intp *TRT_DIMS(PyObject *array)
-    cnp.npy_intp TRT_SIZE(PyObject *array)
-    cnp.npy_intp TRT_NBYTES(PyObject *array)
-    char *TRT_BYTES(PyObject *array)
-    PyObject *TRT_ELEMENT(PyObject *array)
-    PyObject *trt_scalar_of(object element) except NULL
     object trt_row(PyObject *value, cnp.npy_intp row, cnp.npy_intp row_bytes)
 
 trt_spares_here = spare_arrays()

@@ -10,6 +10,7 @@ import numpy as np
 
 from runtime import wire
 from runtime._ext.errors import InvalidArgument, ResourceExhausted
+from runtime._ext.tensor_chunks import CHUNK, TensorChunks
 from runtime._ext.tensor_codec import decode_tensor_ex, encode_tensor
 from runtime.dtypes import DataType
 from runtime.graph.node import shape_value
@@ -26,17 +27,16 @@ __all__ = ["TYPE_NAME", "TensorList", "check_length", "sum_of", "zeros_of"]
 TYPE_NAME = "tensorflow::TensorList"
 """How a list is marked on the wire."""
 
-_BITS = 6
-_CHUNK = 1 << _BITS
-_MASK = _CHUNK - 1
-_EMPTY: list[Any] = [None] * _CHUNK
+_BITS = CHUNK.bit_length() - 1
+_MASK = CHUNK - 1
+_EMPTY: list[Any] = [None] * CHUNK
 
 
-class TensorList:
+class TensorList(TensorChunks):
     """An immutable list of tensors of one type; an update makes a new list.
 
-    The elements lie in chunks that lists share: an update copies one chunk and the list of chunks, so that a loop that
-    adds or sets one element per iteration costs little however long the list, and nobody has to know who else holds it.
+    The elements lie in chunks that lists share, see `runtime._ext.tensor_chunks`; compiled kernels take and make such
+    lists, too.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class TensorList:
     length : int
     """
 
-    __slots__ = ("_chunks", "dtype", "element_shape", "length", "max_num_elements")
+    __slots__ = ()
 
     def __init__(self, dtype: DataType, element_shape: Shape, elements: Iterable[Any] = (),
                  max_num_elements: int = -1) -> None:
@@ -63,7 +63,7 @@ class TensorList:
         self.max_num_elements = max_num_elements
         whole = list(elements)
         self.length = len(whole)
-        self._chunks = [whole[start:start + _CHUNK] for start in range(0, len(whole), _CHUNK)]
+        self.chunks = [whole[start:start + CHUNK] for start in range(0, len(whole), CHUNK)]
 
     def __repr__(self) -> str:
         return f"<TensorList of {self.length} {self.dtype.label} {format_shape(self.element_shape)}>"
@@ -74,40 +74,16 @@ class TensorList:
         made.element_shape = self.element_shape
         made.max_num_elements = self.max_num_elements
         made.length = length
-        made._chunks = chunks
+        made.chunks = chunks
         return made
 
     # Reading
 
-    def get(self, index: int) -> Any:
-        """Return an element, None when it was never set; `index` is in [0, length)."""
-        return self._chunks[index >> _BITS][index & _MASK]
-
     def elements(self) -> Iterator[Any]:
         """Return all elements in order, None for those that were never set."""
-        return chain.from_iterable(self._chunks)
+        return chain.from_iterable(self.chunks)
 
     # Lists that differ a little
-
-    def set(self, index: int, element: Any) -> TensorList:
-        """Return the list with another element at `index`, which is in [0, length)."""
-        chunks = self._chunks.copy()
-        chunk = chunks[index >> _BITS] = chunks[index >> _BITS].copy()
-        chunk[index & _MASK] = element
-        return self._with(chunks, self.length)
-
-    def push(self, element: Any) -> TensorList:
-        """Return the list with one element more at its end."""
-        chunks = self._chunks.copy()
-        if self.length & _MASK:
-            chunks[-1] = [*chunks[-1], element]
-        else:
-            chunks.append([element])
-        return self._with(chunks, self.length + 1)
-
-    def pop(self) -> TensorList:
-        """Return the list without its last element; it has one."""
-        return self.resize(self.length - 1)
 
     def resize(self, length: int) -> TensorList:
         """Return the list cut off, or with unset elements added.
@@ -118,7 +94,7 @@ class TensorList:
             If that is longer than a list may be.
         """
         check_length(length)
-        chunks = self._chunks[:(length + _MASK) >> _BITS]
+        chunks = self.chunks[:(length + _MASK) >> _BITS]
         rest = length & _MASK
         if length < self.length:
             if rest:
