@@ -280,9 +280,15 @@ cdef int _filter(trt_conv *work) noexcept nogil:
 
 cdef finishing_fn finishing(CompiledKernel kernel) noexcept:
     cdef Params *params = <Params *>kernel.params
-    if kernel.fn != _conv2d or params.type_number != params.computed or params.windows.channels_first:
+    if kernel.fn != _conv2d and kernel.fn != _backprop_input:
         return NULL
-    return _finished_conv2d
+    if params.type_number != params.computed or params.windows.channels_first:
+        return NULL
+    if kernel.fn == _conv2d:
+        return _finished_conv2d
+    if params.windows.strides[0] == 1 and params.windows.strides[1] == 1:  # otherwise parts of rows come one by one
+        return _finished_backprop_input
+    return NULL
 
 
 cdef int _conv2d(KernelCall *call) except -1:
@@ -395,6 +401,10 @@ cdef int _backprop_filter(KernelCall *call) except -1:
 
 
 cdef int _backprop_input(KernelCall *call) except -1:
+    return _finished_backprop_input(call, NULL)
+
+
+cdef int _finished_backprop_input(KernelCall *call, trt_finish *finish) except -1:
     cdef Params *params = <Params *>call.params
     cdef trt_conv work
     cdef trt_conv_axis axes[2]
@@ -421,11 +431,18 @@ cdef int _backprop_input(KernelCall *call) except -1:
     if not fits_gradient(&params.windows, gradient, sizes[0], axes, cnp.PyArray_DIM(weights, 3)):
         return 1
     dims[0], dims[1], dims[2], dims[3] = sizes[0], spatial[0], spatial[1], channels
+    if finish != NULL and not finish.fits(finish, params.computed, 4, dims):
+        return 1
     result = cnp.PyArray_EMPTY(4, dims, params.computed, 0)
+    if finish != NULL:
+        finish.place(finish, cnp.PyArray_BYTES(result))
     if not cnp.PyArray_SIZE(gradient):
         memset(cnp.PyArray_DATA(result), 0, cnp.PyArray_NBYTES(result))
+        if finish != NULL:
+            finish.run(finish, 0, dims[0] * dims[1] * dims[2], 0, channels)
     elif cnp.PyArray_SIZE(result):
         _describe(params, &work, gradient, dims[0])
+        work.finish = finish
         # the sums run over the outputs of a group, and give its inputs
         work.channels, work.depth = work.depth, work.channels
         work.filter = cnp.PyArray_BYTES(weights)

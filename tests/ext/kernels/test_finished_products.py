@@ -160,6 +160,17 @@ def test_a_product_is_added_to_a_dying_value(inner: int, monkeypatch: pytest.Mon
     compare(build, arrays, 7 if JOINS_MATRICES else None, monkeypatch)
 
 
+def test_a_dying_factor_does_not_take_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(14)
+
+    def build(maker: GraphMaker, kind: DataType) -> str:
+        dying = maker.op("Softmax", "dying", "full", T=kind)
+        made = maker.op("MatMul", "product", dying, dying, T=kind, transpose_a=False, transpose_b=False)
+        return maker.op("AddV2", "sum", dying, made, T=kind)
+
+    compare(build, {"full": rng.standard_normal((90, 90)).astype("f4")}, 2 if JOINS_MATRICES else None, monkeypatch)
+
+
 @pytest.mark.skipif(not JOINS_MATRICES, reason="the kernels need AVX2")
 def test_a_sum_with_a_product_is_formed_where_the_dying_value_lies() -> None:
     maker = GraphMaker()
@@ -228,6 +239,26 @@ def test_steps_behind_a_convolution(image: tuple[int, ...], filter_: tuple[int, 
     arrays = {"a": rng.standard_normal(image).astype(dtype), "b": rng.standard_normal(filter_).astype(dtype),
               "row": rng.standard_normal(filter_[-1]).astype(dtype)}
     compare(conv_layer(stride), arrays, 1, monkeypatch)
+
+
+@pytest.mark.parametrize(("image", "filter_", "stride"), [
+    ((3, 13, 15, 32), (3, 3, 32, 32), 1), ((2, 15, 13, 20), (5, 5, 20, 48), 1), ((2, 12, 10, 8), (3, 3, 4, 6), 1),
+    ((2, 14, 14, 20), (1, 1, 20, 17), 1), ((2, 9, 11, 5), (4, 2, 5, 7), 2), ((0, 4, 4, 3), (2, 2, 3, 5), 1),
+])
+def test_steps_behind_the_gradient_of_an_input(image: tuple[int, ...], filter_: tuple[int, ...], stride: int,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(13)
+
+    def build(maker: GraphMaker, kind: DataType) -> str:
+        maker.const("sizes", np.array(image, np.int32))
+        made = maker.op("Conv2DBackpropInput", "made", "sizes", "b", "gradient", T=kind, padding="SAME",
+                        strides=[1, stride, stride, 1])
+        return maker.op("ReluGrad", "masked", made, "a", T=kind)
+
+    outputs = (image[0], -(-image[1] // stride), -(-image[2] // stride), filter_[3])
+    arrays = {"a": rng.standard_normal(image).astype("f4"), "b": rng.standard_normal(filter_).astype("f4"),
+              "gradient": rng.standard_normal(outputs).astype("f4")}
+    compare(build, arrays, 1 if stride == 1 else 2, monkeypatch)
 
 
 def test_a_convolution_that_is_computed_anew_is_finished_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def run(level: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.timeout(450)  # a minute on an idle machine
 @pytest.mark.parametrize("level", [name for name in simd.levels() if name != simd.level_name()])
 def test_tables_hold_at_the_other_levels(level: str) -> None:
-    files = [str(Path(__file__).with_name(name)) for name in TABLES]
+    files = [*(str(Path(__file__).with_name(name)) for name in TABLES), str(ROOT / "tests/step/test_fusion.py")]
     done = run(level, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
