@@ -20,6 +20,8 @@ __all__ = ["StepTraces", "recording_s"]
 logger = logging.getLogger(__name__)
 
 MAX_RECORDING_S = 3600.0
+# Nobody fetches what is older; a trace keeps the nodes of its graph alive.
+KEPT_S = 600.0
 _MAX_STEPS = 1000
 _MAX_NODES = 200_000
 
@@ -35,12 +37,17 @@ class StepTraces:
 
     def record(self, seconds: float) -> None:
         """Record the steps that begin from now on for so long, whatever was said before; 0 ends it."""
-        self._until = time.monotonic() + seconds if seconds else 0.0
+        self._until = time.monotonic() + seconds
 
     @property
     def is_recording(self) -> bool:
         """Tell whether a step that begins now is to be recorded."""
         return self._until > 0.0 and time.monotonic() < self._until
+
+    def drop_old(self, kept_s: float = KEPT_S) -> None:
+        """Forget everything when so many seconds have passed since the end of the recording."""
+        if self._steps and time.monotonic() - self._until >= kept_s:
+            self.clear()
 
     def add(self, step_id: int, trace: StepTrace, device: str) -> None:
         """Keep the trace of a step, or of a part of one, that has ended on a device."""

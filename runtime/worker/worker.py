@@ -206,8 +206,9 @@ class Worker:
                 self.delete_session(session.handle)
 
     def sweep(self) -> None:
-        """Forget what receivers that gave up have left of steps that never ran here."""
+        """Forget what receivers that gave up have left of steps that never ran here, and traces that nobody fetched."""
         self._rendezvous.sweep(_SWEEP_IDLE_S)
+        self.traces.drop_old()
 
     def _peers(self) -> Peers | None:
         if self._own_peers is None and self._cluster is not None:
