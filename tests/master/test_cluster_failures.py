@@ -1,4 +1,4 @@
-"""What a client sees of a cluster of ours when a task dies, freezes, is not there yet, or comes back."""
+"""What a client sees of a cluster of ours when a task dies, freezes, is not there yet, or comes back (checklist 53)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def in_background(function: Callable[[], Any]) -> Callable[[float], BaseExceptio
     return error
 
 
-def test_a_killed_worker_ends_the_step_and_after_its_return_a_new_session_works(make_cluster: MakeCluster) -> None:
+def test_53_a_killed_worker_ends_the_step_and_after_its_return_a_new_session_works(make_cluster: MakeCluster) -> None:
     cluster = make_cluster()
     cluster.start("worker")
     made, x, total, waiting = graph()
@@ -115,7 +115,7 @@ def test_a_frozen_worker_is_reported(make_cluster: MakeCluster) -> None:
         assert step(session, total, x) == [3.0, 3.0]
 
 
-def test_a_session_waits_for_a_missing_worker_and_says_so(make_cluster: MakeCluster) -> None:
+def test_53_a_session_waits_for_a_missing_worker_and_says_so(make_cluster: MakeCluster) -> None:
     cluster = make_cluster()
     made, x, total, _ = graph()
     with pytest.raises(DeadlineExceeded), runtime.Session(
@@ -137,7 +137,7 @@ def test_a_session_waits_for_a_missing_worker_and_says_so(make_cluster: MakeClus
     assert found == [[3.0, 3.0]]
 
 
-def test_device_filters_leave_a_missing_worker_out(make_cluster: MakeCluster) -> None:
+def test_20_device_filters_leave_a_missing_worker_out(make_cluster: MakeCluster) -> None:
     cluster = make_cluster()
     made = runtime.Graph()
     total = made.constant(1.0) + 2.0
@@ -160,7 +160,7 @@ def test_a_cancelled_step_ends_on_all_tasks(make_cluster: MakeCluster) -> None:
         assert step(session, total, x) == [3.0, 3.0]
 
 
-def test_a_session_may_bring_a_cluster_of_its_own(make_cluster: MakeCluster) -> None:
+def test_23_a_session_may_bring_a_cluster_of_its_own(make_cluster: MakeCluster) -> None:
     cluster = make_cluster()
     cluster.start("worker")
     config = runtime.wire.ConfigProto()
