@@ -93,7 +93,7 @@ def test_steps_and_what_waits_for_them_end_with_a_left_session(tasks: list[Task]
 def test_idle_sessions_go_after_their_time_and_no_sooner() -> None:
     cluster = {"worker": [f"127.0.0.1:{free_port()}"]}
     with contextlib.ExitStack() as stack:
-        task = Task(stack.enter_context(runtime.Server(cluster, "worker", 0, worker_session_idle_s=0.6)), 0)
+        task = Task(stack.enter_context(runtime.Server(cluster, "worker", 0, worker_session_idle_s=2.0)), 0)
         stack.callback(task.channel.close)
         for handle in ("idle", "used", "waits", "between calls"):
             task.session(handle)
