@@ -229,7 +229,8 @@ class DistributedPartialRun:
         self._is_ending = False
         self._is_over = False
         distributed.hold()
-        self._token = step.on_cancel(self._cancelled)
+        self._token = 0
+        self._token = step.on_cancel(self._cancelled)  # which a step that is cancelled already calls at once
 
     def prepare(self, ready: Ready) -> None:
         """Have ``ready(error)`` called once the graphs are registered."""
