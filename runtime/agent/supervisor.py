@@ -163,7 +163,7 @@ class Supervisor:
         self._folder = folder
         self._spec = spec
         self._spool = spool
-        self._reason = ""
+        self._reason = self._why = ""
         self._status: int | None = None
         self._selector = selectors.DefaultSelector()
         self._wakeups, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -175,11 +175,13 @@ class Supervisor:
         self._away_since: float | None = None
         self._next_agent_check = self._next_use_check = 0.0
         self._tasks_at_check = 0
+        self._group: Path | None = None
 
     def run(self) -> dict[str, Any]:
         """Run the command; return how it ended."""
         spec = self._spec
         started = time.monotonic()
+        self._group = make_group(spec["process_limit"])
         try:
             child = subprocess.Popen(
                 spec["argv"], cwd=spec["cwd"], env=spec["env"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -209,6 +211,9 @@ class Supervisor:
         else:
             self._end_tree(spec["grace_s"] if self._reason else LEFTOVERS_S)
         self._drain()
+        if self._group is not None:
+            with contextlib.suppress(OSError):
+                self._group.rmdir()
         self._remove_container()
         self._say_how_it_ended()
         return {"status": self._status, "reason": self._reason or "exit"}
@@ -221,14 +226,13 @@ class Supervisor:
 
     def _end(self, reason: str, text: str) -> None:
         if not self._reason:
-            self._reason = reason
-            self._spool.line(ERR, text.encode(), always=True)
+            self._reason, self._why = reason, text
 
     def _say_how_it_ended(self) -> None:
         status = self._status
-        if self._reason in ("timeout", "memory", "processes", "away"):
-            return
-        if self._reason == "cancelled":
+        if self._why:
+            self._spool.line(ERR, self._why.encode(), always=True)
+        elif self._reason == "cancelled":
             self._spool.line(ERR, b"cancelled", always=True)
         elif status is not None and status < 0:
             self._spool.line(ERR, b"killed by signal %d" % -status, always=True)
@@ -337,6 +341,8 @@ class Supervisor:
 
     def _before_exec(self) -> None:
         os.setsid()
+        if self._group is not None:
+            (self._group / "cgroup.procs").write_text(str(os.getpid()))
         # Should the supervisor be killed, the command goes with it.
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
@@ -351,6 +357,36 @@ class Supervisor:
                 if hard != resource.RLIM_INFINITY:
                     wanted = min(wanted, hard)
                 resource.setrlimit(number, (wanted, wanted))
+
+
+def make_group(processes: int) -> Path | None:
+    """Make a control group in which not many more than so many processes fit, where this user may; None elsewhere.
+
+    Those that look for a tree's processes may be too late; the kernel is not. It leaves some room above the limit, so
+    that what goes beyond it is seen, too.
+    """
+    if not processes:
+        return None
+    folders = []
+    with open("/proc/self/cgroup", encoding="utf-8") as file:
+        for line in file:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            if "pids" in controllers.split(","):
+                folders += [f"/sys/fs/cgroup/pids{path}", "/sys/fs/cgroup/pids"]
+            elif not controllers:
+                folders.append(f"/sys/fs/cgroup{path}")
+    for folder in folders:
+        group = Path(folder) / f"tensor-runtime-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            (group / "pids.max").write_text(str(processes + max(16, processes // 2)))
+            return group
+        except OSError:
+            group.rmdir()
+    return None
 
 
 def descendants() -> list[int]:
