@@ -223,8 +223,10 @@ class StepTensors:
         if self._fed.get(key) is not fed:
             raise NotFound(f"the tensors '{key}' that were sent ahead of the step were used by another one")
         del self._fed[key]
-        if fed.task is not None:
-            fed.task.cancel()
+        # The task and what it waits for must not hold each other: the memory of these tensors is for the next ones.
+        task, fed.task = fed.task, None
+        if task is not None:
+            task.cancel()
         return found, fed.nbytes
 
     # What leaves

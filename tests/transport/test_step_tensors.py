@@ -24,7 +24,7 @@ from runtime._ext.step_codec import ResponsePlan, encode_run_step_request, scan_
 from runtime.client.tensor_roads import TensorRoads
 from runtime.dtypes import to_numpy
 from runtime.errors import DeadlineExceeded, InvalidArgument, NotFound, ResourceExhausted, Unavailable
-from runtime.transport import borrower, elsewhere, handover, step_tensors
+from runtime.transport import arrays, borrower, elsewhere, handover, step_tensors
 from runtime.transport.lender import lender
 from runtime.transport.place import Place
 from runtime.transport.step_tensors import StepTensors
@@ -461,6 +461,23 @@ def test_a_limit_of_time_holds_on_the_stream(tmp_path: Path) -> None:
                 session.run(first, {x: value}, {"timeout_in_ms": 300})
         finally:
             os.kill(server.pid, signal.SIGCONT)
+
+
+def test_memory_of_feeds_is_there_for_the_next_ones_at_once(server: runtime.Server, monkeypatch: pytest.MonkeyPatch
+                                                            ) -> None:
+    """Whether or not somebody looks for cycles."""
+    with session_on(server.target, "stream", monkeypatch) as session:
+        x = session.graph.placeholder("float64", [None], name="x")
+        first, value = x[0], np.zeros(200_000)
+        gc.collect()
+        lent = arrays._pool().num_lent
+        gc.disable()
+        try:
+            for _ in range(5):
+                session.run(first, {x: value})
+            until(lambda: arrays._pool().num_lent == lent)
+        finally:
+            gc.enable()
 
 
 def test_a_session_within_an_event_loop_takes_the_stream_too(server: runtime.Server, monkeypatch: pytest.MonkeyPatch
