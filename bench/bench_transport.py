@@ -36,7 +36,7 @@ from runtime.bench.clients.interleaved import percentile
 from runtime.bench.report import add_ratios, environment, print_table, write_json
 
 SIZES = tuple(1 << power for power in (10, 14, 18, 20, 22, 24, 26, 28, 30))
-MIN_CALLS, MAX_CALLS = 5, 2000
+MIN_CALLS, MAX_CALLS = 3, 2000
 # gRPC's messages end at 2 GiB, and take so much memory on their way that larger ones say nothing more.
 MOST = {"grpc.aio": 256 << 20, "grpc.aio stream": 256 << 20}
 CHUNK_BYTES = 1 << 20
