@@ -17,7 +17,8 @@ from tests.cluster_tasks import OURS, THEIRS, Forks, Tasks
 
 WORKER = "/job:worker/replica:0/task:0"
 # A busy machine may keep everybody waiting for a while; what is measured are the promised 0.5 s and next to nothing.
-SLACK_S = 2.0
+# Who finds out by silence alone needs 15 s.
+SLACK_S = 5.0
 KILLED_S = 0.5 + SLACK_S
 AT_ONCE_S = 0.2 + SLACK_S
 

@@ -80,7 +80,7 @@ def test_vanishing_packets_are_reported_and_the_session_goes_on_when_they_arrive
                         r"for ([\d.]+) s", error.message)
     assert told, error.message
     assert told[1] == tasks["worker", 0].address
-    assert float(told[2]) == pytest.approx(failed - cut + 0.3, abs=1.0)
+    assert float(told[2]) == pytest.approx(failed - cut + 0.3, abs=SLACK_S)
 
     for _ in range(2):  # the first one tries a new connection
         error, seconds = both.failure()

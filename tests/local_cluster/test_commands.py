@@ -179,7 +179,7 @@ def test_a_second_signal_ends_tasks_at_once(tmp_path: Path) -> None:
         assert exists(pid)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 30, "its grace is 60 s"
     assert not exists(pid)
 
 
