@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runtime import errors
+    from runtime.client.commands import CommandClient
     from runtime.client.session import Session
     from runtime.client.tasks.aio import AsyncTaskClient
     from runtime.client.tasks.blocking import TaskClient
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncTaskClient",
     "Cluster",
+    "CommandClient",
     "Graph",
     "Server",
     "Session",
@@ -32,6 +34,7 @@ __all__ = [
 _HOMES = {
     "AsyncTaskClient": "runtime.client.tasks.aio",
     "Cluster": "runtime.local_cluster.cluster",
+    "CommandClient": "runtime.client.commands",
     "Graph": "runtime.graph.builder",
     "Server": "runtime.server",
     "Session": "runtime.client.session",

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "result": ("runtime.cli.result", "list, await and fetch results of tasks"),
     "workers": ("runtime.cli.workers", "list, add and remove the workers that get a server's tasks"),
     "worker": ("runtime.cli.worker", "run tasks by a Python function, in processes of its own"),
+    "command": ("runtime.cli.command", "submit shell commands, follow their output, wait for their end"),
     "agent": ("runtime.cli.agent", "take commands from a server and run them on this machine"),
     "fleet": ("runtime.cli.fleet", "show the servers and machines that a fleet knows"),
     "machine": ("runtime.cli.machine", "report this machine's interfaces to a server"),
