@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "session": ("runtime.cli.session", "list, show, cancel and await sessions of tasks"),
     "task": ("runtime.cli.task", "list, show, cancel and await tasks, and tell why one does not run"),
     "result": ("runtime.cli.result", "list, await and fetch results of tasks"),
-    "workers": ("runtime.cli.workers", "list, add and remove the workers that get a server's tasks"),
+    "workers": ("runtime.cli.workers", "list, add and remove workers for tasks, make and delete those for commands"),
     "worker": ("runtime.cli.worker", "run tasks by a Python function, in processes of its own"),
     "command": ("runtime.cli.command", "submit shell commands, follow their output, wait for their end"),
     "agent": ("runtime.cli.agent", "take commands from a server and run them on this machine"),

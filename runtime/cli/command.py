@@ -89,7 +89,7 @@ def _logs(client: CommandClient, options: argparse.Namespace) -> int:
 def _write(client: CommandClient, number: int, *, follow: bool) -> None:
     for line in client.logs(number, follow=follow):
         # What is no ordinary output goes where errors go.
-        print(line.text, file=sys.stdout if line.type in ("O", "o", "stdout") else sys.stderr, flush=True)
+        print(line.text, file=sys.stdout if line.type in ("O", "o", "out", "stdout") else sys.stderr, flush=True)
 
 
 def _why(client: CommandClient, options: argparse.Namespace) -> int:

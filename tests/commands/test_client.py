@@ -141,6 +141,26 @@ def test_from_the_shell(queue: runtime.Server, capsys: pytest.CaptureFixture[str
     assert shell("show", "999999")[0] == 1
 
 
+def test_workers_are_made_and_deleted_from_the_shell(
+    idle: runtime.Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shell(*words: str) -> tuple[int, str]:
+        capsys.readouterr()
+        status = main(["workers", *words, "--server", idle.target])
+        return status, capsys.readouterr().out
+
+    status, out = shell("create", "--number", "2", "--concurrency", "3")
+    ids = out.split()
+    assert (status, len(ids)) == (0, 2)
+    with runtime.CommandClient(idle.target) as client:
+        command = client.submit("echo made")
+        assert client.join([command], timeout_s=TIMEOUT_S)[command].status is Status.SUCCEEDED
+    listed = json.loads(shell("list", "--of", "commands", "-o", "json")[1])
+    assert [(str(worker["id"]), worker["concurrency"]) for worker in listed] == [(number, 3) for number in ids]
+    assert shell("delete", *ids) == (0, "".join(f"deleted {number}\n" for number in ids))
+    assert shell("list", "--of", "commands")[1].split() == ["ID", "NAME", "CONCURRENCY"]
+
+
 def test_why_a_command_waits(idle: runtime.Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def why(number: int) -> str:
         capsys.readouterr()

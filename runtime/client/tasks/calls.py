@@ -44,11 +44,7 @@ class Calls:
         self._connection: PeerConnection | None = None
         self._watch: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
-        self._methods = {
-            method.path: Method(method.path, method.client_streaming, method.server_streaming, None)
-            for service in ("ArmoniK.api.grpc.v1.Submitter", "runtime.v1.TaskInspector", "runtime.v1.Results")
-            for method in wire.SERVICES[service].values()
-        }
+        self._methods: dict[str, Method] = {}
 
     async def unary(self, path: str, message: Any, reply: type[_V], *, waits: bool = False) -> _V:
         """Make a call that changes nothing when it is made twice, again and again while the server is away.
@@ -141,7 +137,7 @@ class Calls:
     async def _call(self, path: str, timeout_s: float | None) -> AsyncIterator[StreamCall]:
         try:
             async with asyncio.timeout(timeout_s):
-                call = start_stream(await self._connected(), self._methods[path], timeout_s)
+                call = start_stream(await self._connected(), self._method(path), timeout_s)
                 try:
                     yield call
                 finally:
@@ -152,6 +148,14 @@ class Calls:
             raise type(error)(f"{self.target}: {error.message}") from None
         except TimeoutError:
             raise DeadlineExceeded(f"{self.target}: {path} was not answered within {timeout_s:g} s") from None
+
+    def _method(self, path: str) -> Method:
+        method = self._methods.get(path)
+        if method is None:
+            service, _, name = path[1:].partition("/")
+            form = wire.SERVICES[service][name]
+            method = self._methods[path] = Method(path, form.client_streaming, form.server_streaming, None)
+        return method
 
     async def _connected(self) -> PeerConnection:
         async with self._connecting:
