@@ -131,6 +131,12 @@ def test_a_segment_out_of_reach_is_asked_for_in_a_message(target: str, monkeypat
     assert received() == before
 
 
+def has_stopped(pid: int) -> bool:
+    """Tell whether every thread of a process stands still."""
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads)
+
+
 def test_a_sender_that_freezes_when_it_has_lent_a_tensor_is_reported(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = {job: [f"127.0.0.1:{free_port()}"] for job in ("master", "worker")}
@@ -145,6 +151,8 @@ def test_a_sender_that_freezes_when_it_has_lent_a_tensor_is_reported(
 
         def claim_of_the_frozen(*args: Any) -> Any:
             os.kill(worker.pid, signal.SIGSTOP)
+            while not has_stopped(worker.pid):  # a thread that still runs would answer
+                time.sleep(0.001)
             return claim(*args)
 
         claim = handover.claim
