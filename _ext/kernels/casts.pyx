@@ -73,4 +73,4 @@ OPS = frozenset(["Cast"])
 
 def select(str op, input_types, output_types, attr):
     """Return the kernel of a node, or None; see `runtime._ext.kernels.select`."""
-    return _kernels.get((input_types[0], output_types[0]))
+    return None if attr("Truncate") else _kernels.get((input_types[0], output_types[0]))

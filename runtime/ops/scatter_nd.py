@@ -129,11 +129,13 @@ def _outside(xp: Any, indices: Any, bad: Any, shape: tuple[int, ...]) -> Invalid
 
 
 def _ufunc(xp: Any, name: str, datatype: int) -> Any:
-    """Return how updates of one type combine: strings replace, booleans add up to `or`."""
+    """Return how updates of one type combine: strings replace, booleans add up to `or` and differ by `xor`."""
     if name == "Update" or base(datatype) is DataType.STRING:
         return None
     if base(datatype) is DataType.BOOL and name in ("Add", "Max"):
         return xp.logical_or
+    if base(datatype) is DataType.BOOL and name == "Sub":
+        return xp.logical_xor
     return getattr(xp, _UFUNCS[name])
 
 

@@ -88,10 +88,26 @@ class _Plan:
             counts, values, frames, frame_counts, list_values = self.pool.parse(serialized)
         except ExampleFault as fault:
             first = len(self.context_sparse_types)
+            mine = self._of_ragged(fault, names)
+            if mine is not None:
+                raise mine from None
             raise mistyped(fault, [*self.all_keys, *self.list_keys], [*self.all_types, *self.list_types], names,
                            range(first, first + len(self.context_features))) from None
         outputs = self._context(counts, values, names, defaults, single)
         return outputs + self._lists(frames, frame_counts, list_values, names, may_lack, single)
+
+    def _of_ragged(self, fault: ExampleFault, names: Sequence[bytes]) -> InvalidArgument | None:
+        """Return the error for a ragged feature of another type, which has words of its own; None for the others."""
+        keys, kinds = [*self.all_keys, *self.list_keys], [*self.all_types, *self.list_types]
+        count = len(self.all_keys)
+        if count - len(self.context_ragged_types) <= fault.feature < count:
+            place = f"Context feature: {text_of(keys[fault.feature])}.  "
+        elif fault.feature >= len(keys) - len(self.list_ragged_types):
+            place = f"Feature list: {text_of(keys[fault.feature])}, Index: {fault.example}.  "
+        else:
+            return None
+        return InvalidArgument(f"Name: {name_of(names, fault.example)}, {place}Data types don't match. Expected type: "
+                               f"{kinds[fault.feature].label}")
 
     def _context(self, counts: Any, values: list[Any], names: Sequence[bytes], defaults: Sequence[Any],
                  single: bool) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtime._ext.errors import InvalidArgument, Unimplemented
-from runtime.dtypes import base, to_numpy
+from runtime.dtypes import DataType, base, to_numpy
 from runtime.ops.registry import Shape, kernel
 from runtime.ops.shapes import format_shape, like_input
 
@@ -103,6 +103,30 @@ def _invert_permutation(node: Node, env: KernelEnv) -> Callable[..., Any]:
     return run
 
 
+# What TensorFlow sets to zero of a mantissa before it rounds, for those casts that it truncates.
+_TRUNCATED_BITS = {
+    (DataType.DOUBLE, DataType.FLOAT): 29, (DataType.DOUBLE, DataType.HALF): 42, (DataType.FLOAT, DataType.HALF): 13,
+    (DataType.FLOAT, DataType.BFLOAT16): 16, (DataType.COMPLEX128, DataType.FLOAT): 29,
+    (DataType.COMPLEX128, DataType.HALF): 42, (DataType.COMPLEX64, DataType.HALF): 13,
+    (DataType.COMPLEX128, DataType.COMPLEX64): 29,
+}
+
+
+def _truncating(xp: Any, old: Any, new: Any, bits: int) -> Callable[..., Any]:
+    width = old.itemsize // 2 if old.kind == "c" else old.itemsize
+    real, whole = np.dtype(f"f{width}"), np.dtype(f"u{width}")
+    mask = whole.type((1 << 8 * width) - (1 << bits))
+
+    def run(value: Any) -> Any:
+        if old.kind == "c" and new.kind != "c":
+            value = value.real
+        words = xp.ascontiguousarray(value).view(real).view(whole) & mask
+        kept = words.view(value.dtype).reshape(value.shape)
+        return xp.where(xp.isnan(value), value, kept).astype(new)
+
+    return run
+
+
 @kernel("Cast", shape=like_input())
 def _cast(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
@@ -112,6 +136,8 @@ def _cast(node: Node, env: KernelEnv) -> Callable[..., Any]:
     if source.is_object or target.is_object:
         raise Unimplemented(f"Cast {source.label} to {target.label} is not supported")
     old, new = to_numpy(source), to_numpy(target)
+    if node.attr("Truncate") and (source, target) in _TRUNCATED_BITS:
+        return _truncating(xp, old, new, _TRUNCATED_BITS[source, target])
     if old.kind == "c" and new.kind != "c":
         return lambda value: value.real.astype(new)
     if new.kind == "u" and old.kind not in "biu":

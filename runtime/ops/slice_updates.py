@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime._ext.errors import InvalidArgument
 from runtime._ext.variable import Variable
+from runtime.dtypes import DataType, base
 from runtime.ops.registry import kernel
 from runtime.ops.shapes import format_shape, like_input
 from runtime.ops.slicing import SliceMasks, StridedSpec, check_strided, strided_spec
@@ -91,9 +92,13 @@ def _inplace(node: Node, env: KernelEnv) -> Run:
     """Return a copy: no other reader of the input may see the change, whenever it runs."""
     xp = env.xp
     ufunc = {"InplaceUpdate": None, "InplaceAdd": xp.add, "InplaceSub": xp.subtract}[node.op]
+    kind = base(node.output_types[0])
+    has_sums = ufunc is None or kind not in (DataType.STRING, DataType.BOOL)
 
     def run(x: Any, i: Any, v: Any) -> Any:
         _check_rows(x, i, v)
+        if not has_sums:
+            raise InvalidArgument(f"Unsupported data type: {kind.label}")
         result = xp.array(x, order="C", copy=True)
         if i.size and x.size:
             rows = i % x.shape[0]  # negative rows, and those past the end, wrap around

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 import os
-import pkgutil
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,13 @@ import pytest
 from runtime.dtypes import is_ref
 from runtime.errors import Error
 from runtime.ops import registry
-from tests.ops import cases as tables
+from tests.ops import retyping
 from tests.ops.case import RELATIVE, Case, Outcome, read_answers, write_cases
 from tests.ops.kernel_runner import KernelRunner
+from tests.ops.step_runner import CaseInSteps
 from tests.peers import run_peer
 
-FAMILIES = sorted(module.name for module in pkgutil.iter_modules(tables.__path__))
+FAMILIES = retyping.FAMILIES
 ONLY = set(filter(None, os.environ.get("TENSOR_RUNTIME_OP_CASES", "").split(",")))
 RUNNER = Path(__file__).with_name("peer_runner.py")
 SHOWN = 100
@@ -104,13 +103,8 @@ UNCHECKED = {
 Answers = dict[str, tuple[list[Case], list[list[Outcome]]]]
 
 
-@functools.cache
-def all_cases(family: str) -> list[Case]:
-    return list(importlib.import_module(f"tests.ops.cases.{family}").cases())
-
-
-def family_cases(family: str) -> list[Case]:
-    return [case for case in all_cases(family) if not ONLY or case.op in ONLY]
+def chosen_cases(family: str) -> list[Case]:
+    return [case for case in retyping.family_cases(family) if not ONLY or case.op in ONLY]
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +116,7 @@ def peer_answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     found: Answers = {}
     paths = []
     for family in wanted:
-        cases = family_cases(family)
+        cases = chosen_cases(family)
         found[family] = (cases, [])
         write_cases(folder / family, cases)
         paths += [str(folder / family), str(folder / f"{family}.answers")]
@@ -149,8 +143,24 @@ def test_kernels_give_what_tensorflow_gives(family: str, peer_answers: Answers) 
 @pytest.mark.parametrize("module", COVERED)
 def test_every_kernel_has_a_case(module: str) -> None:
     kernels = {op for op, kernel in registry.registered().items() if kernel.bind.__module__ == module}
-    checked = {case.op for family in FAMILIES for case in all_cases(family)}
+    checked = {case.op for family in FAMILIES for case in retyping.family_cases(family)}
     assert kernels - checked - set(UNCHECKED) == set()
+
+
+def test_every_type_that_an_op_allows_has_a_case_or_a_reason() -> None:
+    covered, written, excused = retyping.covered(), retyping.written(), retyping.left_out()
+    in_tables = {op for op, _ in covered}
+    without, needless = [], []
+    for (op, attr), kinds in retyping.wanted().items():
+        labels = {kind.label for kind in kinds if kind in covered.get((op, attr), ())} if op in in_tables else set()
+        left = excused.pop((op, attr), set())
+        if op in in_tables:
+            without += [f"{op} {attr} {kind.label}" for kind in kinds if kind.label not in labels | left]
+        told = {kind.label for kind in kinds if kind in written.get((op, attr), ())}
+        needless += [f"{op} {attr} {label}" for label in left if label in told or op not in in_tables]
+    assert not without, "neither in a table nor in types_left_out.txt"
+    assert not needless, "in types_left_out.txt for nothing"
+    assert not excused, "in types_left_out.txt, but no attr of an op"
 
 
 def check_case(case: Case, theirs: list[Outcome]) -> list[str]:
@@ -160,10 +170,13 @@ def check_case(case: Case, theirs: list[Outcome]) -> list[str]:
             return [f"TensorFlow does not take the graph: {answer.text}"]
         if answer.text.startswith("No OpKernel was registered"):
             return ["TensorFlow has no kernel for these types on a CPU, so it cannot judge: take them out of the table"]
-    problems = []
-    for constants in (False, True):
-        runner = KernelRunner(case, constants)
-        when = " (host inputs known when bound)" if constants else ""
+    problems: list[str] = []
+    for how, make in FORMS.items():
+        try:
+            runner: Any = make(case)
+        except Error as error:
+            problems = [f"our graph refuses it: {error.message}{how}"]
+            break
         for number, (run, answer) in enumerate(zip(case.runs, theirs)):
             before = {name: value.copy() for name, value in run.feeds.items()}
             where = f"run {number + 1}: " if len(case.runs) > 1 else ""
@@ -173,21 +186,29 @@ def check_case(case: Case, theirs: list[Outcome]) -> list[str]:
                 ours = error
             except Exception as error:
                 ours = error
-                problems.append(f"{where}{type(error).__name__}: {error}{when}")
+                problems.append(f"{where}{type(error).__name__}: {error}{how}")
             else:
                 for name, value in before.items():
                     if not _same(run.feeds[name], value):
-                        problems.append(f"{where}the kernel changed its input {name}{when}")
+                        problems.append(f"{where}the kernel changed its input {name}{how}")
             if isinstance(ours, (list, Error)):
                 problem = compare(case, ours, answer)
                 if problem:
-                    problems.append(f"{where}{problem}{when}")
-            if isinstance(ours, list) and not problems:
+                    problems.append(f"{where}{problem}{how}")
+            if isinstance(ours, list) and not problems and isinstance(runner, KernelRunner):
                 problems += check_shapes(case, runner, run, ours)
         runner.close()
         if problems:
             break
     return problems
+
+
+FORMS: dict[str, Callable[[Case], Any]] = {
+    "": KernelRunner,
+    " (host inputs known when bound)": lambda case: KernelRunner(case, constants=True),
+    " (in a step, with compiled kernels)": CaseInSteps,
+}
+"""What every case runs through, by what is said of it in a problem."""
 
 
 def _same(left: np.ndarray, right: np.ndarray) -> bool:

@@ -1,9 +1,11 @@
-"""Every case that is compared with TensorFlow, in a whole step with compiled kernels and without."""
+"""Every case that is compared with TensorFlow, in a whole step with compiled kernels and without.
+
+For the sanitizers, under which TensorFlow does not run: what both give is compared in ``tests/ops``, more strictly.
+"""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+import os
 import re
 from typing import Any
 
@@ -14,11 +16,11 @@ from runtime import wire
 from runtime._ext import kernels as compiled_kernels
 from runtime.errors import Error
 from runtime.graph.graph import Graph
-from tests.ops import cases as tables
+from tests.ops import retyping
 from tests.ops.case import RELATIVE, Case
 from tests.step.maker import Runner
 
-FAMILIES = sorted(module.name for module in pkgutil.iter_modules(tables.__path__))
+pytestmark = pytest.mark.skipif("libasan" not in os.environ.get("LD_PRELOAD", ""), reason="for make sanitize")
 
 
 def outcomes(case: Case) -> list[Any]:
@@ -60,9 +62,9 @@ def differs(ours: Any, theirs: Any, case: Case) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", retyping.FAMILIES)
 def test_compiled_kernels_change_no_answer(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = [case for case in importlib.import_module(f"tests.ops.cases.{family}").cases() if case.compare is None]
+    cases = [case for case in retyping.family_cases(family) if case.compare is None]
     with_kernels = [outcomes(case) for case in cases]
     monkeypatch.setattr(compiled_kernels, "select", lambda *args: None)
     problems = []

@@ -186,6 +186,17 @@ def _casts() -> Iterator[Case]:
     yield op_case("Cast", np.array([1e20, 1e300, 3.3], np.float64), DstT=np.float32)
     yield op_case("Cast", np.array([70000, 65519, 65520, 1e-8], np.float32), DstT=np.float16)
     yield op_case("Cast", np.array([1 + 2**-8, 1 + 3 * 2**-8, np.nan, 3e38], np.float32), DstT=bf16)
-    yield op_case("Cast", np.array([1.00390625, -5.5, np.pi], np.float64), DstT=bf16, Truncate=True)
+    edges = np.array([1, 1 + 2**-8 + 2**-12, -1.9999999, np.pi, 65519, 65520, 65536, 1e-7, 5.9e-8, -3e-8, 3.4e38,
+                      3.4028235677973366e38, 1e39, np.inf, -np.inf, np.nan, -0.0, 0.3])
+    with np.errstate(over="ignore"):
+        sources = [edges.astype(kind) for kind in (np.float64, np.float32, np.complex128, np.complex64)]
+    for x in sources:
+        # What TensorFlow makes of doubles as complex64 is half of them.
+        for target in (np.float16, bf16, np.float32, np.int32, np.complex64)[:4 if x.dtype == np.float64 else 5]:
+            if x.dtype != target:
+                yield op_case("Cast", x, DstT=target, Truncate=True, name="edges")
+    yield op_case("Cast", np.array([[1 + 2j, 1.1 - 0.3j]], np.complex128).T, DstT=np.complex64, Truncate=True)
+    yield op_case("Cast", np.zeros((0, 2), np.float64), DstT=np.float32, Truncate=True)
+    yield op_case("Cast", np.array(0.3, np.float64), DstT=np.float32, Truncate=True)
     yield op_case("Cast", np.array([1 + 2j, 0j, 1j], np.complex64), DstT=np.bool_)
     yield op_case("Cast", np.array([1 + 2j, -1.5 + 0j], np.complex64), DstT=np.int32)
