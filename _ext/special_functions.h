@@ -30,7 +30,7 @@ static inline double trt_lgamma(double x)
 /* Psi: the derivative of log gamma. Infinite at 0, NaN at the other poles. */
 static inline double trt_digamma(double x)
 {
-    double reflected = 0.0, total = 0.0;
+    double reflected = 0.0, over = 0.0, under = 1.0;
     if (x == 0.0)
         return INFINITY;
     if (x < 0.0) {
@@ -40,13 +40,16 @@ static inline double trt_digamma(double x)
         reflected = -TRT_PI / tan(TRT_PI * offset);
         x = 1.0 - x;
     }
-    for (; x < 10.0; x += 1.0)
-        total -= 1.0 / x;
+    /* the terms of the recurrence, 1 / x and so on, as one fraction */
+    for (; x < 10.0; x += 1.0) {
+        over = over * x + under;
+        under *= x;
+    }
     double y = 1.0 / (x * x);
     /* B(2k) / (2k), k = 7 .. 1 */
     double series = y * (1.0 / 12 - y * (1.0 / 120 - y * (1.0 / 252 - y * (1.0 / 240 - y * (1.0 / 132
                     - y * (691.0 / 32760 - y * (1.0 / 12)))))));
-    return total + log(x) - 0.5 / x - series + reflected;
+    return log(x) - 0.5 / x - over / under - series + reflected;
 }
 
 /* log of gamma(x) over its leading approximation sqrt(2 pi / x) (x / e)^x, for x >= 10 */
@@ -401,6 +404,39 @@ static inline double trt_bessel_i1(double x, double unused, double tolerance)
     double half = exp(0.5 * fabs(x));
     (void)unused;
     return isinf(x) ? x : copysign(half * trt_bessel_scaled(1, x, tolerance) * half, x);
+}
+
+/* --- digamma and the inverse of the error function ------------------------------------------------------------------ */
+
+static double trt_digamma_of(double x, double unused, double tolerance)
+{
+    (void)unused;
+    (void)tolerance;
+    return x == 0.0 ? NAN : trt_digamma(x); /* as TensorFlow has it: no side is the right one */
+}
+
+/* Winitzki's closed approximation, to a five-hundredth, then Halley's method, which cubes the error at each step; of erf
+ * below one half, and of erfc above, whichever keeps more digits. Steps end where they change nothing. */
+static double trt_erfinv(double x, double unused, double tolerance)
+{
+    const double size = fabs(x), a = 0.147;
+    double logarithm, middle, y;
+    (void)unused;
+    if (!(size < 1.0))
+        return size == 1.0 ? copysign(INFINITY, x) : NAN;
+    logarithm = log1p(-size * size);
+    middle = 2.0 / (TRT_PI * a) + logarithm / 2.0;
+    /* near 0 the root loses all its digits */
+    y = size < 1e-4 ? size * (sqrt(TRT_PI) / 2) : sqrt(sqrt(middle * middle - logarithm / a) - middle);
+    for (int turn = 0; turn < 3; turn++) {
+        const double error = size < 0.5 ? erf(y) - size : (1.0 - size) - erfc(y);
+        const double step = error / (2.0 / sqrt(TRT_PI) * exp(-y * y));
+        const double change = step / (1.0 + y * step);
+        y -= change;
+        if (fabs(change) < 1e-5 * y && fabs(change) * fabs(change) * fabs(change) < tolerance * y * y * y)
+            break;
+    }
+    return copysign(y, x);
 }
 
 #endif

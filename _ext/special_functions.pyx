@@ -23,6 +23,8 @@ cdef extern from "special_functions.h" nogil:
     double trt_polygamma(double, double, double) noexcept
     double trt_betainc(double, double, double) noexcept
     double trt_ndtri(double, double, double) noexcept
+    double trt_digamma_of(double, double, double) noexcept
+    double trt_erfinv(double, double, double) noexcept
     double trt_bessel_i0e(double, double, double) noexcept
     double trt_bessel_i1e(double, double, double) noexcept
     double trt_bessel_i0(double, double, double) noexcept
@@ -206,6 +208,16 @@ def betainc(a, b, x):
 def ndtri(p):
     """Return the quantiles of the standard normal distribution."""
     return _combine(trt_ndtri, (p,))
+
+
+def digamma(x):
+    """Return the derivative of log gamma: NaN at the poles."""
+    return _combine(trt_digamma_of, (x,))
+
+
+def erfinv(x):
+    """Return the inverse of the error function: NaN outside [-1, 1]."""
+    return _combine(trt_erfinv, (x,))
 
 
 def bessel_i0(x):

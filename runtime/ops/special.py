@@ -108,7 +108,7 @@ def lgamma(xp: Any, x: Any) -> Any:
 
 
 def digamma(xp: Any, x: Any) -> Any:
-    """Return the derivative of log gamma of a float64 array: plus infinity at 0, NaN at the other poles."""
+    """Return the derivative of log gamma of a float64 array: NaN at the poles."""
     reflect = x <= 0
     positive = xp.where(reflect, 1.0 - x, x)
     total = xp.zeros_like(positive)

@@ -81,7 +81,9 @@ _SPECIAL: dict[str, Callable[[Any, Any], Any]] = {
 _COMPILED: dict[str, Callable[[Any], Any]] = {
     "Erf": special_functions.erf,
     "Erfc": special_functions.erfc,
+    "Erfinv": special_functions.erfinv,
     "Lgamma": special_functions.lgamma,
+    "Digamma": special_functions.digamma,
 }
 
 

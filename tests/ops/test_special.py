@@ -68,3 +68,18 @@ def test_erfinv_undoes_erf_and_knows_its_ends() -> None:
     assert np.isnan(ends[3])
     assert ends[4] == pytest.approx(5.8635847487551676, rel=1e-14)
     assert ends[5] == pytest.approx(8.862269254527581e-301, rel=1e-14)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_compiled_digamma_and_erfinv_are_those_over_arrays(kind: type) -> None:
+    relative = 1e-12 if kind is np.float64 else 2e-7
+    points = np.concatenate([np.linspace(-9.7, 30, 3001), [1e-300, -1e-30, 1e5, 1e300, 0, -0.0, -3, np.inf, np.nan],
+                             -np.logspace(-9, 1, 200)]).astype(kind)
+    expected = special.digamma(np, points.astype(float)).astype(kind)
+    np.testing.assert_allclose(special_functions.digamma(points), expected,
+                               rtol=relative, atol=1e-14 if kind is np.float64 else 1e-7)
+    points = np.concatenate([np.linspace(-1, 1, 4001), np.logspace(-300 if kind is np.float64 else -37, 0, 400),
+                             1 - np.logspace(-15, -1, 100), [1.5, -2, np.nan, np.inf]]).astype(kind)
+    expected = special.erfinv(np, points.astype(float)).astype(kind)
+    np.testing.assert_allclose(special_functions.erfinv(points), expected, rtol=relative)
+    assert np.signbit(special_functions.erfinv(np.array([-0.0], kind)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +32,7 @@ def close(dtype: Any) -> float:
 
 
 def test_every_op_of_the_module_is_in_these_tables() -> None:
-    assert {*SMOOTH, *BUILT, *EXACT, *GRADIENTS} == transcendental.OPS
+    assert {*SMOOTH, *BUILT, *EXACT, *GRADIENTS, "Erf"} == transcendental.OPS
 
 
 @pytest.mark.parametrize("dtype", ALL)
@@ -78,6 +79,26 @@ def test_special_values(op: str, dtype: Any) -> None:
         expected = SMOOTH[op](points)
     assert_same(Op(op, points).run().outputs[0], expected, op, close(dtype))
     assert np.array_equal(np.signbit(Op(op, points[:2]).run().outputs[0]), np.signbit(expected[:2]))
+
+
+def test_the_error_function_of_floats() -> None:
+    rng = np.random.default_rng(3)
+    points = np.concatenate([rng.uniform(-5, 5, 40_000), rng.standard_normal(4000) * 1e-3,
+                             np.linspace(0.99, 1.01, 2001), np.linspace(3.9, 4.1, 2001),
+                             [0.0, -0.0, 1e-42, 3e38, -3e38, np.inf, -np.inf]])
+    points = points.astype(np.float32)
+    found = Op("Erf", points).run().outputs[0]
+    exact = np.array([math.erf(x) for x in points.tolist()])
+    spacing = np.spacing(np.abs(exact.astype(np.float32)))
+    assert (np.abs(found - exact) / spacing).max() < UNITS_IN_LAST_PLACE
+    assert np.array_equal(np.signbit(found), np.signbit(points))
+    assert np.isnan(Op("Erf", np.full(5, np.nan, np.float32)).run().outputs[0]).all()
+    for shape in SHAPES:
+        x = values(shape, np.float32)
+        check("Erf", x, relative=5e-7)
+        check("Erf", misaligned(x), relative=5e-7)
+        assert check("Erf", x, dying=(0,), relative=5e-7).reused == ((0,) if x.size else ())
+    assert Op("Erf", scattered(values((3, 4), np.float32))).run().declined
 
 
 @pytest.mark.parametrize("dtype", ALL)
