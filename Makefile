@@ -33,7 +33,8 @@ bench: build $(VENV)/.bench ## measure beside TensorFlow's server; tables, JSON 
 lint: build $(VENV)/.lint ## ruff, mypy and the stubs of the extensions
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest runtime._ext --allowlist tests/house/stubtest.allow --ignore-unused-allowlist
+	$(BIN)/python -m mypy.stubtest runtime._ext --mypy-config-file pyproject.toml \
+		--allowlist tests/house/stubtest.allow --ignore-unused-allowlist
 
 build: $(VENV)/.build ## compile the messages and the extensions in place
 	$(BIN)/python setup.py --quiet build_ext --inplace
