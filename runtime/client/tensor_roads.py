@@ -21,6 +21,7 @@ from runtime import wire
 from runtime._ext.errors import (
     DataLoss,
     DeadlineExceeded,
+    NotFound,
     Unavailable,
 )
 from runtime.client.transport import Array
@@ -146,7 +147,20 @@ class TensorRoads:
             Of the fetches, for errors.
         deadline : float, optional
             By the clock of `time.monotonic`.
+
+        Raises
+        ------
+        Unavailable
+            If the server has them no longer: it answered, and died or was restarted before they were fetched.
         """
+        try:
+            return self._gathered(told, arrays, names, deadline)
+        except NotFound as error:
+            raise Unavailable(f"{self._target} has no longer the large fetches of the step, perhaps because it was "
+                              f"restarted: {error.message}") from None
+
+    def _gathered(self, told: Elsewhere, arrays: list[Array], names: Sequence[str], deadline: float | None
+                  ) -> list[Array]:
         made = list(arrays)
         for tensor in told.tensors:
             if tensor.index >= len(made) or made[tensor.index].size:

@@ -213,6 +213,18 @@ def test_memory_out_of_reach_makes_room_for_the_stream(server: runtime.Server, m
     until(lambda: lender().num_leases == 0)
 
 
+def test_a_server_that_has_lost_its_answer_is_unavailable(server: runtime.Server, monkeypatch: pytest.MonkeyPatch
+                                                          ) -> None:
+    def claimed(place: Any, tensor: Any, *rest: Any) -> Any:
+        lender().revoke(tensor.lease.lease)
+        raise NotFound("the lease has ended with its server")
+
+    with session_on(server.target, "shared memory", monkeypatch) as session:
+        monkeypatch.setattr(elsewhere, "claimed", claimed)
+        with pytest.raises(Unavailable, match="has no longer the large fetches of the step, perhaps .* restarted: "):
+            session.run(session.graph.constant(np.arange(1000.0)))
+
+
 def test_what_tensorflow_takes_is_not_touched(peer_server: str) -> None:
     value = np.arange(3 << 18, dtype=np.float32)
     with runtime.Session(peer_server) as session:
