@@ -25,7 +25,8 @@ class CaseInSteps:
         graph = wire.GraphDef(node=case.nodes)
         graph.versions.producer = case.producer
         self._runner = Runner(Graph.from_proto(graph))
-        self._runner.state = SessionState(cpu_device("localhost", 0), FileAccess(None))  # as the peer names its task
+        self._device = cpu_device("localhost", 0)  # as the peer names its task
+        self._runner.state = SessionState(self._device, FileAccess(None))
 
     def run(self, run: Run) -> list[np.ndarray]:
         """Run a step and return what is fetched; raises the kernel's error, without the node's name."""
@@ -43,3 +44,4 @@ class CaseInSteps:
     def close(self) -> None:
         """Let go of what the case has left behind."""
         self._runner.state.close()
+        self._device.resources.clear_all()
