@@ -79,8 +79,9 @@ def test_a_server_enrols_and_is_verified_by_the_authority(signer: runtime.Server
     path = invitation(pki, tmp_path)
     options: dict[str, Any] = {"services": ("graph",), "data_dir": tmp_path / "member", "enrol_with": target(signer)}
     with runtime.Server(enrol_invitation=path, **options) as member:
-        with runtime.Session(target(member), ca=pki / "ca.pem") as session:
-            assert session is not None
+        access = Access(tls=True, ca=(pki / "ca.pem").read_bytes())
+        check = "/grpc.health.v1.Health/Check"
+        assert unary(target(member), access, check, wire.health.HealthCheckRequest()) == b"\x08\x01"
         first = shown(member)
     path.unlink()
     # The certificate from before does; no invitation is needed, and the authority need not be there.
