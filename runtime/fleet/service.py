@@ -19,7 +19,7 @@ from runtime.edge.auth import is_local
 from runtime.edge.callers import peer_address, peer_certificate, peer_name
 from runtime.edge.peer_limits import PeerLimits
 from runtime.edge.tokens import Tokens
-from runtime.errors import Error, FailedPrecondition, InvalidArgument, ResourceExhausted
+from runtime.errors import Error, FailedPrecondition, InvalidArgument, ResourceExhausted, Unimplemented
 from runtime.fleet.addresses import parse_networks
 from runtime.fleet.fleet import Fleet, Serving
 from runtime.fleet.machine_ids import machine_id
@@ -79,7 +79,11 @@ class FleetPlane:
         FailedPrecondition
             Another server uses the data directory that was chosen for this one.
         """
-        await take_up(self._settings.data_dir, self._settings.data_is_chosen, self._started, "knows no fleet")
+        try:
+            await take_up(self._settings.data_dir, self._settings.data_is_chosen, self._started, "knows no fleet")
+        except Unimplemented as error:
+            # A package is missing. A server that was started for something else needs no fleet; whoever calls is told.
+            logger.info("the fleet is not served", extra={"reason": error.message})
 
     def drain(self) -> None:
         """Say from now on that nothing is served."""
