@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -108,14 +109,12 @@ def extensions() -> list[Extension]:
     """Return one extension for each ``.pyx``."""
     if asked("TENSOR_RUNTIME_PREBUILT"):
         return []
-    headers = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "_ext").rglob("*.h"))]
     return [
         Extension(
             "runtime." + ".".join(path.relative_to(ROOT).with_suffix("").parts),
             [f"runtime/{path.relative_to(ROOT)}"],
             include_dirs=["_ext", numpy.get_include()],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-            depends=headers,
             extra_compile_args=COMPILE_ARGS + (KERNEL_ARGS if path.parent.name == "kernels" else []),
             extra_link_args=LINK_ARGS,
         )
@@ -123,28 +122,49 @@ def extensions() -> list[Extension]:
     ]
 
 
+def with_included(headers: list[str]) -> list[str]:
+    """Return the headers and, of ours, all that they include: what asks for a new build when it changes."""
+    own = ROOT / "_ext"
+    found: set[Path] = set()
+    pending = [ROOT / header for header in headers]
+    while pending:
+        path = pending.pop().resolve()
+        if path in found or not path.is_file():
+            continue
+        found.add(path)
+        if path.is_relative_to(own):
+            # Also those that are included by a macro's name: `#define TRT_LOOPS "kernels/NAME_loops.h"`.
+            for name in re.findall(r'^\s*#.*"([^"]+\.h)"', path.read_text(), re.MULTILINE):
+                pending += [own / name, path.parent / name]
+    return sorted(os.path.relpath(path, ROOT) if path.is_relative_to(ROOT) else str(path) for path in found)
+
+
 make_links()
 compile_protos()
 PACKAGES = packages()
+MODULES = cythonize(
+    extensions(),
+    build_dir="build/cython",
+    include_path=["."],
+    # Other start methods would run this file again in each child.
+    nthreads=JOBS if multiprocessing.get_start_method() == "fork" else 0,
+    compiler_directives={
+        "language_level": "3",
+        "embedsignature": False,
+        "binding": True,
+        "boundscheck": False,
+        "wraparound": False,
+        "cdivision": True,
+    },
+)
+for module in MODULES:
+    # Cython knows the headers that the module and what it cimports name.
+    module.depends = with_included(module.depends)
 setup(
     packages=list(PACKAGES),
     package_dir=PACKAGES,
     include_package_data=False,
     package_data=dict.fromkeys(PACKAGES, list(PACKAGE_DATA)),
     options={"build_ext": {"parallel": JOBS}},
-    ext_modules=cythonize(
-        extensions(),
-        build_dir="build/cython",
-        include_path=["."],
-        # Other start methods would run this file again in each child.
-        nthreads=JOBS if multiprocessing.get_start_method() == "fork" else 0,
-        compiler_directives={
-            "language_level": "3",
-            "embedsignature": False,
-            "binding": True,
-            "boundscheck": False,
-            "wraparound": False,
-            "cdivision": True,
-        },
-    ),
+    ext_modules=MODULES,
 )

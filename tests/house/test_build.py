@@ -80,3 +80,29 @@ def test_renamed_proto_is_compiled_under_its_new_name(tree: Path) -> None:
     build(tree)
     assert set(files(tree)) == {"runtime/proto/fleet/machines.proto", "runtime/proto/health/health.proto"}
     assert not (tree / "proto" / "fleet" / "fleet_pb2.pyi").exists()
+
+
+def test_module_is_built_again_when_a_header_changes_that_its_header_includes(tree: Path) -> None:
+    (tree / "_ext" / "deep.h").write_text("static inline int number(void) { return 1; }\n")
+    (tree / "_ext" / "near.h").write_text('#define LOOPS "deep.h"\n#include LOOPS\n')
+    (tree / "_ext" / "numbers.pyx").write_text(
+        'cdef extern from "near.h":\n    int number()\n\ndef answer():\n    return number()\n'
+    )
+    assert answer(tree) == "1"
+    untouched = next((tree / "_ext").glob("errors*.so"))
+    before = untouched.stat().st_mtime_ns
+    (tree / "_ext" / "deep.h").write_text("static inline int number(void) { return 2; }\n")
+    assert answer(tree) == "2"
+    assert untouched.stat().st_mtime_ns == before
+
+
+def answer(tree: Path) -> str:
+    """Build the extensions in place and return what one of them says."""
+    say = "from runtime._ext import numbers; print(numbers.answer())"
+    environ = {**os.environ, "TENSOR_RUNTIME_FAST_BUILD": "1", "PYTHONPATH": str(tree)}
+    for command in (["setup.py", "--quiet", "build_ext", "--inplace"], ["-c", say]):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tree, env=environ, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
