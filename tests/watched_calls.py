@@ -55,11 +55,14 @@ class Watched(grpc.GenericRpcHandler):
         In the order in which they came.
     refusals : dict of str to (grpc.StatusCode, str)
         By method, for calls that are not to reach the task.
+    kept_back : dict of str to threading.Event
+        By method, for answers that are not to reach the caller before the event is set, or the caller has gone.
     """
 
     def __init__(self, address: str) -> None:
         self.calls: list[Seen] = []
         self.refusals: dict[str, tuple[grpc.StatusCode, str]] = {}
+        self.kept_back: dict[str, threading.Event] = {}
         self._channel = grpc.insecure_channel(address, _OPTIONS)
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
@@ -83,12 +86,17 @@ class Watched(grpc.GenericRpcHandler):
                 gone()
             try:
                 answer: bytes = future.result()
+                context.set_trailing_metadata(tuple(future.trailing_metadata() or ()))
             except grpc.FutureCancelledError:
                 context.abort(grpc.StatusCode.CANCELLED, "the caller has gone")
             except grpc.RpcError as error:
                 context.set_trailing_metadata(tuple(error.trailing_metadata() or ()))
                 context.abort(error.code(), error.details())
             seen.answer = kinds.response.FromString(answer)
+            go_on = self.kept_back.get(method)
+            if go_on is not None:
+                assert self.until(lambda: go_on.is_set() or not context.is_active())
+                seen.is_cancelled = not go_on.is_set()
             return answer
 
         return grpc.unary_unary_rpc_method_handler(handle)
@@ -97,9 +105,9 @@ class Watched(grpc.GenericRpcHandler):
         """Return the calls of some methods so far; of all without any."""
         return [seen for seen in list(self.calls) if not methods or seen.method in methods]
 
-    def until(self, found: Callable[[], Any]) -> Any:
-        """Return what a function finds, asked again until it finds something."""
-        deadline = time.monotonic() + DEADLINE_S
+    def until(self, found: Callable[[], Any], timeout_s: float = DEADLINE_S) -> Any:
+        """Return what a function finds, asked again until it finds something; fail when it does not in time."""
+        deadline = time.monotonic() + timeout_s
         while not (answer := found()):
             assert time.monotonic() < deadline, f"not among {[seen.method for seen in self.of()]}"
             time.sleep(0.01)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from runtime.master.parts_run import PartCall
     from runtime.master.transfers import Transfers
     from runtime.worker.channels import Answered, Connections
+    from runtime.worker.derived import Trailers
     from runtime.worker.session import WorkerSession
     from runtime.worker.worker import Worker
 
@@ -137,8 +138,9 @@ class OtherTask:
         self._handle = handle
         self._config = config
 
-    def _begin(self, method: str, request: bytes, what: str, done: Answered) -> Callable[[], None]:
-        return self._connections.begin(self.address, self.name, method, request, what, done)
+    def _begin(self, method: str, request: bytes, what: str, done: Answered,
+               note: Callable[[Trailers], None] | None = None) -> Callable[[], None]:
+        return self._connections.begin(self.address, self.name, method, request, what, done, note)
 
     def register(self, graph_def: Any, collective_key: int, done: Registered) -> None:
         """Have the task register its part."""
@@ -175,6 +177,11 @@ class OtherTask:
             self._handle, graph_handle, step_id, tuple(call.send), [value for value, _ in call.send.values()],
             call.receive, exec_opts=options, request_id=secrets.randbits(63) or 1, is_partial=call.partial,
             is_last_partial_run=call.last)
+        marks: Trailers = ()
+
+        def note(trailers: Trailers) -> None:
+            nonlocal marks
+            marks = trailers
 
         def answered(data: bytes | None, error: BaseException | None) -> None:
             if data is None:
@@ -183,7 +190,9 @@ class OtherTask:
             try:
                 answer = scan_run_graph_response(data)
                 if answer.status_code:
-                    raise from_code(answer.status_code, answer.status_message)
+                    failure = from_code(answer.status_code, answer.status_message)
+                    failure.trailers = marks  # type: ignore[attr-defined]
+                    raise failure
                 found = PartAnswer(answer.arrays, [wire.StepStats.FromString(answer.step_stats)]
                                    if answer.step_stats else [],
                                    [wire.GraphDef.FromString(graph) for graph in answer.partition_graphs])
@@ -195,7 +204,7 @@ class OtherTask:
                 done(found, None)
 
         what = f"a call of the partial run {step_id}" if call.partial else f"step {step_id}"
-        return self._begin("RunGraph", request, what, answered)
+        return self._begin("RunGraph", request, what, answered, note)
 
     def clean(self, step_id: int) -> None:
         """Tell the task to forget what is left of a step."""

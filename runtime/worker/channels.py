@@ -38,7 +38,7 @@ from runtime.machine import memory_bytes
 from runtime.observe.status import Call
 from runtime.transport import handover, roads
 from runtime.transport.roads import Road
-from runtime.worker.derived import DETAILS
+from runtime.worker.derived import DETAILS, Trailers
 from runtime.worker.owed import Owed
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ class Connections:
         self._watches: dict[str, asyncio.TimerHandle] = {}
         self._asked: dict[str, float] = {}  # when the open question for its status was put to a task
 
-    def begin(self, address: str, task: str, method: str, request: bytes | MessageParts, what: str, done: Answered
-              ) -> Callable[[], None]:
+    def begin(self, address: str, task: str, method: str, request: bytes | MessageParts, what: str, done: Answered,
+              note: Callable[[Trailers], object] | None = None) -> Callable[[], None]:
         """Make a call, from any thread.
 
         Parameters
@@ -115,13 +115,15 @@ class Connections:
         done : callable
             ``done(answer, error)``, called exactly once on the loop, unless that is closed. The error of a task that
             cannot be reached or has stopped answering has its name as ``lost_task``.
+        note : callable, optional
+            ``note(trailers)``, called before `done` when an answer has any; an error has them as ``trailers``.
 
         Returns
         -------
         callable
             Gives the call up, from any thread; `done` then gets CANCELLED, if nothing else before.
         """
-        call = _Call(self, address, task, method, request, what, done)
+        call = _Call(self, address, task, method, request, what, done, note)
         self.on_loop(call.start)
         return call.give_up
 
@@ -260,10 +262,11 @@ class Connections:
 class _Call:
     """One call to a task; everything but `give_up` belongs to the loop."""
 
-    __slots__ = ("_cancel", "_done", "_given_up", "_owner", "_path", "_request", "address", "began", "task", "what")
+    __slots__ = ("_cancel", "_done", "_given_up", "_note", "_owner", "_path", "_request", "address", "began", "task",
+                 "what")
 
     def __init__(self, owner: Connections, address: str, task: str, method: str, request: bytes | MessageParts,
-                 what: str, done: Answered) -> None:
+                 what: str, done: Answered, note: Callable[[Trailers], object] | None) -> None:
         self.address = address
         self.task = task
         self.what = what
@@ -271,6 +274,7 @@ class _Call:
         self._path = _SERVICE + method
         self._request: bytes | MessageParts | None = request
         self._done: Answered | None = done
+        self._note = note
         self._cancel: Callable[[], None] | None = None
         self._given_up = False
         self.began = 0.0
@@ -304,9 +308,10 @@ class _Call:
         if self._cancel is not None:
             self._cancel()
 
-    def _answered(self, answer: bytes | None, code: int, message: str, trailers: tuple[tuple[str, str | bytes], ...]
-                  ) -> None:
+    def _answered(self, answer: bytes | None, code: int, message: str, trailers: Trailers) -> None:
         if code == 0:
+            if trailers and self._note is not None:
+                self._note(trailers)
             self._end(answer, None)
             return
         if self._given_up:

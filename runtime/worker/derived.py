@@ -2,18 +2,28 @@
 
 A *derived* error is the consequence of another one: the tensors of a step that has failed elsewhere. A master that
 knows which is which can tell its client the cause.
+
+An error in the body of an answer has code and text alone. Our workers send the mark of such a one in the trailers of
+the answer, TensorFlow's do not: there the text that their gRPC client appends tells that the error came with a tensor.
 """
 
 from __future__ import annotations
 
-from runtime._ext.errors import Error
+import re
 
-__all__ = ["DETAILS", "RESTARTED_URL", "derived", "is_derived", "marked", "restarted", "without_mark"]
+from runtime._ext.errors import Error, Unavailable
+
+__all__ = ["DETAILS", "RESTARTED_URL", "Trailers", "derived", "is_derived", "marked", "restarted", "trailers_of",
+           "without_mark"]
+
+Trailers = tuple[tuple[str, "str | bytes"], ...]
 
 DETAILS = "grpc-status-details-bin"
 _DERIVED_URL = "type.googleapis.com/tensorflow.DerivedStatus"
 RESTARTED_URL = "type.googleapis.com/tensorflow.distributed_runtime.WorkerPossiblyRestarted"
 _OLD_MARK = "[_Derived_]"
+_OF_A_TENSOR = re.compile(r"\nAdditional GRPC error information from remote target \S+ while calling "
+                          r"/tensorflow\.WorkerService/RecvTensor:")
 
 
 def _payload(url: str) -> bytes:
@@ -39,11 +49,22 @@ def restarted(error: Error) -> Error:
     return marked(error, RESTARTED_URL)
 
 
+def trailers_of(error: BaseException) -> Trailers:
+    """Return what an error says beside its code and text."""
+    found: Trailers = getattr(error, "trailers", ())
+    return found
+
+
 def is_derived(error: BaseException) -> bool:
-    """Tell whether an error is marked as derived, in the present form or in the text as old workers do."""
-    if _OLD_MARK in getattr(error, "message", ""):
+    """Tell whether an error is the consequence of another one.
+
+    Its mark says so, in the present form or in the text as old workers have it, or the text of a TensorFlow worker that
+    was told the error in place of a tensor. A task that was not reached for a tensor is nobody's consequence.
+    """
+    text = getattr(error, "message", "")
+    if _OLD_MARK in text or (not isinstance(error, Unavailable) and _OF_A_TENSOR.search(text)):
         return True
-    return any(key == DETAILS and _DERIVED_URL.encode() in value for key, value in getattr(error, "trailers", ())
+    return any(key == DETAILS and _DERIVED_URL.encode() in value for key, value in trailers_of(error)
                if isinstance(value, bytes))
 
 

@@ -25,6 +25,7 @@ from runtime.transport import handover, roads
 from runtime.transport.roads import Road
 from runtime.transport.step_tensors import PARCEL_ITEM
 from runtime.worker.collectives.messages import encode_buffer
+from runtime.worker.derived import trailers_of
 from runtime.worker.rpc_log import add_transfers
 from runtime.worker.step_traces import recording_s
 
@@ -205,11 +206,11 @@ class WorkerService:
             part = getattr(error, "call", None)  # what could be read of the request, when a tensor is at fault
             if part is None:
                 raise
-            return _failed_graph(part, error)
+            return _failed_graph(part, error, context)
         try:
             return await self._run_graph(call)
         except Exception as error:
-            return _failed_graph(call, error)
+            return _failed_graph(call, error, context)
 
     async def _scan(self, request: bytes) -> RunGraphCall:
         """Read a RunGraphRequest, in a thread where that may take long."""
@@ -451,14 +452,20 @@ def _call_on(loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
         logger.debug("an answer came after the loop that had asked for it")
 
 
-def _failed_graph(call: RunGraphCall, error: Exception) -> bytes:
-    """Return the answer of a failed RunGraph whose master wants errors in the body; raise the error otherwise."""
+def _failed_graph(call: RunGraphCall, error: Exception, context: Any) -> bytes:
+    """Return the answer of a failed RunGraph whose master wants errors in the body; raise the error otherwise.
+
+    The body has no place for marks, so they go where those of a raised error do.
+    """
     if not isinstance(error, Error):
         logger.error("a RunGraph failed with an error of the wrong kind", exc_info=error)
         fault = Internal(f"{type(error).__name__}: {error}")
         fault.__cause__ = error
         error = fault
     if call.store_errors_in_response_body:
+        marks = trailers_of(error)
+        if marks:
+            context.set_trailing_metadata(marks)
         return encode_run_graph_response(status=(error.code, error.message))
     raise error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 
 import runtime
 from runtime import wire
+from runtime.master import parts_run
 from tests.graph.graphs import BOOL, FLOAT, INT32, const, graph_def, node, placeholder
 from tests.interop.raw import Wire, connect
 from tests.master.harness import array, step_request
 from tests.processes import free_port
-from tests.watched_calls import Seen, Watched, watched
+from tests.watched_calls import DEADLINE_S, Seen, Watched, watched
 
 MASTER = "/job:master/replica:0/task:0"
 WORKERS = ("/job:worker/replica:0/task:0", "/job:worker/replica:0/task:1")
@@ -372,6 +374,35 @@ def test_61_the_cause_is_told_whoever_else_waits_for_it(cluster: Cluster, client
     for worker in cluster.workers:
         worker.until(lambda worker=worker: len(worker.of("CleanupGraph")) == 2)
     assert client.run(handle, ["last:0"], feed={"x:0": np.float32([1, 2, 3])})["last:0"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_61_the_cause_is_waited_for_when_what_follows_from_it_arrives_first(
+        cluster: Cluster, client: Wire, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts_run, "_CAUSE_WAIT_S", 60.0)
+    other = 1 - index
+    handle = client.session(
+        placeholder("x"), const("three", np.array([3], np.int32), device=WORKERS[index]),
+        there("bad", "Reshape", "x", "three", index=index, T=FLOAT, Tshape=INT32),
+        there("next", "Neg", "bad", index=other, T=FLOAT), node("last", "Neg", "next", T=FLOAT, device=MASTER),
+    )
+    fails, waits = cluster.workers[index], cluster.workers[other]
+    go_on = fails.kept_back["RunGraph"] = threading.Event()
+    try:
+        step = client.future("RunStep", step_request(handle, ["last:0"], feed={"x:0": np.float32([1, 2])},
+                                                     store_errors_in_response_body=True).SerializeToString())
+        (follows,) = waits.until(lambda: [run for run in waits.of("RunGraph") if run.answer is not None])
+        assert follows.answer.status_code == 3
+        (cause,) = fails.until(lambda: [run for run in fails.of("RunGraph") if run.answer is not None])
+        with pytest.raises(AssertionError, match="not among"):  # the master does not give the cause up
+            fails.until(lambda: cause.is_cancelled, 0.3)
+    finally:
+        go_on.set()
+        del fails.kept_back["RunGraph"]
+    answer = wire.RunStepResponse.FromString(step.result(DEADLINE_S))
+    assert answer.status_code == 3
+    assert answer.status_error_message.startswith(f"From {WORKERS[index]}:\nInput to reshape is a tensor with 2 values")
+    assert answer.status_error_message.count("From ") == 1
 
 
 def test_a_closed_session_is_deleted_and_its_graphs_with_it(cluster: Cluster, client: Wire) -> None:

@@ -15,7 +15,7 @@ from runtime.master import parts_run
 from runtime.master.distributed import DistributedStep
 from runtime.master.partition import Parts
 from runtime.master.parts_run import PartAnswer, PartCall, PartsCall, StepFailure
-from runtime.worker.derived import derived
+from runtime.worker.derived import derived, is_derived
 
 OWN, ONE, TWO = (f"/job:{job}/replica:0/task:0" for job in ("own", "one", "two"))
 TIMEOUT_S = 20.0
@@ -103,7 +103,15 @@ def test_the_first_cause_ends_the_others_and_is_told(call: Call) -> None:
     assert call.text() == (InvalidArgument, f"From {ONE}:\nwrong")
 
 
-@pytest.mark.parametrize("mark", [derived, lambda error: type(error)(f"[_Derived_]{error.message}")])
+def of_a_tensor(error: Error) -> Error:
+    """Return an error as a worker of TensorFlow 2.21 tells it that was told it in place of a tensor."""
+    return type(error)(f"{error.message}\nAdditional GRPC error information from remote target {ONE} while calling "
+                       '/tensorflow.WorkerService/RecvTensor:\n:UNKNOWN:Error received from peer  {grpc_status:5, '
+                       'grpc_message:"missing"}\n\t [[source_S3]]')
+
+
+@pytest.mark.parametrize("mark", [derived, lambda error: type(error)(f"[_Derived_]{error.message}"), of_a_tensor],
+                         ids=["trailer", "old-text", "tensorflow-text"])
 def test_what_is_derived_waits_for_its_cause(call: Call, mark: Callable[[Error], Error],
                                              monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts_run, "_CAUSE_WAIT_S", 60.0)
@@ -119,6 +127,14 @@ def test_an_error_without_its_cause_is_told_without_its_mark(call: Call, monkeyp
     call.members[TWO].answer(NotFound("[_Derived_]missing there"))
     assert call.members[ONE].ended.wait(TIMEOUT_S)
     assert call.text() == (NotFound, f"From {TWO}:\nmissing there")
+
+
+def test_who_could_not_be_reached_for_a_tensor_is_a_cause(call: Call) -> None:
+    error = of_a_tensor(Unavailable("Socket closed"))
+    assert not is_derived(error)
+    call.members[TWO].answer(error)
+    assert call.members[ONE].ended.is_set()
+    assert call.text() == (Unavailable, f"From {TWO}:\n{error.message}")
 
 
 def test_several_causes_are_listed_with_their_codes(call: Call) -> None:
