@@ -156,7 +156,8 @@ class GraphPlane:
         return await self._connections.ask(address, path, request, timeout_s)
 
     def _make_worker(self) -> Worker:
-        from runtime.worker.channels import ClusterPeers, Connections
+        from runtime.worker.channels import Connections
+        from runtime.worker.peers import ClusterPeers
         from runtime.worker.worker import Worker
 
         master = self.master.master

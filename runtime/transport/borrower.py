@@ -24,11 +24,14 @@ from runtime.transport.lender import (
     peer_user,
 )
 
-__all__ = ["claim", "num_borrowed"]
+__all__ = ["ANSWER_S", "claim", "num_borrowed"]
 
-# A lender answers from a thread of its own, within 50 us as a rule; one that is silent for so long is frozen, or its
-# machine busy. Short, because the tensor is then asked for in another way, and only there the lender may count as lost.
-_ANSWER_TIMEOUT_S = 2.0
+ANSWER_S = 2.0
+"""How long a lender gets to answer a claim.
+
+It answers from a thread of its own, within 50 us as a rule; one that is silent for so long is frozen, or its machine
+busy. Short, because the tensor is then asked for in another way, and only there the lender may count as lost.
+"""
 _DESCRIPTOR_BYTES = socket.CMSG_SPACE(array.array("i").itemsize)
 
 
@@ -45,7 +48,7 @@ class _Borrower:
         Whether nothing more can be claimed.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, answer_s: float) -> None:
         self.address = address
         self._lock = threading.Lock()
         self._segments: dict[int, Memory] = {}
@@ -57,7 +60,7 @@ class _Borrower:
         self.is_closed = False
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._sock.settimeout(_ANSWER_TIMEOUT_S)
+            self._sock.settimeout(answer_s)
             self._sock.connect("\0" + address[1:] if address.startswith("@") else address)
             user = peer_user(self._sock)
         except OSError as error:
@@ -78,14 +81,19 @@ class _Borrower:
         """Return how many leases have not ended."""
         return len(self._in_use)
 
-    def claim(self, lease: int, nbytes: int) -> Buffer:
-        with self._lock:
+    def claim(self, lease: int, nbytes: int, answer_s: float) -> Buffer:
+        deadline = time.monotonic() + answer_s
+        if not self._lock.acquire(timeout=answer_s):
+            raise Unavailable(f"the memory of {self.address} is not answered for: others wait for it, too")
+        try:
             if self.is_closed:
                 raise Unavailable(f"the connection to the memory of {self.address} has ended")
             try:
                 self._flush()
+                self._wait_until(deadline)
                 self._sock.send(REQUEST.pack(CLAIM, lease))
                 while True:
+                    self._wait_until(deadline)
                     reply, descriptors = self._answer()
                     what, is_read_only, number, segment, capacity, found = REPLY.unpack(reply)
                     if number == lease:
@@ -100,10 +108,16 @@ class _Borrower:
             memory = self._memory(segment, capacity, descriptors)
             self._in_use[lease] = segment
             self._used[segment] = time.monotonic()
+        finally:
+            self._lock.release()
         if found != nbytes:
             self._ended(lease)
             raise DataLoss(f"the lease at {self.address} is for {found} bytes; {nbytes} were announced")
         return Buffer(memory, nbytes, not is_read_only, lambda _: self._ended(lease))
+
+    def _wait_until(self, deadline: float) -> None:
+        """Let what is done next with the socket wait no longer."""
+        self._sock.settimeout(max(deadline - time.monotonic(), 1e-3))  # 0 would not wait at all
 
     def _answer(self) -> tuple[bytes, list[int]]:
         reply, ancillary, _, _ = self._sock.recvmsg(REPLY.size, _DESCRIPTOR_BYTES, socket.MSG_CMSG_CLOEXEC)
@@ -182,7 +196,7 @@ _lock = threading.Lock()
 _is_kept = False
 
 
-def claim(address: str, lease: int, nbytes: int) -> Buffer:
+def claim(address: str, lease: int, nbytes: int, answer_s: float = ANSWER_S) -> Buffer:
     """Return the memory of a lease.
 
     Parameters
@@ -191,6 +205,8 @@ def claim(address: str, lease: int, nbytes: int) -> Buffer:
         Of the lender's socket.
     lease, nbytes : int
         As they were announced.
+    answer_s : float
+        Seconds that the lender gets to answer.
 
     Returns
     -------
@@ -210,17 +226,18 @@ def claim(address: str, lease: int, nbytes: int) -> Buffer:
 
     Notes
     -----
-    Waits for the lender's thread, some 50 us as a rule, and 2 s for one that is frozen. Safe from several threads.
+    Waits for the lender's thread, some 50 us as a rule, and `answer_s` for one that is frozen. Safe from several
+    threads.
     """
     global _is_kept
     with _lock:
         found = _borrowers.get(address)
         if found is None or found.is_closed:
-            found = _borrowers[address] = _Borrower(address)
+            found = _borrowers[address] = _Borrower(address, answer_s)
             if not _is_kept:
                 _is_kept = True
                 lender().every_tick(_tick)
-    return found.claim(lease, nbytes)
+    return found.claim(lease, nbytes, answer_s)
 
 
 def num_borrowed() -> int:

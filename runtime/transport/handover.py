@@ -22,7 +22,7 @@ from runtime._ext.buffer_pool import Buffer
 from runtime._ext.errors import DataLoss, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from runtime.dtypes import DataType, to_numpy
 from runtime.transport import roads, segments
-from runtime.transport.borrower import claim
+from runtime.transport.borrower import ANSWER_S, claim
 from runtime.transport.lender import lender
 from runtime.transport.parcel import SHARED_BYTES, parse
 from runtime.transport.place import Place, here
@@ -156,7 +156,7 @@ def _fill(buffer: Buffer, array: Array) -> None:
     np.copyto(np.ndarray(array.shape, array.dtype, memoryview(buffer)), array)
 
 
-def take_tensor(options: bytes, datatype: int) -> Array:
+def take_tensor(options: bytes, datatype: int, answer_s: float = ANSWER_S) -> Array:
     """Return the tensor of an answer that says where it lies.
 
     Parameters
@@ -165,6 +165,8 @@ def take_tensor(options: bytes, datatype: int) -> Array:
         The serialized ``google.protobuf.Any`` of the answer.
     datatype : int
         Of the tensor in the answer.
+    answer_s : float
+        Seconds that the lender of the segment gets to answer.
 
     Raises
     ------
@@ -182,7 +184,7 @@ def take_tensor(options: bytes, datatype: int) -> Array:
                               f"{tensor.lease.nbytes}")
     if not here().can_share_with(Place.of(tensor.place)):
         raise Unavailable("the tensor lies in the memory of another host")
-    buffer = claim(tensor.place.segments, tensor.lease.lease, tensor.lease.nbytes)
+    buffer = claim(tensor.place.segments, tensor.lease.lease, tensor.lease.nbytes, answer_s)
     array: Array = np.ndarray(shape, dtype, memoryview(buffer))
     roads.count("received", Road.SHARED_MEMORY, array.nbytes, time.perf_counter() - began, 0)
     return array

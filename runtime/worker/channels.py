@@ -11,33 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from runtime import wire
-from runtime._ext.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    Error,
-    InvalidArgument,
-    NotFound,
-    ResourceExhausted,
-    Unavailable,
-    Unknown,
-)
-from runtime._ext.running_step import MemoryBound
-from runtime._ext.worker_codec import scan_recv_tensor_response
-from runtime.cluster_spec import ClusterSpec
+from runtime._ext.errors import Cancelled, DeadlineExceeded, Unavailable, Unknown
 from runtime.edge.outgoing import Outgoing
 from runtime.errors import from_code
-from runtime.graph.device_spec import DeviceSpec, parse
-from runtime.machine import memory_bytes
 from runtime.observe.status import Call
-from runtime.transport import handover, roads
-from runtime.transport.roads import Road
 from runtime.worker.derived import DETAILS, Trailers
 from runtime.worker.owed import Owed
 
@@ -47,19 +29,12 @@ if TYPE_CHECKING:
     from runtime.edge.peer_access import PeerAccess
     from runtime.worker.rpc_log import RpcLog
 
-__all__ = ["ClusterPeers", "Connections"]
+__all__ = ["Answered", "Connections"]
 
 logger = logging.getLogger(__name__)
 
 _SERVICE = "/tensorflow.WorkerService/"
-# What the loop decodes of an answer itself, apart from views: the rest takes a thread.
-_LOOP_DECODE_BYTES = 1 << 20
-# How long shared memory that was out of reach is not tried again: its task may only have been frozen, or died.
-_APART_S = 30.0
-# For how long, without progress, a broken stream of a parcel is begun again.
-_RESUME_S = 30.0
 
-Received = Callable[[Any, int, bool, "BaseException | None"], None]
 Answered = Callable[["bytes | None", "BaseException | None"], None]
 
 
@@ -95,12 +70,12 @@ class Connections:
         self.owed = Owed(self)
         self.thread = threading.get_ident()
         self.closed = False
-        self._open: dict[str, dict[_Call, None]] = {}
+        self._open: dict[str, dict[_Call | _Wait, None]] = {}
         self._watches: dict[str, asyncio.TimerHandle] = {}
         self._asked: dict[str, float] = {}  # when the open question for its status was put to a task
 
     def begin(self, address: str, task: str, method: str, request: bytes | MessageParts, what: str, done: Answered,
-              note: Callable[[Trailers], object] | None = None) -> Callable[[], None]:
+              note: Callable[[Trailers], object] | None = None, since: float | None = None) -> Callable[[], None]:
         """Make a call, from any thread.
 
         Parameters
@@ -117,13 +92,16 @@ class Connections:
             cannot be reached or has stopped answering has its name as ``lost_task``.
         note : callable, optional
             ``note(trailers)``, called before `done` when an answer has any; an error has them as ``trailers``.
+        since : float, optional
+            When the task was last heard of, on the clock of `time.monotonic`, where the call goes on with an earlier
+            one: its time counts from then.
 
         Returns
         -------
         callable
             Gives the call up, from any thread; `done` then gets CANCELLED, if nothing else before.
         """
-        call = _Call(self, address, task, method, request, what, done, note)
+        call = _Call(self, address, task, method, request, what, done, note, since)
         self.on_loop(call.start)
         return call.give_up
 
@@ -185,15 +163,42 @@ class Connections:
         finally:
             give_up()
 
+    def watch(self, address: str, task: str, what: str, lost: Callable[[BaseException], object]) -> Callable[[], None]:
+        """Watch a task for something that it has to do outside of a call, as open calls are watched.
+
+        Parameters
+        ----------
+        address, task, what : str
+            As of `begin`.
+        lost : callable
+            ``lost(error)``, called once when the task has stopped answering, or CANCELLED when this object is closed.
+
+        Returns
+        -------
+        callable
+            Ends it.
+        """
+        wait = _Wait(self, address, task, what, lost)
+        self.opened(wait)
+        return wait.end
+
     # Calls under way
 
-    def opened(self, call: _Call) -> None:
-        """Note a call, and begin to watch whom it waits for."""
-        self._open.setdefault(call.address, {})[call] = None
-        if call.address not in self._watches:
-            self._watch_later(call.address, call.task)
+    def opened(self, call: _Call | _Wait, goes_on: bool = False) -> None:
+        """Note a call, and begin to watch whom it waits for; one that goes on with an earlier one is not young."""
+        address = call.address
+        self._open.setdefault(address, {})[call] = None
+        watch = self._watches.get(address)
+        if watch is not None and not goes_on:
+            return
+        in_s = max(0.0, call.began + self.unresponsive_s / 3 - time.monotonic())
+        if watch is not None:
+            if watch.when() - self.loop.time() <= in_s:
+                return
+            watch.cancel()
+        self._watches[address] = self.loop.call_later(in_s, self._look, address, call.task)
 
-    def ended(self, call: _Call) -> None:
+    def ended(self, call: _Call | _Wait) -> None:
         """Forget a call."""
         calls = self._open.get(call.address)
         if calls is not None:
@@ -201,20 +206,18 @@ class Connections:
             if not calls:
                 del self._open[call.address]
 
-    def _watch_later(self, address: str, task: str) -> None:
-        """Look after a third of the time, counted from the beginning of the call that has been open longest."""
-        pause = self.unresponsive_s / 3
-        oldest = next(iter(self._open[address]))
-        age = time.monotonic() - oldest.began
-        self._watches[address] = self.loop.call_later(pause - age if age < pause else pause, self._look, address, task)
-
     def _look(self, address: str, task: str) -> None:
-        """Ask a task for its status when calls to it are open for long; end them when it does not answer."""
+        """Ask a task for its status when calls to it are open for long; end them when it does not answer.
+
+        Looks again after a third of the time, counted from the beginning of the call that has been open longest.
+        """
         del self._watches[address]
         if self.closed or address not in self._open:
             return
-        if time.monotonic() - next(iter(self._open[address])).began < self.unresponsive_s / 4:
-            self._watch_later(address, task)
+        pause = self.unresponsive_s / 3
+        age = time.monotonic() - min(call.began for call in self._open[address])
+        self._watches[address] = self.loop.call_later(pause - age if age < pause else pause, self._look, address, task)
+        if age < self.unresponsive_s / 4:
             return
         answered = False
 
@@ -238,7 +241,6 @@ class Connections:
         self._asked[address] = time.monotonic()
         late = self.loop.call_later(self.unresponsive_s * 2 / 3, lose)
         cancel = self.outgoing.start(address, _SERVICE + "GetStatus", b"", done)
-        self._watch_later(address, task)
 
     def status(self) -> tuple[Call, ...]:
         """Return what is awaited from other tasks right now, the longest first."""
@@ -266,7 +268,7 @@ class _Call:
                  "what")
 
     def __init__(self, owner: Connections, address: str, task: str, method: str, request: bytes | MessageParts,
-                 what: str, done: Answered, note: Callable[[Trailers], object] | None) -> None:
+                 what: str, done: Answered, note: Callable[[Trailers], object] | None, since: float | None) -> None:
         self.address = address
         self.task = task
         self.what = what
@@ -277,7 +279,7 @@ class _Call:
         self._note = note
         self._cancel: Callable[[], None] | None = None
         self._given_up = False
-        self.began = 0.0
+        self.began = since or 0.0
 
     def start(self) -> None:
         """Make the call."""
@@ -287,8 +289,10 @@ class _Call:
         if self._given_up or owner.closed:
             self._end(None, Cancelled("the server is stopping" if owner.closed else f"{self.what} was given up"))
             return
-        self.began = time.monotonic()
-        owner.opened(self)
+        goes_on = self.began > 0.0
+        if not goes_on:
+            self.began = time.monotonic()
+        owner.opened(self, goes_on)
         self._cancel = owner.outgoing.start(self.address, self._path, request, self._answered)
 
     def give_up(self) -> None:
@@ -299,9 +303,7 @@ class _Call:
 
     def lose(self) -> None:
         """End the call: the task does not answer."""
-        self._end(None, _lost(
-            self.task, f"{self.task} at {self.address} has not answered for {self._owner.unresponsive_s:g} s; "
-                       f"{self.what} was awaited from it for {time.monotonic() - self.began:.1f} s"))
+        self._end(None, _silent(self, self._owner.unresponsive_s))
         self._stop()
 
     def _stop(self) -> None:
@@ -334,175 +336,46 @@ class _Call:
             done(answer, error)
 
 
+class _Wait:
+    """Something that a task has to do outside of a call; see `Connections.watch`."""
+
+    __slots__ = ("_lost", "_owner", "address", "began", "task", "what")
+
+    def __init__(self, owner: Connections, address: str, task: str, what: str, lost: Callable[[BaseException], object]
+                 ) -> None:
+        self.address = address
+        self.task = task
+        self.what = what
+        self.began = time.monotonic()
+        self._owner = owner
+        self._lost: Callable[[BaseException], object] | None = lost
+
+    def end(self) -> None:
+        """Watch no longer."""
+        self._lost = None
+        self._owner.ended(self)
+
+    def give_up(self) -> None:
+        """End the wait: the server is stopping."""
+        self._tell(Cancelled("the server is stopping"))
+
+    def lose(self) -> None:
+        """End the wait: the task does not answer."""
+        self._tell(_silent(self, self._owner.unresponsive_s))
+
+    def _tell(self, error: BaseException) -> None:
+        lost = self._lost
+        self.end()
+        if lost is not None:
+            lost(error)
+
+
+def _silent(call: _Call | _Wait, unresponsive_s: float) -> Unavailable:
+    return _lost(call.task, f"{call.task} at {call.address} has not answered for {unresponsive_s:g} s; {call.what} was "
+                            f"awaited from it for {time.monotonic() - call.began:.1f} s")
+
+
 def _lost(task: str, text: str) -> Unavailable:
     error = Unavailable(text)
     error.lost_task = task  # type: ignore[attr-defined]
     return error
-
-
-class ClusterPeers:
-    """The other tasks of one cluster, as a step calls them; see `runtime.worker.exchange.Peers`.
-
-    Parameters
-    ----------
-    connections : Connections
-    cluster : ClusterSpec
-    hand_over : callable
-        Runs a callable in another thread.
-    memory_limit : int
-        What a tensor that is no view of its message may take, in bytes; 0 for no limit.
-    """
-
-    def __init__(self, connections: Connections, cluster: ClusterSpec,
-                 hand_over: Callable[[Callable[[], object]], object], memory_limit: int = 0) -> None:
-        self._connections = connections
-        self._hand_over = hand_over
-        self._memory_limit = memory_limit
-        self._apart: dict[str, float] = {}  # addresses of tasks whose shared memory is out of reach, and until when
-        self.addresses = {
-            DeviceSpec(job, 0, index).task_name: address
-            for job, tasks in cluster.jobs.items()
-            for index, address in tasks.items()
-        }
-
-    @property
-    def first_task(self) -> str:
-        """Return the cluster's first task, by job and index."""
-        return min(self.addresses, key=_order, default="")
-
-    def call(self, task: str, method: str, request: bytes, what: str, done: Answered) -> Callable[[], None]:
-        """Call a method of a task; see `Peers.call`."""
-        address = self.addresses.get(task)
-        if address is None:
-            done(None, InvalidArgument(f"{what} is to come from {task}, which is no task of this cluster: "
-                                       f"{', '.join(sorted(self.addresses))}"))
-            return _nothing
-        return self._connections.begin(address, task, method, request, what, done)
-
-    def receive(self, task: str, step_id: int, key: str, done: Received) -> Callable[[], None]:
-        """Ask a task for a tensor; see `Peers.receive`."""
-        address = self.addresses.get(task)
-        if address is None:
-            done(None, 0, False, InvalidArgument(f"the tensor {key} comes from {task}, which is no task of this "
-                                                 f"cluster: {', '.join(sorted(self.addresses))}"))
-            return _nothing
-        request = wire.RecvTensorRequest(step_id=step_id, rendezvous_key=key,
-                                         request_id=secrets.randbits(63) or 1).SerializeToString()
-        if time.monotonic() >= self._apart.get(address, 0.0):
-            request += handover.offer()
-        log = self._connections.log
-        started_us = time.time_ns() // 1000
-        receptions: list[asyncio.Task[None]] = []
-
-        def answered(answer: bytes | None, error: BaseException | None) -> None:
-            if answer is None:
-                done(None, 0, False, error)
-                return
-            began = time.perf_counter()
-            try:
-                datatype, array, is_dead, _, options, _ = scan_recv_tensor_response(answer, _LOOP_DECODE_BYTES)
-                if options is not None:
-                    parcel = handover.parcel_key(options)
-                    if parcel:
-                        receptions.append(self._connections.loop.create_task(
-                            self._receive_parcel(address, parcel, datatype, key, arrived, done)))
-                    else:
-                        self._take_elsewhere(options, datatype, arrived, done, ask_again)
-                    return
-            except ResourceExhausted:
-                self._decode_elsewhere(answer, arrived, done)
-            except Error as problem:
-                done(None, 0, False, problem)
-            else:
-                roads.count("received", Road.MESSAGE, array.nbytes, time.perf_counter() - began, 0)
-                arrived(datatype, array, is_dead)
-
-        def arrived(datatype: int, array: Any, is_dead: bool) -> None:
-            log.received(step_id, key, array.nbytes, started_us, time.time_ns() // 1000)
-            done(array, datatype, is_dead, None)
-
-        def ask_again(options: bytes, datatype: int) -> None:
-            self._apart[address] = time.monotonic() + _APART_S
-            again = wire.RecvTensorRequest(step_id=step_id, rendezvous_key=key).SerializeToString()
-            self._connections.begin(address, task, "RecvTensor", again + handover.refusal(options, datatype),
-                                    f"the tensor {key}", answered)
-
-        give_up = self._connections.begin(address, task, "RecvTensor", request, f"the tensor {key}", answered)
-
-        def stop() -> None:
-            give_up()
-            self._connections.on_loop(lambda: [reception.cancel() for reception in receptions])
-
-        return stop
-
-    async def _receive_parcel(self, address: str, parcel: str, datatype: int, key: str,
-                              arrived: Callable[[int, Any, bool], None], done: Received) -> None:
-        """Receive in a parcel what no message can hold."""
-        from runtime.transport.calls import STEP_TENSORS, Way, exchange
-        from runtime.transport.parcel import Receiver
-
-        access = self._connections.access
-        receiver = Receiver(parcel, self._memory_limit or memory_bytes(), may_share=False)
-        try:
-            await exchange(receiver, Way(address, access.tls, access.metadata, None, STEP_TENSORS), _RESUME_S)
-            array = handover.of_parcel(receiver.result(), datatype)
-        except asyncio.CancelledError:
-            done(None, 0, False, Cancelled(f"the tensor {key} was given up: {receiver.describe()}"))
-            raise
-        except Exception as error:
-            done(None, 0, False, error)
-        else:
-            arrived(datatype, array, False)
-
-    def _take_elsewhere(self, options: bytes, datatype: int, arrived: Callable[[int, Any, bool], None],
-                        done: Received, ask_again: Callable[[bytes, int], None]) -> None:
-        """Map in a thread what the sender has put into shared memory; ask for it in a message when out of reach."""
-
-        def work() -> None:
-            try:
-                array = handover.take_tensor(options, datatype)
-            except (Unavailable, NotFound) as error:
-                logger.info("shared memory of another task cannot be reached", extra={"reason": str(error)})
-                ask_again(options, datatype)
-            except Exception as error:
-                done(None, 0, False, error)
-            else:
-                arrived(datatype, array, False)
-
-        try:
-            self._hand_over(work)
-        except Error as error:
-            done(None, 0, False, error)
-
-    def _decode_elsewhere(self, answer: bytes, arrived: Callable[[int, Any, bool], None], done: Received) -> None:
-        """Decode in a thread what takes long: strings, and tensors that are no view of their message."""
-
-        def work() -> None:
-            began = time.perf_counter()
-            try:
-                with MemoryBound(self._memory_limit) as bound:
-                    try:
-                        datatype, array, is_dead, *_ = scan_recv_tensor_response(answer, self._memory_limit or None)
-                    except MemoryError:
-                        raise bound.refusal("a received tensor") or ResourceExhausted(
-                            "out of memory for a received tensor") from None
-            except Exception as error:
-                done(None, 0, False, error)
-            else:
-                roads.count("received", Road.MESSAGE, array.nbytes, time.perf_counter() - began, 1)
-                arrived(datatype, array, is_dead)
-
-        try:
-            self._hand_over(work)
-        except Error as error:
-            done(None, 0, False, error)
-
-
-def _order(task: str) -> tuple[str, int]:
-    spec = parse(task)
-    assert spec is not None
-    return spec.job or "", spec.task or 0
-
-
-def _nothing() -> None:
-    pass

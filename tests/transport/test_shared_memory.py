@@ -196,8 +196,7 @@ def test_idle_segments_are_unmapped_and_sent_again(own_pool: BufferPool) -> None
         assert (np.frombuffer(borrower.claim(address, int(lease), MIB), np.uint8) == 6).all()
 
 
-def test_a_frozen_lender_costs_time_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(borrower, "_ANSWER_TIMEOUT_S", 0.2)
+def test_a_frozen_lender_costs_time_and_nothing_else() -> None:
     with program("lending_program.py") as other:
         address, lease = other.ask(f"{MIB} 5").split()
         held = np.frombuffer(borrower.claim(address, int(lease), MIB), np.uint8)
@@ -206,7 +205,7 @@ def test_a_frozen_lender_costs_time_and_nothing_else(monkeypatch: pytest.MonkeyP
         until(lambda: ") T " in Path(f"/proc/{other.process.pid}/stat").read_text())
         try:
             with pytest.raises(Unavailable, match="timed out"):
-                borrower.claim(address, int(late), MIB)
+                borrower.claim(address, int(late), MIB, 0.2)
         finally:
             os.kill(other.process.pid, signal.SIGCONT)
         # What is held stays lent, though its connection takes no more claims.
