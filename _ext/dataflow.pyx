@@ -578,6 +578,8 @@ cdef class Dataflow(DataflowPlan):
 
     def begin(self, StepContext step):
         """Open a partial run: feeds are given, and fetches asked for, through the methods of the `DataflowRun`."""
+        if self.traced is not None and step.trace is not None:
+            return self._for_trace().begin(step)
         cdef DataflowRun run = self._new_run(step, None, False)
         run._waiters = []
         run._keep_going = True

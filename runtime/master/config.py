@@ -30,6 +30,8 @@ class SessionConfig:
         The session shares no variables or other resources with others.
     keep_unread : bool
         Nodes whose values nobody reads run all the same, as where TensorFlow's optimizer of dependencies is off.
+    keeps_repeated : bool
+        Nodes run, too, where others compute the same, as where both of TensorFlow's optimizers that merge them are off.
     """
 
     soft_placement: bool = False
@@ -38,6 +40,7 @@ class SessionConfig:
     operation_timeout_s: float = 0.0
     isolate: bool = False
     keep_unread: bool = False
+    keeps_repeated: bool = False
 
     @classmethod
     def from_proto(cls, config: Any) -> SessionConfig:
@@ -63,6 +66,11 @@ class SessionConfig:
         if config.experimental.share_session_state_in_clusterspec_propagation:
             isolate = False
         rewriting = config.graph_options.rewrite_options
+        options = config.graph_options.optimizer_options
+        merging_off = options.opt_level == wire.OptimizerOptions.L0 and not options.do_common_subexpression_elimination
+        merging_graphs_off = (
+            rewriting.disable_meta_optimizer or rewriting.common_subgraph_elimination == wire.RewriterConfig.OFF
+        )
         return cls(
             config.allow_soft_placement,
             config.log_device_placement,
@@ -70,6 +78,7 @@ class SessionConfig:
             max(0, config.operation_timeout_in_ms) / 1000.0,
             isolate,
             rewriting.disable_meta_optimizer or rewriting.dependency_optimization == wire.RewriterConfig.OFF,
+            merging_off and merging_graphs_off,
         )
 
     def admits(self, task: DeviceSpec) -> bool:

@@ -128,6 +128,7 @@ class MasterSession:
         self.graph = Graph.from_proto(graph_def, accept=self._accept)
         resources = ResourceManager(task.job_name) if config.isolate else None
         self.state = SessionState(task.devices[0], task.files, resources, step_memory_limit)
+        self.state.keeps_repeated = self.config.keeps_repeated
         owner = weakref.ref(self)  # as in CallableTable
 
         def compile_signature(signature: Signature) -> tuple[Selection, CompiledStep]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from runtime.graph.node import Node
     from runtime.ops.registry import Kernel
 
-__all__ = ["CONTROL_FLOW", "DataflowLowering"]
+__all__ = ["DataflowLowering"]
 
 _KINDS = {
     "Switch": kinds.SWITCH,
@@ -34,9 +34,6 @@ _KINDS = {
     "ControlTrigger": kinds.TRIGGER,
     "NoOp": kinds.PASS,
 }
-
-CONTROL_FLOW = frozenset(_KINDS) - {"NoOp", "ControlTrigger"}
-"""Ops that need the dataflow executor."""
 
 _LOOP_ENDS = frozenset({kinds.NEXT_ITERATION, kinds.EXIT, kinds.ENTER})
 
@@ -164,17 +161,27 @@ class DataflowLowering(Lowering):
                 return
             if kind == kinds.KERNEL:
                 assert kernel is not None
-                bound = bound or self.bind(node, kernel, numbers)
                 kind = _kind_of(kernel)
+                if kind != kinds.KERNEL:
+                    bound = bound or self.bind(node, kernel, numbers)
         elif kind == kinds.PASS and not node.control_inputs:  # a NoOp that waits for nothing
             self.define(node, ())
             return
         else:
             bound = None
         controls = self._control_edges(node.control_inputs)
+        known_numbers = numbers
         numbers = [
             self._made(source, slot, number) for (source, slot), number in zip(self.sources(node), numbers, strict=True)
         ]
+        if kind == kinds.KERNEL:
+            repeated = self.find_repeated(node, numbers)
+            if repeated is not None:
+                self._index[node] = self._owners[repeated[0]]
+                self.define(node, repeated)
+                return
+            assert kernel is not None
+            bound = bound or self.bind(node, kernel, known_numbers)
         if bound is None:
             bound = BoundKernel(
                 node,

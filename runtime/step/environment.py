@@ -44,6 +44,8 @@ class SessionState:
         How kernels reach the other members of groups; None where there is no cluster.
     step_memory_limit : int
         What the arrays of one step, or of one call of a dataset's function, may hold at once, in bytes; 0 for no limit.
+    keeps_repeated : bool
+        Every node has a kernel of its own, also where another one computes the same.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class SessionState:
         self.device = device
         self.files = files
         self.step_memory_limit = step_memory_limit
+        self.keeps_repeated = False
         self.resources = device.resources if resources is None else resources
         self.constants: dict[Node, Any] = {}
         self.functions: Functions | None = None
@@ -75,6 +78,7 @@ class SessionState:
         made = SessionState(self.device, self.files, self.resources, self.step_memory_limit, self)
         made.constants = self.constants
         made.collectives = self.collectives
+        made.keeps_repeated = self.keeps_repeated
         return made
 
     def kernel_state(self, node_name: str, op: str, create: Callable[[], _T]) -> _T:

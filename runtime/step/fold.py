@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from runtime.graph.node import Node
     from runtime.ops.registry import Kernel
 
-__all__ = ["Folding", "Hurry", "TooLong", "freeze"]
+__all__ = ["OF_FILES", "Folding", "Hurry", "TooLong", "freeze"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ _HURRIED_INPUT_BYTES = 64 << 10
 
 # No input, and yet not a constant.
 _NEVER = frozenset({"Placeholder", "PlaceholderV2", "_Arg", "FakeParam"})
-# What they say of files may change.
-_OF_FILES = frozenset({"ReadFile", "MatchingFiles", "GenerateVocabRemapping"})
+OF_FILES = frozenset({"ReadFile", "MatchingFiles", "GenerateVocabRemapping"})
+"""What these ops say of files may change."""
 
 
 class TooLong(Exception):
@@ -106,7 +106,7 @@ class Folding:
             and node.op_def is not None
             and not node.op_def.is_stateful
             and node.op not in _NEVER
-            and node.op not in _OF_FILES
+            and node.op not in OF_FILES
             and self._seconds_left > 0
             and self._bytes_left > 0
         )

@@ -14,10 +14,11 @@ from runtime._ext.executor import Dataflow, Program
 from runtime.graph.prune import order
 from runtime.ops import registry
 from runtime.step.branches import CONDITIONAL, Conditions, Irregular
-from runtime.step.dataflow import CONTROL_FLOW, DataflowLowering
+from runtime.step.dataflow import DataflowLowering
 from runtime.step.environment import GradientOf
 from runtime.step.loops import find_loops
 from runtime.step.lowering import Lowering, numpy_types
+from runtime.step.plain_ops import CONTROL_FLOW
 from runtime.step.straight import StraightLowering
 from runtime.step.units import Loop, Unit
 
@@ -311,10 +312,15 @@ def lower(
     state = functions.state
     probe = Lowering(functions, state, path, chain)
 
-    def flow(units: Sequence[Unit]) -> tuple[Dataflow, bool]:
-        flowing = DataflowLowering(functions, state, path, chain)
+    def flow(units: Sequence[Unit], shows_all: bool = False) -> tuple[Dataflow, bool]:
+        flowing = DataflowLowering(functions, state, path, chain, shows_all)
         made = flowing.flow(units, feeds, feed_types, fetches, fetch_names, adapt_feed, left_out)
+        if flowing.has_repeated:
+            made.traced = every_node
         return made, flowing.has_asynchronous
+
+    def every_node() -> Dataflow:  # a trace shows what the graph has
+        return flow(nodes, shows_all=True)[0]
 
     def straight(units: Sequence[Unit], conditions: Conditions | None = None) -> Program:
         line = StraightLowering(functions, state, path, chain)
@@ -336,7 +342,7 @@ def lower(
         executor, blocking = flow(units)
         if loops is None:
             return executor, blocking
-    executor.traced = lambda: flow(nodes)[0]  # a trace shows what the graph has
+    executor.traced = every_node
     return executor, blocking
 
 

@@ -22,6 +22,7 @@ from runtime.ops import registry
 from runtime.step.environment import KernelEnv, SessionState
 from runtime.step.fold import Folding, freeze
 from runtime.step.long_ops import cost_of
+from runtime.step.repeated import Repeated, constant_key
 from runtime.step.units import Loop, Region
 
 if TYPE_CHECKING:
@@ -73,9 +74,12 @@ class Lowering:
         Names of the calls around these nodes, each followed by ``/``.
     chain : tuple of (str, object)
         The functions being called on the way here, for recursion.
+    shows_all : bool
+        Give every node a kernel of its own, also where an earlier one computes the same: for traced steps.
     """
 
-    def __init__(self, functions: Functions, state: SessionState, path: str = "", chain: tuple[Any, ...] = ()) -> None:
+    def __init__(self, functions: Functions, state: SessionState, path: str = "", chain: tuple[Any, ...] = (),
+                 shows_all: bool = False) -> None:
         self.functions = functions
         self.state = state
         self.path = path
@@ -87,6 +91,10 @@ class Lowering:
         self.used: dict[int, int] = {}  # its number there -> its number in the executor's table
         self.constants: list[Any] = []  # the executor's table
         self.late: dict[Node, list[tuple[Node, int]]] = {}  # other sources than the graph's, see `late_reads`
+        self.has_repeated = False  # whether there are nodes without a kernel because others compute the same
+        self._repeated = None if shows_all or state.keeps_repeated else Repeated()
+        self._equal_constants: dict[tuple[Any, ...], int] = {}
+        self._fed: set[Node] = set()
         self._kernels: dict[str, registry.Kernel] = {}
         self._takes_functions: dict[str, bool] = {}
         self._on_host = state.device.xp is np
@@ -101,6 +109,7 @@ class Lowering:
 
     def add_feeds(self, feeds: Sequence[Feed]) -> None:
         """Give the fed endpoints the first numbers."""
+        self._fed.update(node for node, _ in feeds)
         for node, slot in feeds:
             known = self.values.get(node)
             if known is None:
@@ -125,10 +134,16 @@ class Lowering:
         return range(first, first + count)
 
     def add_constants(self, values: Sequence[Any]) -> list[int]:
-        """Return the numbers of new constants."""
-        first = _FIRST_CONSTANT - len(self.pool)
-        self.pool.extend(values)
-        return [first - offset for offset in range(len(values))]
+        """Return the numbers of constants; small ones that are equal have one number."""
+        return [self._add_constant(value) for value in values]
+
+    def _add_constant(self, value: Any) -> int:
+        fresh = _FIRST_CONSTANT - len(self.pool)
+        key = constant_key(value)
+        number = fresh if key is None else self._equal_constants.setdefault(key, fresh)
+        if number == fresh:
+            self.pool.append(value)
+        return number
 
     def constant(self, number: int) -> Any:
         """Return the constant of a (negative) number."""
@@ -143,6 +158,22 @@ class Lowering:
             placed = self.used[number] = _FIRST_CONSTANT - len(self.constants)
             self.constants.append(self.constant(number))
         return placed
+
+    # Nodes that compute the same.
+
+    def find_repeated(self, node: Node, numbers: Sequence[int]) -> list[int] | None:
+        """Return the values of an earlier node that computes the same; see `runtime.step.repeated`."""
+        if self._repeated is None:
+            return None
+        first = self._repeated.find(node, numbers)
+        if first is None:
+            return None
+        values = self.values.get(first)
+        # An output that is fed is not what the kernel makes; a reference is read when the node runs.
+        if values is None or not self._fed.isdisjoint((first, node)) or derefs(node, self.sources(node)) is not None:
+            return None
+        self.has_repeated = True
+        return values  # type: ignore[return-value]
 
     # Kernels.
 

@@ -96,11 +96,14 @@ class StraightLowering(Lowering):
         kept = [*wanted, *(guard[0] for found in self._guards.values() for guard in found)]
         conditioned = self._guards_of_line(self._bounds, self._outputs)
         fused = fuse(whole, kept, self.path, conditioned) if self._on_host else None
-        if fused is None:
-            return program(*whole)
-        shorter = program(*fused)
-        shorter.traced = partial(program, *whole)
-        return shorter
+        made = program(*(whole if fused is None else fused))
+        if self.has_repeated:
+            every = type(self)(self.functions, self.state, self.path, self.chain, True)
+            made.traced = partial(every.program, units, feeds, feed_types, fetches, fetch_names, adapt_feed, left_out,
+                                  conditions)
+        elif fused is not None:
+            made.traced = partial(program, *whole)
+        return made
 
     def _lower(self, node: Node) -> None:
         op = node.op
@@ -134,6 +137,10 @@ class StraightLowering(Lowering):
         known, bound = self.known_outputs(node, kernel, numbers)
         if known is not None:
             self.define(node, known)
+            return
+        repeated = self.find_repeated(node, numbers)
+        if repeated is not None and self._lives.get(repeated[0], _ALWAYS) == condition:
+            self.define(node, repeated)
             return
         assert kernel is not None
         made = self._emit(bound or self.bind(node, kernel, numbers), numbers, len(node.output_types), condition)

@@ -8,22 +8,11 @@ TensorFlow's optimizer leaves such nodes out, too.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import lru_cache
 
-from runtime.dtypes import REF_OFFSET, DataType
 from runtime.graph.node import Node
-from runtime.ops import opdef
-from runtime.step.dataflow import CONTROL_FLOW
+from runtime.step.plain_ops import holds_values, is_plain
 
 __all__ = ["unread"]
-
-# They are there for the error that they may raise, or stand for what comes from outside.
-_KEPT = frozenset({
-    "Assert", "CheckNumerics", "EnsureShape", "Placeholder", "PlaceholderV2", "PlaceholderWithDefault",
-    "PyFuncStateless", "_Arg", "_Retval",
-})
-# What names state, and is no plain value.
-_NAMES = (DataType.RESOURCE, DataType.VARIANT)
 
 
 def unread(nodes: Sequence[Node], wanted: Collection[Node]) -> set[Node]:
@@ -49,28 +38,4 @@ def unread(nodes: Sequence[Node], wanted: Collection[Node]) -> set[Node]:
 
 
 def _has_no_effect(node: Node) -> bool:
-    return (
-        node.op_def is not None and _is_plain(node.op) and _holds_values(node.input_types, node.output_types)
-    )
-
-
-@lru_cache(maxsize=4096)
-def _is_plain(op: str) -> bool:
-    """Tell whether an op does nothing but compute its outputs."""
-    definition = opdef.lookup(op)
-    return (
-        definition is not None
-        and not definition.is_stateful
-        and op not in _KEPT
-        and op not in CONTROL_FLOW
-        # The older ones name their array by a string.
-        and not op.startswith("TensorArray")
-        # The body of a function may have effects.
-        and not any(attr.kind in ("func", "list(func)") for attr in definition.attrs.values())
-    )
-
-
-@lru_cache(maxsize=4096)
-def _holds_values(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> bool:
-    """Tell whether a node of these types makes something, and all of them are plain values."""
-    return bool(outputs) and not any(kind > REF_OFFSET or kind in _NAMES for kind in (*inputs, *outputs))
+    return node.op_def is not None and is_plain(node.op) and holds_values(node.input_types, node.output_types)

@@ -111,8 +111,8 @@ def test_a_sum_of_unequal_shapes_says_which() -> None:
     maker = GraphMaker()
     maker.placeholder("x")
     maker.placeholder("y")
-    for number in range(5):
-        maker.op("Square", f"n{number}", "y" if number == 3 else "x")
+    for number, op in enumerate(("Square", "Neg", "Abs", "Square", "Tanh")):
+        maker.op(op, f"n{number}", "y" if number == 3 else "x")
     maker.op("AddN", "sum", *(f"n{number}" for number in range(5)), N=5)
     step = compiled(maker, ["x:0", "y:0"], ["sum:0"])
     assert size(step) == 1
