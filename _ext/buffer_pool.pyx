@@ -305,8 +305,8 @@ cdef class BufferPool:
         """Give idle memory back, the longest idle first, until a new one of `capacity` fits."""
         cdef Memory memory
         while self.idle_bytes and self.lent_bytes + self.idle_bytes + capacity > self.limit_bytes:
-            oldest = min((memories for memories in self._idle.values() if memories),
-                         key=_idle_since)
+            # A list, for arrays that die meanwhile come back to the dict.
+            oldest = min([memories for memories in list(self._idle.values()) if memories], key=_idle_since)
             memory = oldest.pop(0)
             self.idle_bytes -= memory.capacity
             self.num_trimmed += 1

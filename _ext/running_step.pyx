@@ -7,6 +7,7 @@ a variable or an answer meanwhile. Not counted: blocks below 4096 bytes, the byt
 
 cimport cython
 from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 
 cimport numpy as cnp
@@ -19,6 +20,8 @@ cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
 cdef extern from "numpy/arrayobject.h":
+    ctypedef struct PyDataMem_Handler:
+        pass
     object PyDataMem_GetHandler()
     object PyDataMem_SetHandler(object handler)
 
@@ -27,12 +30,14 @@ cdef extern from "array_memory.h" nogil:
     #define TRT_CURRENT trt_current_step
     #define TRT_ALL_HELD trt_memory.held
     #define TRT_ALL_LIMIT trt_memory.limit
+    #define TRT_SOURCE trt_memory.inner
     """
     enum:
         TRT_COUNTED_BYTES
     trt_step *TRT_CURRENT
     int64_t TRT_ALL_HELD
     int64_t TRT_ALL_LIMIT
+    PyDataMem_Handler *TRT_SOURCE
     trt_step *trt_new_step(int64_t limit)
     void trt_release_step(trt_step *step)
     bint trt_admit(trt_step *step, size_t bytes)
@@ -60,6 +65,7 @@ COUNTED_BYTES = TRT_COUNTED_BYTES
 """Smaller blocks are not counted."""
 
 cdef object _handler = trt_make_handler()
+cdef object _source = None
 
 if trt_turns_watch_forks():
     raise MemoryError("no memory to watch for forks")
@@ -185,6 +191,19 @@ def install_here():
     """
     if PyDataMem_GetHandler() is not _handler:
         PyDataMem_SetHandler(_handler)
+
+
+def set_source(handler):
+    """Have the blocks of arrays come from another one of numpy's handlers than its default.
+
+    Parameters
+    ----------
+    handler : capsule
+        As numpy takes it. Blocks that came from the default are given back to it.
+    """
+    global _source, TRT_SOURCE
+    TRT_SOURCE = <PyDataMem_Handler *>PyCapsule_GetPointer(handler, "mem_handler")
+    _source = handler
 
 
 def held_bytes():

@@ -64,14 +64,14 @@ def _run(options: argparse.Namespace) -> int:
 
     loop = loops.new_loop(settings.loop)
     try:
-        loops.run(loop, _serve(settings, trim=malloc_tuned, stop_at_eof=options.stop_at_eof))
+        loops.run(loop, _serve(settings, tuned=malloc_tuned, stop_at_eof=options.stop_at_eof))
     finally:
         # Not closed: gRPC may know the loop until the very end of the process, which is now.
         logging.shutdown()
     return 0
 
 
-async def _serve(settings: Settings, *, trim: bool, stop_at_eof: bool) -> None:
+async def _serve(settings: Settings, *, tuned: bool, stop_at_eof: bool) -> None:
     import signal
 
     from runtime.edge.listener import Listener
@@ -83,12 +83,16 @@ async def _serve(settings: Settings, *, trim: bool, stop_at_eof: bool) -> None:
         loop.add_signal_handler(number, signals.arrived, signal.Signals(number).name)
     if stop_at_eof:
         watch_standard_input(loop, signals)
+    if tuned and settings.cluster:
+        from runtime.transport import handover
+
+        handover.hold_arrays()
     listener = Listener(settings)
     await listener.start()
     announce(listener.target)
     gc.freeze()  # what is there now stays: no later collection has to walk it
     gc.enable()
-    trimmer = asyncio.ensure_future(_trim_when_idle(listener)) if trim else None
+    trimmer = asyncio.ensure_future(_trim_when_idle(listener)) if tuned else None
     try:
         await stopped.wait()
         stop = asyncio.ensure_future(listener.stop(settings.grace_s))

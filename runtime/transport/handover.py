@@ -18,18 +18,19 @@ import numpy as np
 from google.protobuf.message import Message
 
 from runtime import wire
+from runtime._ext import shared_arrays
 from runtime._ext.buffer_pool import Buffer
 from runtime._ext.errors import DataLoss, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from runtime.dtypes import DataType, to_numpy
 from runtime.transport import roads, segments
 from runtime.transport.borrower import ANSWER_S, claim
 from runtime.transport.lender import lender
-from runtime.transport.parcel import SHARED_BYTES, parse
+from runtime.transport.parcel import parse
 from runtime.transport.place import Place, here
 from runtime.transport.roads import Road
 
-__all__ = ["MESSAGE_BYTES", "in_parcel", "is_wanted", "lend", "lend_tensor", "of_parcel", "offer", "parcel_key",
-           "refusal", "take_back", "take_tensor", "takes_parcel"]
+__all__ = ["MESSAGE_BYTES", "hold_arrays", "in_parcel", "is_wanted", "lend", "lend_tensor", "of_parcel", "offer",
+           "parcel_key", "refusal", "take_back", "take_tensor", "takes_parcel"]
 
 Array = np.ndarray[Any, Any]
 
@@ -56,6 +57,24 @@ def offer() -> bytes:
 os.register_at_fork(after_in_child=offer.cache_clear)
 
 
+def hold_arrays() -> bool:
+    """Have large arrays that steps make from now on lie in segments, so that other tasks of this host get no copy.
+
+    For a process that is a task of a cluster and nothing else: a child that is forked would share its arrays.
+
+    Returns
+    -------
+    bool
+        False where no memory can be lent to others.
+    """
+    try:
+        lender()  # which also gives back what is idle
+    except Unavailable:
+        return False
+    shared_arrays.install(lambda nbytes: segments.pool().take(nbytes), segments.SHARED_BYTES)
+    return True
+
+
 def is_wanted(options: Any, array: Array) -> bool:
     """Tell whether a receiver should get a tensor by a segment.
 
@@ -65,14 +84,21 @@ def is_wanted(options: Any, array: Array) -> bool:
         Of the request.
     array : ndarray
     """
-    if array.nbytes < SHARED_BYTES or array.dtype.hasobject or options.type_url != _OFFER:
+    if array.nbytes < segments.SHARED_BYTES or array.dtype.hasobject or options.type_url != _OFFER:
         return False
     place = Place.of(parse(wire.runtime_v1.SharedMemoryOffer, options.value).place)
     return here().can_share_with(place) and not here().is_same_process(place)
 
 
-def lend(array: Array) -> tuple[Place, wire.runtime_v1.Lease] | None:
+def lend(array: Array, as_it_is: bool = False) -> tuple[Place, wire.runtime_v1.Lease] | None:
     """Put an array into a segment, if it does not lie in one, and lend it.
+
+    Parameters
+    ----------
+    array : ndarray
+    as_it_is : bool
+        Lend the memory of an array that a step has made, too, which the receiver must not write to then. The array is
+        not changed in place until the lease ends.
 
     Returns
     -------
@@ -80,7 +106,9 @@ def lend(array: Array) -> tuple[Place, wire.runtime_v1.Lease] | None:
         Where it is claimed, and how; None where no memory can be lent.
     """
     began = time.perf_counter()
-    buffer = segments.buffer_of(array) if array.flags.c_contiguous else None
+    buffer = None
+    if array.flags.c_contiguous:
+        buffer = segments.buffer_of(array) or (segments.block_of(array) if as_it_is else None)
     is_there = buffer is not None and buffer.nbytes == array.nbytes
     try:
         address = lender().address
@@ -97,14 +125,14 @@ def lend(array: Array) -> tuple[Place, wire.runtime_v1.Lease] | None:
 
 
 def lend_tensor(array: Array) -> bytes | None:
-    """Lend a tensor; see `lend`.
+    """Lend a tensor as it is; see `lend`.
 
     Returns
     -------
     bytes or None
         What is put behind a serialized RecvTensorResponse whose tensor is empty; None where no memory can be lent.
     """
-    found = lend(array)
+    found = lend(array, as_it_is=True)
     if found is None:
         return None
     place, lease = found
@@ -233,11 +261,14 @@ def take_back(options: Any) -> tuple[Array, int] | None:
     if options.type_url != _REFUSAL:
         return None
     message = parse(wire.runtime_v1.SharedTensorRefusal, options.value)
-    buffer = lender().revoke(message.lease)
-    if buffer is None:
+    returned = lender().revoke(message.lease)
+    if returned is None:
         raise NotFound("the tensor was lent, and the lease has ended")
+    buffer, owner = returned
     dtype = to_numpy(DataType(message.datatype))
     if math.prod(message.shape) * dtype.itemsize != buffer.nbytes:
         raise DataLoss(f"SharedTensorRefusal.shape is {list(message.shape)} of {dtype}; {buffer.nbytes} bytes "
                        "were lent")
+    if isinstance(owner, np.ndarray):  # still not to be changed in place
+        return owner.view(dtype).reshape(tuple(message.shape)), message.datatype
     return np.ndarray(tuple(message.shape), dtype, memoryview(buffer)), message.datatype

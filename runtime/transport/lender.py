@@ -133,11 +133,11 @@ class Lender:
             self._waiting[number] = _Lease(buffer, is_read_only, time.monotonic() + CLAIM_TIMEOUT_S, owner)
         return number
 
-    def revoke(self, number: int) -> Buffer | None:
-        """End a lease that nobody has claimed, and return what it held; None when there is none."""
+    def revoke(self, number: int) -> tuple[Buffer, object] | None:
+        """End a lease that nobody has claimed, and return the buffer and its owner; None when there is none."""
         with self._lock:
             lease = self._waiting.pop(number, None)
-        return None if lease is None else lease.buffer
+        return None if lease is None else (lease.buffer, lease.owner)
 
     @property
     def num_leases(self) -> int:

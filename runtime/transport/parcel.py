@@ -37,8 +37,6 @@ MAX_KEY = 1024
 _MAX_ITEMS = 1 << 20
 # So many items travel side by side: the small ones pass the large.
 _SIDE_BY_SIDE = 4
-# From here on a segment is cheaper than the stream: claiming one takes as long as copying this much.
-SHARED_BYTES = 256 << 10
 # What may be on its way: at first, and at most. It grows with every quarter that was taken, and that is given back:
 # so a long path is full of it after a few round trips, and stays so.
 FIRST_WINDOW_BYTES = 32 << 10
@@ -465,7 +463,7 @@ class Receiver:
             return _STREAM
         if here().is_same_process(place):
             return _REFERENCE
-        if nbytes >= SHARED_BYTES and place.segments and here().can_share_with(place):
+        if nbytes >= segments.SHARED_BYTES and place.segments and here().can_share_with(place):
             return _SHARED
         return _STREAM
 

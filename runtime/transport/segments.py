@@ -16,12 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from runtime._ext import shared_arrays
 from runtime._ext.buffer_pool import Buffer, BufferPool, Memory
 from runtime._ext.errors import DataLoss, ResourceExhausted
 
-__all__ = ["buffer_of", "empty", "held_bytes", "map_segment", "pool", "set_limit"]
+__all__ = ["SHARED_BYTES", "block_of", "buffer_of", "empty", "held_bytes", "map_segment", "pool", "set_limit"]
 
 Array = np.ndarray[Any, Any]
+
+SHARED_BYTES = 256 << 10
+"""From here on a segment is cheaper than a stream: claiming one takes as long as copying this much."""
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _numbers = itertools.count(1)
@@ -150,6 +154,20 @@ def empty(shape: int | tuple[int, ...], dtype: Any = np.float32, order: str = "C
         count *= size
     buffer = pool().take(count * kind.itemsize)
     return np.ndarray(sizes, kind, memoryview(buffer), order="F" if order == "F" else "C")
+
+
+def block_of(array: Array) -> Buffer | None:
+    """Return the segment that is the very block of an array which a step has made; None when it lies elsewhere.
+
+    Whoever holds the array, or a view of it, keeps its owner from changing it in place.
+    """
+    owner = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    address = array.ctypes.data
+    if owner.base is not None or owner.ctypes.data != address:
+        return None
+    return shared_arrays.buffer_at(address)
 
 
 def buffer_of(array: Array) -> Buffer | None:

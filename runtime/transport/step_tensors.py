@@ -297,8 +297,9 @@ class StepTensors:
         key = standing.key
         if key.startswith(LENT) and key not in self._kept:
             number = key.removeprefix(LENT)
-            buffer = lender().revoke(int(number)) if number.isascii() and number.isdigit() else None
-            if buffer is not None:
+            returned = lender().revoke(int(number)) if number.isascii() and number.isdigit() else None
+            if returned is not None:
+                buffer, _ = returned
                 self._keep(key, {PARCEL_ITEM: np.frombuffer(memoryview(buffer), np.uint8)})
                 return
         if key not in self._kept:

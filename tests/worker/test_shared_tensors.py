@@ -20,9 +20,9 @@ from runtime._ext.worker_codec import encode_recv_tensor_response, scan_recv_ten
 from runtime.errors import DataLoss, InvalidArgument, NotFound, Unavailable
 from runtime.transport import borrower, elsewhere, handover
 from runtime.transport.borrower import num_borrowed
-from runtime.transport.parcel import SHARED_BYTES
 from runtime.transport.place import Place, here
 from runtime.transport.roads import Totals
+from runtime.transport.segments import SHARED_BYTES
 from runtime.worker import peers
 from tests.processes import free_port, start_server
 
@@ -118,6 +118,22 @@ def test_tensors_keep_coming_right_while_segments_are_used_again(target: str) ->
             kept.append(found[1])
             assert (found[0] == 2 * turn + 1).all()
         assert all((array == 2 * turn).all() for turn, array in enumerate(kept))
+
+
+def test_a_variable_is_handed_over_as_it_is_while_it_is_updated(target: str) -> None:
+    """Each read of a variable that grows by one in every step is one of its values, all over."""
+    graph = runtime.Graph()
+    with graph.device("/job:worker"):
+        weights = graph.variable(np.zeros((512, 512), np.float32), name="weights")
+        grow = weights.assign_add(np.ones((512, 512), np.float32))
+    with graph.device("/job:master"):
+        seen = weights.read()
+        least, most = graph.reduce_min(seen), graph.reduce_max(seen)
+    with runtime.Session(target, graph) as session:
+        session.run(weights.initializer)
+        for turn in range(30):
+            low, high, _ = session.run([least, most, grow])
+            assert low == high and low in (turn, turn + 1)
 
 
 def test_a_segment_out_of_reach_is_asked_for_in_a_message(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
