@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, TypeVar
 
 from runtime.commands import lost, scheduling, transitions
 from runtime.commands.checks import (
@@ -22,8 +21,6 @@ from runtime.commands.log_records import Record
 from runtime.commands.log_streams import LogSession, follow
 from runtime.commands.logs import Logs
 from runtime.commands.model import (
-    BEGUN,
-    TERMINAL,
     Caller,
     CommandChange,
     CommandRow,
@@ -32,51 +29,16 @@ from runtime.commands.model import (
     WorkerRow,
     WorkerStatus,
 )
+from runtime.commands.pings import PingAnswer, Pings
 from runtime.commands.presence import Presence
+from runtime.commands.remarks import Remarks
+from runtime.commands.sweep import Sweep
 from runtime.errors import Aborted, Error, InvalidArgument, NotFound
 from runtime.store.commands import CommandRows, CommandStore
 
-__all__ = ["Commands", "Offer", "PingAnswer"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Commands"]
 
 _V = TypeVar("_V")
-
-MISSING_S = 10.0
-"""How long a worker that names what it has may leave out what it has begun."""
-
-# How often silent workers and forgotten offers are looked for, at most and at least.
-_LONGEST_SWEEP_S = 5.0
-_SHORTEST_SWEEP_S = 0.05
-# How often it is stored when workers were last heard of.
-_SEEN_S = 30.0
-
-
-class Offer(NamedTuple):
-    """A command that a worker is told of: to run it, or to end it when its status is CANCELLED."""
-
-    number: int
-    text: str
-    container: str
-    status: Status
-    attempt: int
-
-
-class PingAnswer(NamedTuple):
-    """What a worker is told.
-
-    Attributes
-    ----------
-    concurrency : int
-        How many commands it shall run at once.
-    offers : list of Offer
-    lost : list of int
-        Commands that it says it has, and that it does not have any more.
-    """
-
-    concurrency: int
-    offers: list[Offer]
-    lost: list[int]
 
 
 class Commands:
@@ -110,16 +72,14 @@ class Commands:
         self.now_s = now_s
         self.presence = Presence(clock)
         self.deliveries = Deliveries(rules.redelivery_s, clock)
-        self._clock = clock
+        self.clock = clock
         # Workers whose registration is being written; the writer's thread adds to it.
         self._arriving: dict[int, bool] = {}
-        # What workers have begun and do not name any more, since when.
-        self._missing: dict[int, dict[int, float]] = {}
         self._stopping = asyncio.Event()
-        self._sweeper: asyncio.Task[None] | None = None
-        self._remarks: dict[asyncio.Task[None], None] = {}
-        self._seen_stored = clock()
-        self._watchers: list[Callable[[CommandChange], None]] = [self.deliveries.changed, self._log_change]
+        self._pings = Pings(self)
+        self._sweep = Sweep(self)
+        self._remarks = Remarks(logs)
+        self._watchers: list[Callable[[CommandChange], None]] = [self.deliveries.changed, self._remarks.changed]
         store.watch(self._changed)
 
     async def start(self) -> None:
@@ -129,16 +89,18 @@ class Commands:
         """
         now_s = self.now_s()
 
-        def look(rows: CommandRows) -> tuple[list[WorkerRow], list[tuple[int, int, float]]]:
-            return rows.workers(), rows.cancelled_since(now_s - CANCEL_NOTICE_S)
+        def look(rows: CommandRows) -> tuple[list[WorkerRow], list[tuple[int, int]], list[tuple[int, int, float]]]:
+            return rows.workers(), rows.assigned(), rows.cancelled_since(now_s - CANCEL_NOTICE_S)
 
-        workers, cancelled = self.store.read(look)
+        workers, assigned, cancelled = self.store.read(look)
         for worker in workers:
             if worker.status is not WorkerStatus.INSTALLING:
                 self.presence.expect(worker.number)
+        for number, holder in assigned:
+            self.deliveries.assign(holder, number)
         for number, holder, time_s in cancelled:
             self.deliveries.notice_cancelled(holder, number, max(0.0, now_s - time_s))
-        self._sweeper = asyncio.ensure_future(self._sweep_often())
+        self._sweep.start()
 
     def drain(self) -> None:
         """Let those go who wait: they ask the next server."""
@@ -149,11 +111,8 @@ class Commands:
     async def stop(self) -> None:
         """End what goes on. The store is closed by others."""
         self.drain()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
-        if self._remarks:
-            await asyncio.wait(self._remarks)
+        await self._sweep.stop()
+        await self._remarks.finish()
         await self.logs.close()
 
     @property
@@ -259,9 +218,9 @@ class Commands:
         _check_concurrency(concurrency)
         now_s = self.now_s()
 
-        def change(rows: CommandRows) -> tuple[int, Sequence[int]]:
+        def change(rows: CommandRows) -> tuple[int, bool]:
             worker = rows.worker_named(name)
-            again: Sequence[int] = ()
+            is_anew = False
             if worker is None:
                 worker = WorkerRow(
                     0, name, WorkerStatus.READY, 1 if concurrency is None else concurrency, instance=caller.instance,
@@ -270,8 +229,9 @@ class Commands:
                 rows.insert_worker(worker)
             else:
                 # The same process may register twice: its answer was lost, say.
-                if not (caller.instance and caller.instance == worker.instance):
-                    again = lost.restarted(rows, worker, owned, self.rules, now_s)
+                is_anew = not (caller.instance and caller.instance == worker.instance)
+                if is_anew:
+                    lost.restarted(rows, worker, owned, self.rules, now_s)
                 lost.is_back(worker)
                 if worker.status is WorkerStatus.INSTALLING:
                     worker.status = WorkerStatus.READY
@@ -283,16 +243,17 @@ class Commands:
             self._arriving[worker.number] = bool(caller.instance)
             arrived.append(worker.number)
             rows.at_end(self._assign)
-            return worker.number, again
+            return worker.number, is_anew
 
         arrived: list[int] = []
         try:
-            number, again = await self.store.write(change)
+            number, is_anew = await self.store.write(change)
             self.presence.hear(number, caller.peer, bool(caller.instance))
         finally:
             for arriving in arrived:
                 self._arriving.pop(arriving, None)
-        self.deliveries.forget(again)
+        if is_anew:
+            self.deliveries.renew(number)
         return number
 
     async def ping(
@@ -314,24 +275,7 @@ class Commands:
         Aborted
             Another process has registered under its name.
         """
-        check_id(number, "worker_id")
-        self.presence.touch(number)
-        worker = self._worker_that_calls(number, caller)
-        is_new = self.presence.hear(number, caller.peer, bool(caller.instance))
-        if is_new or worker.status in (
-            WorkerStatus.OFFLINE, WorkerStatus.PAUSED_OFFLINE, WorkerStatus.FAILING_OFFLINE
-        ):
-            await self.store.write(lambda rows: self._came_back(rows, number))
-        if owned is not None:
-            await self._take_back_disowned(number, owned)
-        deadline = self._clock() + hold_s
-        while True:
-            answer = self.store.read(lambda rows: self._answer(rows, number, owned))
-            left = deadline - self._clock()
-            if answer.offers or answer.lost or left <= 0 or self._stopping.is_set():
-                return answer
-            await self.deliveries.wait(number, left)
-            self._worker_that_calls(number, caller)
+        return await self._pings.ping(number, caller, owned, hold_s)
 
     def workers(self) -> list[WorkerRow]:
         """Return all workers that are not deleted, by id."""
@@ -348,7 +292,7 @@ class Commands:
             The caller is a worker that another process has replaced.
         """
         if caller.worker:
-            self._worker_that_calls(caller.worker, caller, gone=Aborted)
+            self.worker_that_calls(caller.worker, caller, gone=Aborted)
             self.presence.touch(caller.worker)
         return LogSession(self.store, self.logs, caller)
 
@@ -365,25 +309,25 @@ class Commands:
 
     def deleted(self, number: int) -> None:
         """Forget a worker that was deleted."""
-        self._missing.pop(number, None)
+        self._pings.forget(number)
         self.presence.forget(number)
 
     def assign_soon(self, rows: CommandRows) -> None:
         """Have the group of writes that this belongs to end with an assignment."""
         rows.at_end(self._assign)
 
-    def _assign(self, rows: CommandRows) -> None:
-        scheduling.assign(rows, {**self.presence.present, **self._arriving.copy()}, self.now_s())
-
-    def _came_back(self, rows: CommandRows, number: int) -> None:
-        worker = rows.worker(number)
-        if worker is not None and lost.is_back(worker):
-            rows.update_worker(worker)
-        rows.at_end(self._assign)
-
-    def _worker_that_calls(
+    def worker_that_calls(
         self, number: int, caller: Caller, gone: type[Error] = NotFound
     ) -> WorkerRow:
+        """Return the worker that a call comes from.
+
+        Raises
+        ------
+        NotFound
+            It is not known, or was deleted; ``gone`` in its place where that is given.
+        Aborted
+            Another process has registered under its name.
+        """
         worker = self.store.read(lambda rows: rows.worker(number))
         if worker is None or worker.status is WorkerStatus.DELETED:
             self.presence.forget(number)
@@ -392,129 +336,13 @@ class Commands:
             raise Aborted(f"worker {number}: another process has registered as {worker.name!r}")
         return worker
 
-    async def _take_back_disowned(self, number: int, owned: Mapping[int, int]) -> None:
-        """Take back what a worker has not named for a while: an answer of either side was lost on the way."""
-        begun = self.store.read(lambda rows: rows.of_worker(number, BEGUN))
-        missing = [command.number for command in begun if owned.get(command.number) != command.attempt]
-        if not missing:
-            self._missing.pop(number, None)
-            return
-        now = self._clock()
-        former = self._missing.get(number, {})
-        since = self._missing[number] = {command: former.get(command, now) for command in missing}
-        # Not at once: this ping may have been under way before the command was taken.
-        gone = frozenset(command for command, time_s in since.items() if now - time_s > MISSING_S)
-        if not gone:
-            return
-        now_s = self.now_s()
-
-        def take_back(rows: CommandRows) -> None:
-            worker = rows.worker(number)
-            if worker is not None:
-                lost.disowned(rows, worker, gone, self.rules, now_s)
-                rows.at_end(self._assign)
-
-        await self.store.write(take_back)
-
-    def _answer(self, rows: CommandRows, number: int, owned: Mapping[int, int] | None) -> PingAnswer:
-        worker = rows.worker(number)
-        if worker is None or worker.status is WorkerStatus.DELETED:
-            raise NotFound(f"worker {number} is not known")
-        gone = []
-        for claimed, attempt in (owned or {}).items():
-            state = rows.state_of(claimed)
-            if state is None or state[1] != number or state[2] != attempt:
-                gone.append(claimed)
-            elif state[0] is Status.CANCELLED and claimed not in self.deliveries.cancelled(number):
-                self.deliveries.notice_cancelled(number, claimed)
-        offers = [
-            Offer(command.number, command.text, command.container, Status.ASSIGNED, command.attempt)
-            for command in rows.of_worker(number, frozenset({Status.ASSIGNED}))
-            if self.deliveries.offer(number, command.number)
-        ]
-        for row in map(rows.command, self.deliveries.cancelled(number)):
-            offers.append(Offer(row.number, row.text, row.container, Status.CANCELLED, row.attempt))
-        return PingAnswer(worker.concurrency, offers, gone)
+    def _assign(self, rows: CommandRows) -> None:
+        scheduling.assign(rows, {**self.presence.present, **self._arriving.copy()}, self.now_s())
 
     def _changed(self, changes: list[Any]) -> None:
         for change in changes:
             for watcher in self._watchers:
                 watcher(change)
-
-    def _log_change(self, change: CommandChange) -> None:
-        if change.after in TERMINAL:
-            self.logs.wake(change.number)
-        begins = change.after is Status.PENDING and change.before not in (
-            None, Status.PENDING, Status.ASSIGNED, Status.SUSPENDED
-        )
-        if change.remark or begins:
-            task = asyncio.ensure_future(self._remark(change, begins))
-            self._remarks[task] = None
-            task.add_done_callback(lambda done: self._remarks.pop(done, None))
-
-    async def _remark(self, change: CommandChange, begins: bool) -> None:
-        # Until the line is there a follower takes the output as incomplete.
-        with self.logs.sending(change.number):
-            try:
-                if change.remark:
-                    attempt = change.attempt - 1 if begins else change.attempt
-                    await self.logs.remark(change.number, change.remark, attempt)
-                if begins:
-                    await self.logs.begin_attempt(change.number, change.attempt)
-            except Error as error:
-                logger.warning(
-                    "a line is missing in a command's output", extra={"command": change.number, "reason": error.message}
-                )
-
-    # Beside the calls
-
-    async def _sweep_often(self) -> None:
-        rules = self.rules
-        period = min(_LONGEST_SWEEP_S, rules.offline_s / 4, rules.redelivery_s / 4, rules.evict_s / 4)
-        while True:
-            await asyncio.sleep(max(_SHORTEST_SWEEP_S, period))
-            try:
-                await self.sweep()
-            except Error as error:
-                logger.warning("workers could not be looked after", extra={"reason": error.message})
-
-    async def sweep(self) -> None:
-        """Take from workers what they have fallen silent with, and hand out what is left lying."""
-        rules, now_s = self.rules, self.now_s()
-        silent = self.presence.silent(rules.offline_s)
-        evicted = frozenset(self.presence.silent(rules.evict_s))
-        for number in silent:
-            self.presence.leave(number)
-        unconfirmed = self.deliveries.unconfirmed()
-        for _, number in unconfirmed:
-            # It was in vain with this one: others come first, until it pings again.
-            self.presence.leave(number)
-        seen: dict[int, float] = {}
-        if self._clock() - self._seen_stored > _SEEN_S:
-            self._seen_stored = self._clock()
-            seen = {number: now_s - self.presence.silence(number) for number in self.presence.present}
-
-        def look_after(rows: CommandRows) -> None:
-            for number in silent:
-                worker = rows.worker(number)
-                if worker is None or worker.status is WorkerStatus.DELETED:
-                    continue
-                if lost.went_offline(rows, worker, now_s):
-                    logger.warning("a worker is silent", extra={"worker": worker.name, "seconds": rules.offline_s})
-                if number in evicted:
-                    why = f"worker {worker.name} was silent for more than {rules.evict_s:g} s"
-                    for command in lost.give_up(rows, worker, rules, now_s, why):
-                        logger.warning("a worker lost a task", extra={"worker": worker.name, "task": command.number})
-            lost.reclaim(rows, unconfirmed, now_s)
-            for number, time_s in seen.items():
-                rows.see_worker(number, time_s)
-            rows.at_end(self._assign)
-
-        if silent or unconfirmed or seen or self.store.read(lambda rows: rows.has_pending()):
-            await self.store.write(look_after)
-        for number in evicted:
-            # It has nothing left to lose, and need not be looked at before it calls again.
-            self.presence.give_up(number)
 
 
 def _check_concurrency(concurrency: int | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from runtime.commands.model import HELD, TERMINAL, CommandChange, Status
@@ -17,13 +17,15 @@ CANCEL_NOTICE_S = 60.0
 
 @dataclass(slots=True)
 class _Offer:
-    worker: int
     first: float
     last: float
 
 
 class Deliveries:
     """Offers and notices, in memory: after a restart of the server what is assigned is offered again.
+
+    What is assigned is known here from the changes themselves, in their order: the store may show one that was not told
+    yet, and an offer that was made for it could not be told from one for the assignment before it.
 
     Parameters
     ----------
@@ -36,31 +38,46 @@ class Deliveries:
     def __init__(self, period_s: float, clock: Callable[[], float]) -> None:
         self._period_s = period_s
         self._clock = clock
-        self._offers: dict[int, _Offer] = {}
+        # By worker, what is assigned to it; None: and was not offered yet.
+        self._assigned: dict[int, dict[int, _Offer | None]] = {}
         self._cancelled: dict[int, dict[int, float]] = {}
         self._waiting: dict[int, set[asyncio.Event]] = {}
 
-    def offer(self, worker: int, number: int) -> bool:
-        """Return whether an assigned command is to be told to its worker now, and note that it is."""
-        now = self._clock()
-        offer = self._offers.get(number)
-        if offer is None or offer.worker != worker:
-            self._offers[number] = _Offer(worker, now, now)
-            return True
-        if now - offer.last < self._period_s:
-            return False
-        offer.last = now
-        return True
+    def assign(self, worker: int, number: int) -> None:
+        """Have a command offered to a worker."""
+        self._assigned.setdefault(worker, {})[number] = None
 
-    def forget(self, numbers: Iterable[int]) -> None:
-        """Let commands be offered at once: their worker begins anew."""
-        for number in numbers:
-            self._offers.pop(number, None)
+    def due(self, worker: int) -> list[int]:
+        """Return the commands that are assigned to a worker and are to be told to it now."""
+        assigned = self._assigned.get(worker)
+        if not assigned:
+            return []
+        latest = self._clock() - self._period_s
+        return [number for number, offer in assigned.items() if offer is None or offer.last <= latest]
+
+    def offered(self, worker: int, number: int) -> None:
+        """Note that a worker is told of a command."""
+        now = self._clock()
+        offer = self._assigned[worker][number]
+        if offer is None:
+            self._assigned[worker][number] = _Offer(now, now)
+        else:
+            offer.last = now
+
+    def renew(self, worker: int) -> None:
+        """Let all that is assigned to a worker be offered at once: it begins anew."""
+        for number in self._assigned.get(worker, ()):
+            self._assigned[worker][number] = None
 
     def unconfirmed(self) -> list[tuple[int, int]]:
         """Return commands, with their workers, that were offered for all periods in vain."""
         limit = self._clock() - OFFERS * self._period_s
-        return [(number, offer.worker) for number, offer in self._offers.items() if offer.first <= limit]
+        return [
+            (number, worker)
+            for worker, assigned in self._assigned.items()
+            for number, offer in assigned.items()
+            if offer is not None and offer.first <= limit
+        ]
 
     def cancelled(self, worker: int) -> list[int]:
         """Return the commands of a worker that were cancelled while it had them and that it has not confirmed."""
@@ -85,12 +102,15 @@ class Deliveries:
     def changed(self, change: CommandChange) -> None:
         """Take note of a change of status."""
         number = change.number
+        if change.before is Status.ASSIGNED:
+            assigned = self._assigned.get(change.former_worker, {})
+            assigned.pop(number, None)
+            if not assigned:
+                self._assigned.pop(change.former_worker, None)
         if change.after is Status.ASSIGNED:
-            self._offers.pop(number, None)
+            self.assign(change.worker, number)
             self._wake(change.worker)
             return
-        if change.before is Status.ASSIGNED:
-            self._offers.pop(number, None)
         if change.after is Status.CANCELLED and change.before in HELD and change.former_worker:
             # What was never told needs no notice, but whether it was is not known for sure.
             self.notice_cancelled(change.former_worker, number)

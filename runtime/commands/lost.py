@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 
 from runtime.commands import transitions
 from runtime.commands.model import BEGUN, CommandRow, Rules, Status, WorkerRow, WorkerStatus
@@ -62,19 +62,12 @@ def give_up(rows: CommandRows, worker: WorkerRow, rules: Rules, now_s: float, wh
 
 def restarted(
     rows: CommandRows, worker: WorkerRow, owned: Mapping[int, int] | None, rules: Rules, now_s: float
-) -> Sequence[int]:
-    """Take note that a worker's process is a new one: what it had begun is lost, except what it says it still has.
-
-    Returns
-    -------
-    sequence of int
-        What is assigned to it and is to be offered at once.
-    """
+) -> None:
+    """Take note that a worker's process is a new one: what it had begun is lost, except what it says it still has."""
     for command in rows.of_worker(worker.number, BEGUN):
         if owned is None or owned.get(command.number) != command.attempt:
             why = f"worker {worker.name} started anew and does not have this task any more"
             _retry(rows, command, rules.on_restart == "requeue", rules, now_s, why)
-    return [command.number for command in rows.of_worker(worker.number, frozenset({Status.ASSIGNED}))]
 
 
 def disowned(rows: CommandRows, worker: WorkerRow, numbers: Container[int], rules: Rules, now_s: float) -> None:

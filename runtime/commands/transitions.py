@@ -169,8 +169,7 @@ def move(
 
 def _has_lost(rows: CommandRows, command: CommandRow, caller: Caller) -> bool:
     """Return whether a worker that names itself is not, or not any more, the one that has a command."""
-    worker = rows.worker(caller.worker)
-    if worker is None or worker.instance != caller.instance:
+    if rows.instance_of(caller.worker) != caller.instance:
         return True
     return command.worker != caller.worker or (caller.attempt != 0 and caller.attempt != command.attempt)
 

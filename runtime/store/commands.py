@@ -83,6 +83,10 @@ class CommandRows(Transaction, Protocol):
         """Return how many slots are taken, for workers of whom some are."""
         ...
 
+    def assigned(self) -> list[tuple[int, int]]:
+        """Return number and worker of commands that are ASSIGNED."""
+        ...
+
     def cancelled_since(self, time_s: float) -> list[tuple[int, int, float]]:
         """Return number, worker and time of commands that were cancelled after a time while a worker had them."""
         ...
@@ -109,6 +113,10 @@ class CommandRows(Transaction, Protocol):
 
     def worker(self, number: int) -> WorkerRow | None:
         """Return a worker, a deleted one too, or None."""
+        ...
+
+    def instance_of(self, number: int) -> str | None:
+        """Return what tells a worker's process from others of its name; None if there is no such worker."""
         ...
 
     def worker_named(self, name: str) -> WorkerRow | None:

@@ -56,6 +56,7 @@ _WORKER = (
 _JOB = "number, worker, action, state, tries, due, created, modified, cause"
 _HELD = "status IN ('A', 'C', 'D', 'O', 'R', 'U', 'V')"
 _STATUS = {str(status): status for status in Status}
+_WORKER_STATUS = {str(status): status for status in WorkerStatus}
 
 
 class CommandTables(Tables):
@@ -68,6 +69,9 @@ class CommandTables(Tables):
         super().__init__(connection, epoch)
         self._execute = connection.execute
         self._at_end: Callable[[CommandRows], None] | None = None
+        # Read at every assignment and changed rarely. Only the writer, which has an epoch, knows of all changes.
+        self._keeps_workers = epoch > 0
+        self._ready_workers: list[tuple[int, int, int]] | None = None
 
     def at_end(self, work: Callable[[CommandRows], None]) -> None:
         """See `runtime.store.commands.CommandRows`."""
@@ -83,7 +87,13 @@ class CommandTables(Tables):
     def discard(self) -> None:
         """See `Tables.discard`."""
         self._at_end = None
+        self._ready_workers = None
         super().discard()
+
+    def drop(self) -> None:
+        """See `Tables.drop`."""
+        self._ready_workers = None
+        super().drop()
 
     # Commands
 
@@ -174,6 +184,10 @@ class CommandTables(Tables):
             )
         )
 
+    def assigned(self) -> list[tuple[int, int]]:
+        """See `runtime.store.commands.CommandRows`."""
+        return self._execute("SELECT number, worker FROM commands WHERE status = 'A' ORDER BY number").fetchall()
+
     def cancelled_since(self, time_s: float) -> list[tuple[int, int, float]]:
         """See `runtime.store.commands.CommandRows`."""
         return self._execute(
@@ -222,11 +236,17 @@ class CommandTables(Tables):
         )
         assert cursor.lastrowid is not None
         worker.number = cursor.lastrowid
+        self._ready_workers = None
 
     def worker(self, number: int) -> WorkerRow | None:
         """See `runtime.store.commands.CommandRows`."""
         row = self._execute(f"SELECT {_WORKER} FROM command_workers WHERE number = ?", (number,)).fetchone()
         return None if row is None else _worker(row)
+
+    def instance_of(self, number: int) -> str | None:
+        """See `runtime.store.commands.CommandRows`."""
+        row = self._execute("SELECT instance FROM command_workers WHERE number = ?", (number,)).fetchone()
+        return None if row is None else row[0]
 
     def worker_named(self, name: str) -> WorkerRow | None:
         """See `runtime.store.commands.CommandRows`."""
@@ -240,6 +260,7 @@ class CommandTables(Tables):
         columns = ", ".join(f"{column} = ?" for column in _WORKER.split(", ")[1:])
         values = (*_worker_values(worker), worker.number)
         self._execute(f"UPDATE command_workers SET {columns} WHERE number = ?", values)
+        self._ready_workers = None
 
     def see_worker(self, number: int, time_s: float) -> None:
         """See `runtime.store.commands.CommandRows`."""
@@ -256,9 +277,11 @@ class CommandTables(Tables):
 
     def ready_workers(self) -> list[tuple[int, int, int]]:
         """See `runtime.store.commands.CommandRows`."""
-        return self._execute(
-            "SELECT number, concurrency, prefetch FROM command_workers WHERE status = 'R' ORDER BY number"
-        ).fetchall()
+        if self._ready_workers is None or not self._keeps_workers:
+            self._ready_workers = self._execute(
+                "SELECT number, concurrency, prefetch FROM command_workers WHERE status = 'R' ORDER BY number"
+            ).fetchall()
+        return self._ready_workers
 
     def num_managed(self) -> int:
         """See `runtime.store.commands.CommandRows`."""
@@ -310,7 +333,7 @@ def _command(row: Sequence[Any]) -> CommandRow:
 
 def _worker(row: Sequence[Any]) -> WorkerRow:
     worker = WorkerRow(*row)
-    worker.status = WorkerStatus(row[2])
+    worker.status = _WORKER_STATUS[row[2]]
     return worker
 
 

@@ -20,6 +20,7 @@ import pytest
 import runtime
 from runtime.edge import tokens
 from runtime.errors import FailedPrecondition
+from runtime.store import failpoints
 from tests.commands import fake_provider
 from tests.commands.agents import agent, marked
 from tests.commands.fake_provider import FakeProvider
@@ -175,6 +176,23 @@ def test_10_redelivery(tmp_path: Path) -> None:
         assert taken == [(task, "A")]
 
 
+def test_10_what_is_stored_and_not_told_yet_is_offered_once(queue: Queue) -> None:
+    worker = queue.register("w", 1)
+    assert queue.ping(worker) == []
+    # The assignment can be read for so long before anybody here hears of it.
+    failpoints.set_failpoint("store.commit.after", "delay:0.3")
+    try:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            submitting = pool.submit(queue.submit)
+            listed = []
+            while not submitting.done():
+                listed += queue.ping(worker)
+            listed += queue.ping(worker)
+    finally:
+        failpoints.clear()
+    assert listed == [(submitting.result(), "A")]
+
+
 def test_11_spread_over_workers(queue: Queue) -> None:
     workers = [queue.register(name, 4) for name in ("one", "two")]
     tasks = {queue.submit() for _ in range(4)}
@@ -305,7 +323,7 @@ def test_18_what_the_new_process_still_has_stays(queue: Queue) -> None:
 
 
 def test_18_what_a_worker_does_not_name_any_more_is_lost(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.commands.commands.MISSING_S", 0.3)
+    monkeypatch.setattr("runtime.commands.pings.MISSING_S", 0.3)
     worker = queue.register("w", 2, x_tq_worker_instance="i")
     named, missing = queue.submit(), queue.submit()
     queue.ping(worker, x_tq_worker_instance="i")
