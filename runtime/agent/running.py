@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -104,6 +105,7 @@ class RunningCommand:
         self._giving_up = giving_up
         self._is_stopped = False
         self._ending = asyncio.Event()
+        self._exit = _Exit()
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self._asked_at = 0.0
@@ -143,11 +145,15 @@ class RunningCommand:
         except Error as error:
             # The agent ends while the server is away: the next agent reports it.
             logger.warning("a task is left for the next start", extra={"task": self.number, "reason": error.message})
+        finally:
+            self._exit.close()
 
     async def _run(self) -> None:
         folder = self.folder
-        if folder.supervisor() is not None:
+        supervisor = folder.supervisor()
+        if supervisor is not None:
             # A former agent has started it.
+            self._exit.watch(supervisor.pid)
             self._slots.take_now()
             try:
                 if folder.result() is None:
@@ -165,6 +171,8 @@ class RunningCommand:
                 try:
                     await self._report("R")
                     self._process = folder.start()
+                    if self._process is not None:
+                        self._exit.watch(self._process.pid)
                     self._started_at = time.monotonic()
                     failpoints.hit("agent.started")
                     await self._send_output()
@@ -271,7 +279,11 @@ class RunningCommand:
 
     async def _until_ended(self) -> None:
         while not await self.is_over():
-            await asyncio.sleep(_LONGEST_LOOK_S)
+            await self.wait_for_exit(_LONGEST_LOOK_S)
+
+    async def wait_for_exit(self, seconds: float) -> None:
+        """Wait until the supervisor has ended, so long at most; less when that cannot be waited for any more."""
+        await self._exit.wait(seconds)
 
     def _end(self) -> None:
         self._ending.set()
@@ -283,6 +295,42 @@ class RunningCommand:
         if self._ending.is_set() and time.monotonic() - self._asked_at > _ASK_AGAIN_S:
             self._asked_at = time.monotonic()
             self.folder.ask_to_end()
+
+
+class _Exit:
+    """The end of one process, waited for without looking."""
+
+    def __init__(self) -> None:
+        self._ended = asyncio.Event()
+        self._handle: int | None = None
+
+    def watch(self, pid: int) -> None:
+        """Begin; of a process that is not there any more, nothing is told."""
+        try:
+            self._handle = os.pidfd_open(pid)
+        except OSError:
+            return
+        asyncio.get_running_loop().add_reader(self._handle, self._tell)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for the end, so long at most. It is told once: what is left to do then is for looking."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        except TimeoutError:
+            pass
+        self._ended.clear()
+
+    def close(self) -> None:
+        """Stop."""
+        if self._handle is not None:
+            asyncio.get_running_loop().remove_reader(self._handle)
+            os.close(self._handle)
+            self._handle = None
+
+    def _tell(self) -> None:
+        self._ended.set()
+        self.close()
 
 
 class _Segment:
@@ -326,7 +374,7 @@ class _Segment:
                 self.is_last = True
                 return
             else:
-                await asyncio.sleep(look_s)
+                await command.wait_for_exit(look_s)
                 look_s = min(look_s * 1.5, _LONGEST_LOOK_S)
 
 
