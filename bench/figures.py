@@ -32,8 +32,8 @@ def draw(folder: Path) -> list[Path]:
     goals = [item for item in read_reached(folder) if item.goal.unit != "ns"]
     if goals:
         made.append(_save(_goals(goals), folder / "goals.png"))
-    for subject, picture in (("codec", _codec), ("executor", _executor), ("training", _training),
-                             ("transport", _transport)):
+    for subject, picture in (("codec", _codec), ("commands", _commands), ("executor", _executor),
+                             ("training", _training), ("transport", _transport)):
         path = folder / f"{subject}.json"
         if path.exists():
             made.append(_save(picture(json.loads(path.read_text())), folder / f"{subject}.png"))
@@ -90,6 +90,26 @@ def _codec(result: dict[str, Any]) -> Figure:
         axes.set(xscale="log", yscale="log", xlabel="bytes", ylabel="median, us", title=f"{operation.title()} float32")
         if rows:
             axes.legend()
+    return figure
+
+
+def _commands(result: dict[str, Any]) -> Figure:
+    """Submissions by more and more callers, and what shell commands take beside others."""
+    figure, (left, right) = _new(11, 4.2, columns=2)
+    rows = [row for row in result["rows"] if row["case"].startswith("submit[")]
+    for place, row in enumerate(rows):
+        left.bar(place, row["rate"], color=PEER if row["case"].endswith("grpc") else OURS)
+        left.plot([place, place], [min(row["rates"]), max(row["rates"])], color="black", linewidth=1)
+    left.set_xticks(range(len(rows)), [row["case"].replace(" ", "\n") for row in rows], fontsize="small")
+    left.set(ylabel="commands a second", title="Submitted, each on disk before its answer")
+    shells = [row for row in result["rows"] if row["case"].startswith("shell ")]
+    for shift, (who, colour) in enumerate((("ours", OURS), ("ray", PEER), ("dask", "#fdae6b"), ("pool", PLAIN))):
+        times = [row["servers"][who]["us"] / 1e3 for row in shells]
+        right.bar([place + 0.2 * shift for place in range(len(shells))], times, 0.19, color=colour, label=who)
+    right.set_xticks([place + 0.3 for place in range(len(shells))], [row["case"] for row in shells])
+    right.set(yscale="log", ylabel="ms a command", title="Shell commands on two workers")
+    if shells:
+        right.legend()
     return figure
 
 

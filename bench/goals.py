@@ -84,6 +84,15 @@ def _time_of_road(row: dict[str, Any]) -> tuple[float, float, float, float, floa
     return row["p10_us"] / 1e3, float("nan"), row["p10_us"] / 1e3, min(parts), max(parts)
 
 
+def _time_of_submission(row: dict[str, Any]) -> tuple[float, float, float, float, float]:
+    times = [1e6 / rate for rate in row["rates"]]
+    return 1e6 / row["rate"], float("nan"), 1e6 / row["rate"], min(times), max(times)
+
+
+def _latest_arrival(row: dict[str, Any]) -> tuple[float, float, float, float, float]:
+    return row["p99_ms"], float("nan"), row["p99_ms"], row["p50_ms"], row["p99_ms"]
+
+
 def _codec_time(row: dict[str, Any]) -> tuple[float, float, float, float, float]:
     ours, theirs = row["ours"], row.get("tensorflow", {"best_us": float("nan")})
     return ours["best_us"], theirs["best_us"], ours["best_us"], ours["best_us"], ours["median_us"]
@@ -120,6 +129,8 @@ GOALS = (
     Goal("decode 1 MiB, us", "codec", "decode[1 MiB]", _codec_time, "us", 0.7, 0.4),
     Goal("encode 1 MiB, beside a copy", "codec", "encode[1 MiB]", _codec_copies, "us", 1.15, 1.03),
     Goal("encode 64 MiB, beside a copy", "codec", "encode[64 MiB]", _codec_copies, "us", 1.15, 1.03),
+    Goal("submit a command, 128 callers, us", "commands", "submit[128]", _time_of_submission, "us", 200, 100),
+    Goal("command to an idle worker, p99, ms", "commands", "assign", _latest_arrival, "ms", 25, 10),
     Goal("MLP slow-down beside two busy processes", "training", "mlp-busy", _slow_down, "ms", 1.3, 1.0),
 )
 

@@ -67,6 +67,9 @@ def _results(folder: Path) -> None:
     (folder / "executor.json").write_text(json.dumps({"rows": executor}))
     roads = [{"case": f"{size} {road}", "road": road, "nbytes": size, "p10_us": size / 10 + 1,
               "p10_parts_us": [size / 9, size / 10]} for road in ("stream", "tcp") for size in (100, 1000)]
+    queue = [{"case": "submit[128]", "rate": 10_000.0, "rates": [8_000.0, 10_000.0]},
+             {"case": "shell round trip", "servers": {who: {"us": 1.0} for who in ("ours", "ray", "dask", "pool")}}]
+    (folder / "commands.json").write_text(json.dumps({"rows": queue}))
     pull = {**_row("RecvTensor[64 MiB]", [8.0], [80.0]), "nbytes": 64 << 20}
     (folder / "transport.json").write_text(json.dumps({"rows": [*roads, pull]}))
 
@@ -74,20 +77,22 @@ def _results(folder: Path) -> None:
 def test_goals_are_read_from_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _results(tmp_path)
     reached = {item.goal.case: item for item in read_reached(tmp_path)}
-    assert list(reached) == ["chain[1000]", "mlp", "RecvTensor[64 MiB]", "mlp-busy"]
+    assert list(reached) == ["chain[1000]", "mlp", "RecvTensor[64 MiB]", "submit[128]", "mlp-busy"]
     assert (reached["RecvTensor[64 MiB]"].figure, reached["RecvTensor[64 MiB]"].holds) == (0.1, True)
     assert (reached["mlp"].ours, reached["mlp"].figure, reached["mlp"].holds) == (2.0, 0.5, True)
     assert (reached["chain[1000]"].low, reached["chain[1000]"].high) == (20.0, 30.0)
+    assert (reached["submit[128]"].figure, reached["submit[128]"].high) == (100.0, 125.0)
     assert (reached["mlp-busy"].figure, reached["mlp-busy"].holds) == (2.0, False)
     print_reached(list(reached.values()))
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[-1] for line in lines[-4:]] == ["25", "0.50", "0.04", "missed"]
+    assert [line.split()[-1] for line in lines[-5:]] == ["25", "0.50", "0.04", "100", "missed"]
 
 
 def test_every_goal_names_a_case_that_is_measured() -> None:
     from runtime.bench import (
         bench_cluster,
         bench_codec,
+        bench_commands,
         bench_executor,
         bench_steps,
         bench_training,
@@ -97,6 +102,7 @@ def test_every_goal_names_a_case_that_is_measured() -> None:
     cases = {"steps": bench_steps.CASES, "training": bench_training.CASES,
              "cluster": [f"{case} {name}" for case in bench_cluster.CASES for name in bench_cluster.CLUSTERS],
              "executor": [name for name, *_ in bench_executor.cases()], "transport": bench_transport.cases(),
+             "commands": bench_commands.cases(),
              "codec": [f"{operation}[{bench_codec._size(nbytes)}]" for operation in ("encode", "decode")
                        for nbytes in bench_codec.SIZES]}
     assert all(goal.case in cases[goal.subject] for goal in GOALS)
@@ -109,7 +115,8 @@ def test_results_are_drawn(tmp_path: Path) -> None:
 
     _results(tmp_path)
     made = draw(tmp_path)
-    assert [path.name for path in made] == ["goals.png", "executor.png", "training.png", "transport.png"]
+    subjects = ["goals", "commands", "executor", "training", "transport"]
+    assert [path.name for path in made] == [f"{subject}.png" for subject in subjects]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in made)
 
 
