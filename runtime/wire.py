@@ -46,6 +46,7 @@ PLANES: dict[str, str] = {
     "runtime.v1.StepTensors": "graph",
     "runtime.v1.Parcels": "stream",
     "runtime.v1.Workers": "task",
+    "runtime.v1.TaskBatches": "task",
     "ArmoniK.api.grpc.v1.Submitter": "task",
     "ArmoniK.api.grpc.v1.Worker": "task",
     "armonik.api.grpc.v1.submitter.Submitter": "task",

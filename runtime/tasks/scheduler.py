@@ -17,7 +17,7 @@ from runtime.objects.value import Value
 from runtime.store.tasks import TaskTables
 from runtime.tasks import cancellation, transitions
 from runtime.tasks.leases import Lease, LeasedTask
-from runtime.tasks.model import ResultStatus, TaskRow, TaskStatus
+from runtime.tasks.model import ResultStatus, TaskRow
 
 if TYPE_CHECKING:
     from runtime.tasks.tasks import Tasks
@@ -163,18 +163,15 @@ class Scheduler:
             shares = _deal(chosen, requests)
             found: list[tuple[_Request, list[Lease]]] = []
             for request, rows in shares:
-                leases = [self._dispatch(tables, row, request.owner, now_s) for row in rows]
-                found.append((request, leases))
+                transitions.dispatch_all(tables, rows, request.owner)
+                found.append((request, [self._lease(tables, row) for row in rows]))
             tables.before_commit(lambda: self._hand_out(found, bool(ended)))
             tables.after_rollback(lambda: self._lose(found))
 
         write = self._tasks.store.write(take)
         write.add_done_callback(self._asked)
 
-    def _dispatch(self, tables: TaskTables, row: TaskRow, owner: str, now_s: float) -> Lease:
-        row.owner = owner
-        row.fence = tables.number()
-        transitions.move_task(tables, row, TaskStatus.DISPATCHED, now_s=now_s)
+    def _lease(self, tables: TaskTables, row: TaskRow) -> Lease:
         spec = tables.spec(row.spec)
         task = LeasedTask(
             row.id,
@@ -186,7 +183,7 @@ class Scheduler:
             spec.payload,
             _inputs(tables, row.session, spec.dependencies) if spec.dependencies else {},
         )
-        return Lease(self._tasks, row.number, row.session, row.fence, owner, task)
+        return Lease(self._tasks, row.number, row.session, row.fence, row.owner, task)
 
     def _hand_out(self, found: Sequence[tuple[_Request, list[Lease]]], has_passed_over: bool) -> None:
         self._asking = False

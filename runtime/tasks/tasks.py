@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from runtime.errors import Error, InvalidArgument, NotFound
+from runtime.errors import Error, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from runtime.objects.objects import ObjectStore, ValueWriter
 from runtime.objects.value import UnusedObject, Value
 from runtime.store.tasks import TaskStore, TaskTables
@@ -28,7 +29,7 @@ from runtime.tasks.model import (
     TaskRow,
     TaskStatus,
 )
-from runtime.tasks.outcomes import Outcomes
+from runtime.tasks.outcomes import Outcome, Outcomes
 from runtime.tasks.scheduler import Scheduler
 from runtime.tasks.transitions import TaskChange
 from runtime.tasks.waiting import Waiting
@@ -553,6 +554,80 @@ class Tasks:
 
         return await self._end(lease, succeed, held)
 
+    def succeed_all(self, ended: Iterable[tuple[Lease, Mapping[str, Value]]]) -> asyncio.Future[None]:
+        """Record the success of many attempts with one write; see `Lease.succeed`.
+
+        Parameters
+        ----------
+        ended : iterable of (Lease, mapping of str to Value)
+            Values have no objects. What is recorded of leases that are lost is nothing.
+        """
+        mine = []
+        for lease, values in ended:
+            if not lease.is_ended and not lease.is_lost:
+                lease.is_ended = True
+                self.leases.remove(lease)
+                mine.append((lease, values))
+        now_s = self.now_s()
+
+        def write(tables: TaskTables) -> TaskStatus:
+            simple: list[transitions.Completion] = []
+            lost: list[Lease] = []
+            standing = tables.standing([lease.number for lease, _ in mine])
+            for lease, values in mine:
+                fence, status = standing[lease.number]
+                task = lease.task
+                if fence == lease.fence and status in RUNNING and _is_simple(lease, values):
+                    ((key, value),) = values.items()
+                    started_s = now_s if lease.started_s is None else lease.started_s
+                    simple.append(
+                        transitions.Completion(
+                            lease.session_number, lease.number, task.id, status, started_s, key, value
+                        )
+                    )
+                    continue
+                try:
+                    self._write_success(tables, lease, values, now_s)
+                except LeaseLost:
+                    lost.append(lease)
+            if simple:
+                completion.succeed_simply(tables, simple, now_s)
+            if lost:
+                tables.after_commit(lambda: self._lose_all(lost))
+            return TaskStatus.COMPLETED
+
+        return asyncio.ensure_future(self._record_all(write, mine, now_s))
+
+    async def _record_all(
+        self, write: Outcome, ended: Sequence[tuple[Lease, Mapping[str, Value]]], now_s: float
+    ) -> None:
+        try:
+            await self._outcomes.write(write)
+        except (Unavailable, ResourceExhausted):
+            raise  # the server stops
+        except Exception:
+            # One of them is at fault; the others are written without it.
+            if len(ended) == 1:
+                raise
+            for lease, values in ended:
+                self._in_background(
+                    self._outcomes.write(
+                        functools.partial(self._write_success, lease=lease, values=values, now_s=now_s)
+                    )
+                )
+
+    def _write_success(
+        self, tables: TaskTables, lease: Lease, values: Mapping[str, Value], now_s: float
+    ) -> TaskStatus:
+        def succeed(tables: TaskTables, task: TaskRow, now_s: float) -> None:
+            completion.succeed(tables, task, values, now_s, has_subtasks=lease.has_subtasks)
+
+        return _end_leased(tables, lease, succeed, now_s)
+
+    def _lose_all(self, leases: Iterable[Lease]) -> None:
+        for lease in leases:
+            self.lose(lease)
+
     async def report_error(self, lease: Lease, text: str) -> TaskStatus:
         """See `Lease.report_error`."""
         return await self._end(lease, lambda tables, task, now_s: completion.end_with_error(tables, task, text, now_s))
@@ -609,18 +684,8 @@ class Tasks:
         self.leases.remove(lease)
         now_s = self.now_s()
 
-        def write(tables: TaskTables) -> TaskStatus:
-            task = _leased(tables, lease)
-            if task.status is TaskStatus.CANCELING:
-                cancellation.end_canceling(tables, task, now_s)
-            else:
-                if task.status is TaskStatus.DISPATCHED and lease.started_s is not None:
-                    transitions.began(task, lease.started_s)
-                end(tables, task, now_s)
-            return task.status
-
         try:
-            return await self._outcomes.write(write, held)
+            return await self._outcomes.write(lambda tables: _end_leased(tables, lease, end, now_s), held)
         except LeaseLost:
             self.lose(lease)
             raise
@@ -740,6 +805,32 @@ def _leased(tables: TaskTables, lease: Lease) -> TaskRow:
     if task.fence != lease.fence or (task.status not in RUNNING and task.status is not TaskStatus.CANCELING):
         raise LeaseLost(f"task {lease.task.id!r}: the lease of agent {lease.owner!r} has ended")
     return task
+
+
+def _end_leased(
+    tables: TaskTables, lease: Lease, end: Callable[[TaskTables, TaskRow, float], None], now_s: float
+) -> TaskStatus:
+    task = _leased(tables, lease)
+    if task.status is TaskStatus.CANCELING:
+        cancellation.end_canceling(tables, task, now_s)
+    else:
+        if task.status is TaskStatus.DISPATCHED and lease.started_s is not None:
+            transitions.began(task, lease.started_s)
+        end(tables, task, now_s)
+    return task.status
+
+
+def _is_simple(lease: Lease, values: Mapping[str, Value]) -> bool:
+    """Return whether an attempt has made its only result, and nothing else is to be seen to."""
+    task = lease.task
+    keys = task.expected_keys
+    return (
+        task.attempt == 0
+        and not lease.has_subtasks
+        and task.payload.ref is None
+        and len(values) == len(keys) == 1
+        and keys[0] in values
+    )
 
 
 def _release(tables: TaskTables, task: TaskRow, now_s: float) -> None:

@@ -27,9 +27,13 @@ __all__ = [
     "ResultChange",
     "SessionChange",
     "TaskChange",
+    "Completion",
+    "Completions",
     "add_results",
     "add_tasks",
     "began",
+    "complete_all",
+    "dispatch_all",
     "hand_over",
     "move_result",
     "move_session",
@@ -75,6 +79,24 @@ class SessionChange(NamedTuple):
 
     number: int
     after: SessionStatus
+
+
+class Completion(NamedTuple):
+    """A running task that has made its only result: what the store has of it, and the result."""
+
+    session: int
+    number: int
+    id: str
+    before: TaskStatus
+    started_s: float
+    key: str
+    value: Value
+
+
+class Completions(NamedTuple):
+    """Tasks are COMPLETED, each with its result: noted for the plane's watcher in place of two changes for each."""
+
+    done: Sequence[Completion]
 
 
 def add_tasks(tables: TaskTables, tasks: Sequence[TaskRow]) -> None:
@@ -142,6 +164,52 @@ def move_task(tables: TaskTables, task: TaskRow, *path: TaskStatus, now_s: float
     tables.count(task.session, before, -1)
     tables.count(task.session, status, 1)
     tables.note(TaskChange(task.session, task.number, task.id, before, status, task.is_ready, task.next != 0))
+
+
+def dispatch_all(tables: TaskTables, tasks: Sequence[TaskRow], owner: str) -> None:
+    """Make SUBMITTED tasks DISPATCHED, under fences that nobody has had.
+
+    Raises
+    ------
+    Internal
+        If one is not SUBMITTED.
+    """
+    numbers: dict[int, int] = {}
+    for task in tasks:
+        _check(task, task.status, _T.DISPATCHED)
+        task.status, task.owner, task.fence = _T.DISPATCHED, owner, tables.number()
+        numbers[task.session] = numbers.get(task.session, 0) + 1
+        tables.note(TaskChange(task.session, task.number, task.id, _T.SUBMITTED, _T.DISPATCHED, False, task.next != 0))
+    tables.own_tasks(_T.DISPATCHED, owner, [(task.fence, task.number) for task in tasks])
+    for session, number in numbers.items():
+        tables.count(session, _T.SUBMITTED, -number)
+        tables.count(session, _T.DISPATCHED, number)
+
+
+def complete_all(tables: TaskTables, done: Sequence[Completion], now_s: float) -> None:
+    """Make DISPATCHED and PROCESSING first attempts COMPLETED, with results that they own and that have no objects.
+
+    Raises
+    ------
+    Internal
+        If one is in another status, or a result is another's, or there already; then nothing may be committed.
+    """
+    numbers: dict[tuple[int, TaskStatus], int] = {}
+    for one in done:
+        if one.before is not _T.DISPATCHED and one.before is not _T.PROCESSING:
+            raise Internal(f"task {one.id}: {one.before.name} does not become COMPLETED")
+        at = (one.session, one.before)
+        numbers[at] = numbers.get(at, 0) + 1
+    tables.end_tasks(_T.COMPLETED, [(one.started_s, now_s, one.number) for one in done])
+    filled = tables.fill_results(
+        ResultStatus.COMPLETED, [(one.session, one.key, one.number, one.value) for one in done]
+    )
+    if filled != len(done):
+        raise Internal(f"{len(done) - filled} of {len(done)} results are not those of their tasks any more")
+    for (session, before), number in numbers.items():
+        tables.count(session, before, -number)
+        tables.count(session, _T.COMPLETED, number)
+    tables.note(Completions(done))
 
 
 def began(task: TaskRow, started_s: float) -> None:

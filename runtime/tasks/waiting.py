@@ -14,7 +14,7 @@ from runtime.errors import Error, NotFound, Unavailable
 from runtime.store.tasks import TaskStore, TaskTables
 from runtime.tasks.filters import TaskFilter
 from runtime.tasks.model import ENDED_BADLY, TERMINAL, ResultStatus, TaskStatus
-from runtime.tasks.transitions import ResultChange, TaskChange
+from runtime.tasks.transitions import Completion, Completions, ResultChange, TaskChange
 
 __all__ = ["Collector", "Waiting"]
 
@@ -375,12 +375,30 @@ class Waiting:
                 if groups:
                     for group in tuple(groups):
                         group.consider(change)
+            elif isinstance(change, Completions):
+                self._notify_completions(change.done)
             elif isinstance(change, ResultChange):
                 for future in self._by_key.get((change.session, change.key), ()):
                     if not future.done():
                         future.set_result(None)
                 for collector in self._collectors.get(change.session, ()):
                     collector.settle(change.key)
+
+    def _notify_completions(self, done: Iterable[Completion]) -> None:
+        by_task, by_key, collectors = self._by_task, self._by_key, self._collectors
+        if by_task or by_key or self._by_session or self.in_thread:
+            self.notify(
+                part
+                for one in done
+                for part in (
+                    TaskChange(one.session, one.number, one.id, one.before, TaskStatus.COMPLETED, False, False),
+                    ResultChange(one.session, one.key, ResultStatus.COMPLETED),
+                )
+            )
+            return
+        for one in done:
+            for collector in collectors.get(one.session, ()):
+                collector.settle(one.key)
 
     def close(self) -> None:
         """Let everybody go with UNAVAILABLE."""

@@ -68,7 +68,7 @@ class WorkersService:
             raise PermissionDenied(f"hello.endpoint: {endpoint} is a socket here, and the worker is elsewhere")
         agents = await self._agents()
         owner = object()
-        agent = await agents.add(endpoint, hello.name, hello.concurrency, owner)
+        agent = await agents.add(endpoint, hello.name, hello.concurrency, owner, hello.takes_batches)
         try:
             yield _WELCOME
             drained = asyncio.ensure_future(self._draining.wait())

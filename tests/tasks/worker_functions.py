@@ -106,11 +106,22 @@ class Words:
         return str(os.getpid()).encode()
 
     @staticmethod
+    def sleep(task: Task, seconds: str) -> bytes:
+        time.sleep(float(seconds))
+        return b"slept"
+
+    @staticmethod
     def wait(task: Task, path: str) -> bytes:
         with open(f"{path}.began", "w") as file:
             file.write("began")
         wait_for(path)
         return b"waited"
+
+
+@worker
+def zeros(payload: bytes) -> bytes:
+    """Return as many bytes as the payload says."""
+    return bytes(int(payload))
 
 
 @worker

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
+from runtime.objects.value import Value
 from runtime.store.sqlite.object_tables import ObjectTables, value_columns, value_of
 from runtime.store.tasks import Exists, TaskSelection
 from runtime.tasks.model import (
@@ -299,6 +300,33 @@ class SqliteTaskTables(ObjectTables):
             (row.owner, int(row.status), *value_columns(row.value), row.session, row.key),
         )
 
+    def standing(self, numbers: Sequence[int]) -> dict[int, tuple[int, TaskStatus]]:
+        found: dict[int, tuple[int, TaskStatus]] = {}
+        for start in range(0, len(numbers), _MANY):
+            some = numbers[start : start + _MANY]
+            query = f"SELECT number, fence, status FROM tasks WHERE number IN ({_marks(some)})"
+            for number, fence, status in self._execute(query, some).fetchall():
+                found[number] = fence, _TASK_STATUS[status]
+        return found
+
+    def end_tasks(self, status: TaskStatus, rows: Sequence[tuple[float | None, float, int]]) -> None:
+        self._many(
+            f"UPDATE tasks SET status = {int(status)}, owner = '', started = ?, ended = ? WHERE number = ?", rows
+        )
+
+    def own_tasks(self, status: TaskStatus, owner: str, rows: Sequence[tuple[int, int]]) -> None:
+        self._many(
+            f"UPDATE tasks SET status = {int(status)}, owner = ?, started = NULL, fence = ? WHERE number = ?",
+            [(owner, fence, number) for fence, number in rows],
+        )
+
+    def fill_results(self, status: ResultStatus, rows: Sequence[tuple[int, str, int, Value]]) -> int:
+        return self._many(
+            f"UPDATE results SET status = {int(status)}, data = ?, digest = ?, size = ?, crc = ?"
+            " WHERE session = ? AND key = ? AND owner = ? AND status = 1",
+            [(*value_columns(value), session, key, owner) for session, key, owner, value in rows],
+        ).rowcount
+
     def staged_children(self, parent: int) -> list[TaskRow]:
         query = (
             f"SELECT {_TASK} FROM specs JOIN tasks ON tasks.number = specs.number"
@@ -310,6 +338,9 @@ class SqliteTaskTables(ObjectTables):
 
     def add_waiting(self, rows: Iterable[tuple[int, str, int]]) -> None:
         self._many("INSERT INTO waiting VALUES (?, ?, ?)", rows)
+
+    def has_waiting(self, session: int) -> bool:
+        return self._execute("SELECT 1 FROM waiting WHERE session = ? LIMIT 1", (session,)).fetchone() is not None
 
     def take_waiting(self, session: int, key: str) -> list[int]:
         query = "SELECT task FROM waiting WHERE session = ? AND key = ?"

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from runtime.errors import Error
+from runtime.errors import Error, Unavailable
 from runtime.tasks.agents.attempt import Attempt, End
+from runtime.tasks.agents.batched_call import BatchedCall
+from runtime.tasks.agents.batches import BatchStream, is_batchable
 from runtime.tasks.agents.endpoint import Endpoint
 from runtime.tasks.agents.link import WorkerLink
-from runtime.tasks.leases import Lease
+from runtime.tasks.leases import Lease, LeaseLost
 from runtime.tasks.model import FailureKind
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class Agent:
     resources : Resources
     releases : dict of int to int
         See `runtime.tasks.agents.attempt.Attempt`.
+    suspects : dict of int to None, or None
+        See `runtime.tasks.agents.batches.BatchStream`; None for a worker that takes no batches.
     check_s : float
         Seconds between two health checks of an idle worker, and at most between those of one that is not well.
 
@@ -74,6 +78,7 @@ class Agent:
         supply: Supply,
         resources: Resources,
         releases: dict[int, int],
+        suspects: dict[int, None] | None,
         check_s: float,
     ) -> None:
         self.endpoint = endpoint
@@ -96,25 +101,41 @@ class Agent:
         self._running: dict[Attempt, None] = {}
         self._outcomes: dict[asyncio.Future[Any], None] = {}
         self._acquiring: dict[asyncio.Task[Lease], None] = {}
+        self._stream: BatchStream | None = None
+        self._is_batching = False
+        self._refuses_batches = False
+        self._changed = asyncio.Event()
+        self._alone: dict[asyncio.Task[None], None] = {}
         self._watch = asyncio.ensure_future(self._keep_watch())
-        self._runners = [asyncio.ensure_future(self._run()) for _ in range(concurrency)]
+        if suspects is None:
+            self._runners = [asyncio.ensure_future(self._run()) for _ in range(concurrency)]
+        else:
+            self._suspects = suspects
+            self._runners = [asyncio.ensure_future(self._feed())]
 
     @property
     def state(self) -> str:
         """See the class."""
         if self._leaving:
             return "leaving"
-        if self._running:
+        if self._is_busy:
             return "busy"
         return "ready" if self._is_usable else self._trouble
 
     @property
     def running(self) -> list[str]:
         """Ids of the attempts that run here."""
-        return [attempt.lease.task.id for attempt in self._running]
+        found = [attempt.lease.task.id for attempt in self._running]
+        return found if self._stream is None else found + self._stream.running
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._running) or bool(self._stream)
 
     def renew(self) -> None:
         """Give a sign of life for every attempt."""
+        if self._stream is not None:
+            self._stream.renew()
         for attempt in self._running:
             lease = attempt.lease
             if not lease.is_ended and not lease.is_lost:
@@ -125,10 +146,13 @@ class Agent:
         if not self._leaving:
             self._leaving = True
             self._go.set()
+            self._changed.set()
             self._stop_acquiring()
 
     def release(self) -> None:
         """Give back what runs."""
+        if self._stream is not None:
+            self._stream.release()
         for attempt in list(self._running):
             attempt.release()
 
@@ -175,7 +199,7 @@ class Agent:
         while True:
             self._kicked.clear()
             # A worker that does one thing at a time could not answer while it runs a task.
-            if not self._running or not self._link.is_up:
+            if not self._is_busy or not self._link.is_up:
                 trouble = await self._link.check(_CHECK_TIMEOUT_S)
                 if self._kicked.is_set() and not trouble:
                     continue  # something has happened since it answered
@@ -213,6 +237,134 @@ class Agent:
             if end is End.NO_SPACE:
                 await asyncio.sleep(_DISK_PAUSE_S)
 
+    async def _feed(self) -> None:
+        """Give a worker that takes batches as many tasks as it will run soon."""
+        while not self._leaving:
+            await self._go.wait()
+            if not self._is_usable or self._leaving:
+                continue
+            self._changed.clear()
+            room = self._room()
+            if room <= 0:
+                await self._changed.wait()
+                continue
+            leases = self._supply.take_some(room)
+            if not leases:
+                lease = await self._acquire()
+                if lease is None:
+                    continue
+                leases = [lease, *self._supply.take_some(room - 1)]
+            await self._give(leases)
+        while self._is_busy or self._alone:
+            self._changed.clear()
+            await self._changed.wait()
+        if self._stream is not None:
+            self._stream.close()
+
+    def _room(self) -> int:
+        """Return how many tasks the worker can be given now."""
+        room = self.concurrency - len(self._alone)
+        if room <= 0 or self._refuses_batches:
+            return room
+        stream = self._stream
+        if stream is None or stream.is_over:
+            try:
+                stream = self._stream = BatchStream(
+                    self._tasks, self._link.run_batches(), self.concurrency, self._suspects, self
+                )
+            except Unavailable:
+                self._suspect()
+                return 0
+        return stream.room()
+
+    async def _give(self, leases: list[Lease]) -> None:
+        """Send small tasks together, and run each other one by a call of Process."""
+        stream = None if self._refuses_batches else self._stream
+        small: list[Lease] = []
+        back: list[Lease] = []
+        for lease in leases:
+            if stream is not None and is_batchable(lease):
+                small.append(lease)
+            elif len(self._alone) < self.concurrency:
+                self._begin_alone(self._run_alone(lease))
+            else:
+                back.append(lease)
+        if small and stream is not None and stream.is_over:
+            back, small = leases, []
+        if back:
+            self._supply.put_back(back)
+        if small and stream is not None:
+            with contextlib.suppress(Error):  # what ends the stream is told to its listener, which sees to its tasks
+                await stream.give(small)
+                self._batch_works()
+
+    async def _run_alone(self, lease: Lease, call: BatchedCall | None = None, began: float = 0.0) -> None:
+        end = await self._attempt(lease, call, began)
+        if end is not End.CLEAN:
+            self._suspect()
+        if end is End.NO_SPACE:
+            await asyncio.sleep(_DISK_PAUSE_S)
+
+    def _begin_alone(self, work: Coroutine[Any, Any, None]) -> None:
+        alone = asyncio.ensure_future(work)
+        self._alone[alone] = None
+        alone.add_done_callback(self._alone_done)
+
+    def _alone_done(self, alone: asyncio.Task[None]) -> None:
+        self._alone.pop(alone, None)
+        if not alone.cancelled() and (error := alone.exception()) is not None:
+            logger.error("an attempt failed inside of its agent", exc_info=error)
+        self.batch_changed()
+
+    # For the stream; see `BatchOwner`
+
+    def batch_changed(self) -> None:
+        """Look whether there is room, or nothing left."""
+        self._changed.set()
+        self._batch_works()
+        if not self._is_busy and not self._is_usable:
+            self._kicked.set()  # now it can be asked how it is
+
+    def _batch_works(self) -> None:
+        is_batching = bool(self._stream)
+        if is_batching is not self._is_batching:
+            self._is_batching = is_batching
+            self._supply.work(self.concurrency if is_batching else -self.concurrency)
+
+    def batch_ended(self, number: int, num_failed: int, seconds: float) -> None:
+        """Count tasks."""
+        self.num_ended += number
+        self.num_failed += num_failed
+        if number and seconds:
+            self._supply.took(seconds / number, number)
+
+    def batch_returned(self, leases: list[Lease]) -> None:
+        """Let others have tasks."""
+        self._supply.put_back(leases)
+
+    def batch_talks(self, lease: Lease, call: BatchedCall, began: float) -> None:
+        """Answer what a task asks for."""
+        self._begin_alone(self._run_alone(lease, call, began))
+
+    def batches_refused(self) -> None:
+        """Drive the worker by Process alone."""
+        logger.warning("a worker has no TaskBatches, although it said so", extra={"endpoint": str(self.endpoint)})
+        self._refuses_batches = True
+
+    def batch_is_suspect(self) -> None:
+        """Ask the worker before it gets the next task."""
+        self._suspect()
+
+    def batch_records(self, outcome: asyncio.Future[Any]) -> None:
+        """See to it that an outcome is on disk when the worker has left."""
+        self._outcomes[outcome] = None
+        outcome.add_done_callback(self._recorded)
+
+    def _recorded(self, outcome: asyncio.Future[Any]) -> None:
+        self._outcomes.pop(outcome, None)
+        if not outcome.cancelled() and (error := outcome.exception()) is not None and not isinstance(error, LeaseLost):
+            logger.error("the outcome of a task is not recorded: %s", error)
+
     async def _acquire(self) -> Lease | None:
         """Return the lease of the next task; None when the agent is to look around before it goes on."""
         acquire = asyncio.ensure_future(self._supply.next())
@@ -237,13 +389,13 @@ class Agent:
         for acquire in self._acquiring:
             acquire.cancel()
 
-    async def _attempt(self, lease: Lease) -> End:
+    async def _attempt(self, lease: Lease, call: BatchedCall | None = None, began_there: float = 0.0) -> End:
         attempt = Attempt(self._tasks, lease, self._link, self._resources, self._releases)
         self._running[attempt] = None
-        self._supply.began()
+        self._supply.work(1)
         began = asyncio.get_running_loop().time()
         try:
-            return await attempt.run()
+            return await attempt.run(call, began_there)
         except Exception as error:
             logger.exception("an attempt failed inside of its agent", extra={"task": lease.task.id})
             if not lease.is_ended and not lease.is_lost:
@@ -251,7 +403,8 @@ class Agent:
             return End.DIRTY
         finally:
             del self._running[attempt]
-            self._supply.ended(asyncio.get_running_loop().time() - began)
+            self._supply.work(-1)
+            self._supply.took(asyncio.get_running_loop().time() - began)
             if attempt.outcome is not None and not attempt.outcome.done():
                 self._outcomes[attempt.outcome] = None
                 attempt.outcome.add_done_callback(lambda outcome: self._outcomes.pop(outcome, None))

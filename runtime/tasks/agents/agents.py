@@ -58,6 +58,7 @@ class Agents:
         self._removing: dict[Endpoint, asyncio.Future[None]] = {}
         self._progress: dict[str, Progress] = {}
         self._releases: dict[int, int] = {}
+        self._suspects: dict[int, None] = {}
         self._supply = Supply(tasks)
         self._closed = False
         self._pulse: asyncio.TimerHandle | None = None
@@ -70,7 +71,14 @@ class Agents:
         """Return every agent, and whether its worker came by itself."""
         return [(agent, self._owners.get(endpoint) is not None) for endpoint, agent in self._agents.items()]
 
-    async def add(self, endpoint: Endpoint, name: str = "", concurrency: int = 0, owner: object = None) -> Agent:
+    async def add(
+        self,
+        endpoint: Endpoint,
+        name: str = "",
+        concurrency: int = 0,
+        owner: object = None,
+        takes_batches: bool = False,
+    ) -> Agent:
         """Feed the worker at an endpoint from now on.
 
         Parameters
@@ -81,6 +89,8 @@ class Agents:
             Tasks that it runs at a time; 0 means 1.
         owner : object, optional
             Who has to ask for the removal; a worker that comes again takes its endpoint over from its former self.
+        takes_batches : bool
+            Whether it serves TaskBatches.
 
         Raises
         ------
@@ -105,7 +115,7 @@ class Agents:
             return found
         agent = Agent(
             self._tasks, endpoint, name or str(endpoint), concurrency or 1, self._access, self._supply,
-            self._resources, self._releases, self._check_s,
+            self._resources, self._releases, self._suspects if takes_batches else None, self._check_s,
         )
         self._agents[endpoint] = agent
         self._owners[endpoint] = owner

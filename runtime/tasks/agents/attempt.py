@@ -11,7 +11,7 @@ import contextlib
 import enum
 import logging
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -25,7 +25,6 @@ from runtime.tasks.leases import Lease, LeaseLost
 from runtime.tasks.model import FailureKind
 
 if TYPE_CHECKING:
-    from runtime._ext.http2_client_stream import StreamCall
     from runtime.tasks.agents.link import WorkerLink
     from runtime.tasks.agents.resources import Resources
     from runtime.tasks.tasks import Tasks
@@ -61,6 +60,17 @@ class End(enum.Enum):
     """The disk takes nothing now; the task went back to the queue."""
 
 
+class ProcessCall(Protocol):
+    """A call of Process: a `StreamCall`, or a part of a stream of tasks."""
+
+    @property
+    def is_done(self) -> bool: ...
+    async def receive(self) -> bytes | None: ...
+    async def send(self, message: bytes) -> None: ...
+    def done_sending(self) -> None: ...
+    def cancel(self) -> None: ...
+
+
 class Attempt:
     """One attempt of a task on one worker.
 
@@ -91,7 +101,7 @@ class Attempt:
         self._link = link
         self._resources = resources
         self._chunk_bytes = tasks.limits.chunk_bytes
-        self._call: StreamCall | None = None
+        self._call: ProcessCall | None = None
         self._requests = Requests(tasks, lease, self._chunk_bytes)
         self._sending = asyncio.Lock()
         self._sender: asyncio.Task[None] | None = None
@@ -104,26 +114,37 @@ class Attempt:
         self._released = False
         self._output_seen = False
 
-    async def run(self) -> End:
-        """Run the attempt; its outcome is being recorded when this returns."""
+    async def run(self, call: ProcessCall | None = None, began: float = 0.0) -> End:
+        """Run the attempt; its outcome is being recorded when this returns.
+
+        Parameters
+        ----------
+        call : ProcessCall, optional
+            Of a worker that has the input already and runs the task, since ``began`` of the loop's time; None: a new
+            call of Process.
+        """
         lease = self.lease
         timer: asyncio.TimerHandle | None = None
+        given: Input | None = None
         try:
-            given = input_of(lease)
-            if self._released:
-                await self._end(lease.release())
-                return End.CLEAN
-            seconds = lease.task.options.max_duration_s
-            try:
-                self._call = call = self._link.process(seconds)
-            except Unavailable:
-                await self._end(lease.release())
-                return End.DIRTY
             loop = asyncio.get_running_loop()
-            began = loop.time()
+            seconds = lease.task.options.max_duration_s
+            if call is None:
+                given = input_of(lease)
+                if self._released:
+                    await self._end(lease.release())
+                    return End.CLEAN
+                try:
+                    call = self._link.process(seconds)
+                except Unavailable:
+                    await self._end(lease.release())
+                    return End.DIRTY
+                began = loop.time()
+            self._call = call
             lease.on_interrupt = call.cancel
-            timer = loop.call_later(seconds, self._expire)
-            await lease.start()
+            timer = loop.call_at(began + seconds, self._expire)
+            if lease.started_s is None:
+                await lease.start()
             try:
                 output = await self._converse(call, given)
             except Error as error:
@@ -151,7 +172,7 @@ class Attempt:
 
     # What is said
 
-    async def _converse(self, call: StreamCall, given: Input) -> wire.armonik.Output:
+    async def _converse(self, call: ProcessCall, given: Input | None) -> wire.armonik.Output:
         """Send the input, take what comes, and return the worker's output.
 
         Raises
@@ -163,7 +184,9 @@ class Attempt:
         """
         if self.lease.interrupted.is_set():
             call.cancel()
-        if given.size <= _SMALL_BYTES:
+        if given is None:
+            pass
+        elif given.size <= _SMALL_BYTES:
             await self._send_input(call, given)
         else:
             self._sender = asyncio.ensure_future(self._send_large_input(call, given))
@@ -196,12 +219,12 @@ class Attempt:
                 await self._room.acquire()
                 self._in_background(self._answer(kind, reply.request_id, getattr(reply, kind).key))
 
-    async def _send_input(self, call: StreamCall, given: Input) -> None:
+    async def _send_input(self, call: ProcessCall, given: Input) -> None:
         async with contextlib.aclosing(compute_messages(self.lease, given, self._chunk_bytes)) as parts:  # type: ignore[type-var]
             async for part in parts:
                 await call.send(part)
 
-    async def _send_large_input(self, call: StreamCall, given: Input) -> None:
+    async def _send_large_input(self, call: ProcessCall, given: Input) -> None:
         async with self._sending:
             try:
                 await self._send_input(call, given)
@@ -302,7 +325,7 @@ class Attempt:
 
     # The end
 
-    async def _answered(self, call: StreamCall, output: wire.armonik.Output) -> End:
+    async def _answered(self, call: ProcessCall, output: wire.armonik.Output) -> End:
         """Record the worker's answer, and let its call end."""
         for answer in self._answers:
             answer.cancel()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["WorkerLink"]
 
 _PROCESS = Method("/ArmoniK.api.grpc.v1.Worker/Process", True, True, None)
+_RUN = Method("/runtime.v1.TaskBatches/Run", True, True, None)
 _HEALTH_CHECK = Method("/ArmoniK.api.grpc.v1.Worker/HealthCheck", False, False, None)
 _CONNECT_S = 5.0
 
@@ -84,6 +85,12 @@ class WorkerLink:
         if self._connection is None:
             raise Unavailable("there is no connection to the worker")
         return start_stream(self._connection, _PROCESS, timeout_s)
+
+    def run_batches(self) -> StreamCall:
+        """Start a call of TaskBatches.Run; raises as `process`."""
+        if self._connection is None:
+            raise Unavailable("there is no connection to the worker")
+        return start_stream(self._connection, _RUN)
 
     def close(self) -> None:
         """End the connection with every call on it."""

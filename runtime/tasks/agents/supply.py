@@ -9,6 +9,7 @@ taken them for a moment: who is next is decided when a worker is free, as far as
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ __all__ = ["Supply"]
 
 # Leases are kept for so many seconds of work at the present rate.
 _AHEAD_S = 0.03
-_MAX_AHEAD = 256
+_MAX_AHEAD = 1024
 # A lease that nobody has taken for so long goes back.
 _STALE_S = 0.1
 # The weight of the latest task in the mean duration of tasks.
@@ -60,6 +61,25 @@ class Supply:
         self._refill()
         return lease
 
+    def take_some(self, limit: int) -> list[Lease]:
+        """Return leases of the next tasks that are kept ready, up to ``limit``."""
+        number = min(limit, len(self._ready))
+        if number <= 0:
+            return []
+        self._taken += number
+        leases = [self._pop() for _ in range(number)]
+        self._refill()
+        return leases
+
+    def put_back(self, leases: list[Lease]) -> None:
+        """Take leases back that were taken: those who wait have them, or the queue."""
+        left = deque(lease for lease in leases if not lease.is_lost and not lease.is_ended)
+        while left and self._waiting and not self._closed:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(left.popleft())
+        self._tasks.give_back(left)
+
     async def next(self) -> Lease:
         """Wait for the next task, and return its lease; cancelling loses nothing.
 
@@ -84,14 +104,13 @@ class Supply:
                 self._acquiring.cancel()  # nobody wants what would come
             raise
 
-    def began(self) -> None:
-        """Note that an attempt begins."""
-        self._num_running += 1
+    def work(self, change: int) -> None:
+        """Note that so many more tasks run at a time."""
+        self._num_running += change
 
-    def ended(self, seconds: float) -> None:
-        """Note how long an attempt took."""
-        self._num_running -= 1
-        self._mean_s += (seconds - self._mean_s) * _WEIGHT
+    def took(self, seconds: float, number: int = 1) -> None:
+        """Note how long attempts took: each so many seconds, in the mean."""
+        self._mean_s += (seconds - self._mean_s) * (1 - (1 - _WEIGHT) ** number)
         if seconds > self._mean_s:
             self._mean_s = max(self._mean_s, seconds / 4)  # long tasks are noticed at once
 
@@ -154,7 +173,7 @@ class Supply:
             if not future.done():
                 future.set_result(lease)
                 return
-        lease.on_interrupt = lambda: self._interrupted(lease)
+        lease.on_interrupt = functools.partial(self._interrupted, lease)
         self._ready.append(lease)
         if self._stale is None:
             self._taken = 0

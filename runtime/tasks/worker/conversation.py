@@ -65,16 +65,23 @@ class Conversation:
         ProcessRequests.
     send : callable
         Sends a ProcessReply; returns when it has left.
+    chunk_bytes : int
+        Most bytes of a chunk, unless the input says otherwise.
     """
 
-    def __init__(self, incoming: AsyncIterator[bytes], send: Callable[[bytes], Awaitable[object]]) -> None:
+    def __init__(
+        self,
+        incoming: AsyncIterator[bytes],
+        send: Callable[[bytes], Awaitable[object]],
+        chunk_bytes: int = _CHUNK_BYTES,
+    ) -> None:
         self._incoming = incoming
         self._send = send
         self._sending = asyncio.Lock()
         self._numbers = itertools.count()
         self._awaited: dict[str, _Awaited] = {}
         self._listener: asyncio.Task[None] | None = None
-        self._chunk_bytes = _CHUNK_BYTES
+        self._chunk_bytes = chunk_bytes
 
     async def read_input(self) -> Input:
         """Return the compute part.

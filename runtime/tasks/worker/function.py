@@ -35,6 +35,8 @@ class Worker:
         Whether payload, dependencies and results are named arrays.
     is_async : bool
         Whether the function is a coroutine.
+    is_plain : bool
+        Whether it needs nothing of its task but the payload: `run_plain` will do.
     """
 
     def __init__(self, function: Callable[..., Any], is_arrays: bool) -> None:
@@ -48,6 +50,7 @@ class Worker:
         parameters = inspect.signature(function).parameters
         self._takes_task = TASK in parameters
         self._others = [name for name in parameters if name != TASK]
+        self.is_plain = not (is_arrays or self._takes_task or self.is_async)
         if not is_arrays and len(self._others) > 1:
             raise InvalidArgument(
                 f"worker {self.name}: a function over bytes has at most a parameter for the payload and one called "
@@ -90,6 +93,10 @@ class Worker:
                     f"the arrays in the payload of task {task.id!r} ({names}) do not fit {self.name}: {error}"
                 ) from None
         return self.function(*arguments, **named)
+
+    def run_plain(self, payload: bytes) -> Any:
+        """Call the function of a worker that `is_plain`."""
+        return self.function(payload) if self._others else self.function()
 
     def results(self, task: TaskBase, returned: Any) -> dict[str, Any]:
         """Return the values by key that the function's return stands for.
@@ -187,7 +194,7 @@ def load(text: str) -> Worker:
 def traceback_text(error: BaseException) -> str:
     """Return an exception with its traceback from the worker's function on; only its end if it is too long."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code is not Worker.run.__code__:
+    while trace is not None and trace.tb_frame.f_code not in (Worker.run.__code__, Worker.run_plain.__code__):
         trace = trace.tb_next
     trace = error.__traceback__ if trace is None or trace.tb_next is None else trace.tb_next
     text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()

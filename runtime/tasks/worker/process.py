@@ -111,7 +111,9 @@ class WorkerProcess:
         self._transport = transport
         endpoint = self._endpoint()
         for target, access in self._servers:
-            self._registrations.append(Registration(target, access, endpoint, self._name, self._concurrency))
+            self._registrations.append(
+                Registration(target, access, endpoint, self._name, self._concurrency, service.takes_batches)
+            )
         logger.info("serving", extra={"address": self.address, "worker": self._worker.name})
 
     async def registered(self) -> None:

@@ -42,6 +42,8 @@ class Registration:
         Where the server reaches the worker, and what it is called.
     concurrency : int
         Tasks at a time.
+    takes_batches : bool
+        Whether the worker serves TaskBatches.
 
     Attributes
     ----------
@@ -49,13 +51,17 @@ class Registration:
         Set while the server knows the worker.
     """
 
-    def __init__(self, target: str, access: Access, endpoint: str, name: str, concurrency: int) -> None:
+    def __init__(
+        self, target: str, access: Access, endpoint: str, name: str, concurrency: int, takes_batches: bool
+    ) -> None:
         self.registered = asyncio.Event()
         self._target = target
         self._address = address_of(target)
         self._access = access
         self._tls: ssl.SSLContext | None = tls_context(access) if access.tls else None
-        hello = wire.runtime_v1.WorkerNews.Hello(endpoint=endpoint, name=name, concurrency=concurrency)
+        hello = wire.runtime_v1.WorkerNews.Hello(
+            endpoint=endpoint, name=name, concurrency=concurrency, takes_batches=takes_batches
+        )
         self._hello = wire.runtime_v1.WorkerNews(hello=hello).SerializeToString()
         self._progress: dict[str, wire.runtime_v1.TaskProgress] = {}
         self._told = asyncio.Event()

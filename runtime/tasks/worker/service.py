@@ -1,10 +1,9 @@
-"""ArmoniK.api.grpc.v1.Worker over a function: for our agent, and for anybody else's."""
+"""ArmoniK.api.grpc.v1.Worker over a function, for anybody's agent, and runtime.v1.TaskBatches for ours."""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import ctypes
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -13,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from runtime import wire
 from runtime.errors import Cancelled, InvalidArgument, Unknown
 from runtime.tasks import messages
+from runtime.tasks.worker.batches import BatchRunner
 from runtime.tasks.worker.conversation import Conversation, Input
 from runtime.tasks.worker.function import Worker, traceback_text
+from runtime.tasks.worker.interrupts import raise_in_thread
 from runtime.tasks.worker.task import AsyncTask, Task, TaskBase, TaskCancelled, TaskError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = ["SERVICE", "WorkerService"]
 logger = logging.getLogger(__name__)
 
 SERVICE = "ArmoniK.api.grpc.v1.Worker"
+BATCHES = "runtime.v1.TaskBatches"
 
 _Health = wire.armonik.HealthCheckReply
 _SERVING = _Health(status=_Health.SERVING).SerializeToString()
@@ -57,17 +59,13 @@ class _Run:
             with self._lock:
                 self._is_over = True
                 # What was set a moment ago is not for the next task of this thread.
-                _raise_in_thread(self._thread, None)
+                raise_in_thread(self._thread, None)
 
     def interrupt(self) -> None:
         """Raise TaskCancelled in the thread, as soon as Python code runs there."""
         with self._lock:
             if self._thread is not None and not self._is_over:
-                _raise_in_thread(self._thread, TaskCancelled)
-
-
-def _raise_in_thread(thread: int, kind: type[BaseException] | None) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None if kind is None else ctypes.py_object(kind))
+                raise_in_thread(self._thread, TaskCancelled)
 
 
 class WorkerService:
@@ -103,18 +101,40 @@ class WorkerService:
         self._progress = progress
         self._stuck = stuck
         self._loop = asyncio.get_running_loop()
+        self._concurrency = concurrency
         self._free = asyncio.Semaphore(concurrency)
         self._threads = concurrent.futures.ThreadPoolExecutor(concurrency, "task")
-        self._left: dict[asyncio.Future[Any], None] = {}
+        # Functions that nobody waits for; each says whether it has ended.
+        self._left: dict[Callable[[], bool], None] = {}
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
         """Return the handlers by service and method name."""
-        return {SERVICE: {"Process": self.process, "HealthCheck": self.health_check}}
+        found: dict[str, Mapping[str, Handler]] = {
+            SERVICE: {"Process": self.process, "HealthCheck": self.health_check}
+        }
+        if self.takes_batches:
+            found[BATCHES] = {"Run": self.run_batches}
+        return found
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether it serves TaskBatches. Coroutines do not: they are there to wait for something."""
+        return not self.worker.is_async
 
     async def health_check(self, request: bytes, context: Any) -> bytes:
         """HealthCheck: not serving at the end, and while a function still runs that was given up."""
         messages.parse(wire.armonik.Empty, request)
-        return _NOT_SERVING if self.is_draining or self._left else _SERVING
+        is_free = all(has_ended() for has_ended in self._left)
+        return _SERVING if is_free and not self.is_draining else _NOT_SERVING
+
+    async def run_batches(self, requests: AsyncIterator[bytes], call: Any) -> AsyncIterator[bytes]:
+        """Run of TaskBatches."""
+        runner = BatchRunner(
+            self.worker, self._threads, self._concurrency, self._progress, self._leave_behind, call.send
+        )
+        await runner.serve(requests)
+        return
+        yield b""  # type: ignore[unreachable]  # as above
 
     async def process(self, requests: AsyncIterator[bytes], call: Any) -> AsyncIterator[bytes]:
         """Process: one task."""
@@ -177,23 +197,28 @@ class WorkerService:
         except asyncio.CancelledError:
             task.cancel()
             if not work.done():
-                self._left[work] = None
-                work.add_done_callback(self._has_ended)
-                self._loop.call_later(_NOTICE_S, self._interrupt, run, work, _STUCK_S)
+                work.add_done_callback(_ignore)
+                self._leave_behind(run.interrupt, work.done)
             raise
 
-    def _interrupt(self, run: _Run, work: asyncio.Future[Any], left_s: float) -> None:
-        """Have a function end that nobody waits for; again, when it has caught what it was sent."""
-        if work.done():
+    def _leave_behind(self, interrupt: Callable[[], None], has_ended: Callable[[], bool]) -> None:
+        """Have a function end that nobody waits for."""
+        self._left[has_ended] = None
+        self._loop.call_later(_NOTICE_S, self._interrupt, interrupt, has_ended, _STUCK_S)
+
+    def _interrupt(self, interrupt: Callable[[], None], has_ended: Callable[[], bool], left_s: float) -> None:
+        """Have it end; again, when it has caught what it was sent."""
+        if has_ended():
+            del self._left[has_ended]
             return
         if left_s <= 0:
             logger.error("a function that is cancelled does not end")
             self._stuck()
             return
-        run.interrupt()
-        self._loop.call_later(_NOTICE_S, self._interrupt, run, work, left_s - _NOTICE_S)
+        interrupt()
+        self._loop.call_later(_NOTICE_S, self._interrupt, interrupt, has_ended, left_s - _NOTICE_S)
 
-    def _has_ended(self, work: asyncio.Future[Any]) -> None:
-        del self._left[work]
-        if not work.cancelled():
-            work.exception()  # nobody wants to know
+
+def _ignore(work: asyncio.Future[Any]) -> None:
+    if not work.cancelled():
+        work.exception()  # nobody wants to know

@@ -249,23 +249,23 @@ class Task(TaskBase):
         InvalidArgument
             The task does not make it, or the value is of another kind.
         """
-        self._wait(self._send_value(key, value))
+        self.wait_for(self._send_value(key, value))
 
     def create_tasks(self, subtasks: Sequence[Subtask], options: TaskOptions | None = None) -> tuple[str, ...]:
         """Ask for new tasks, which run when this one has succeeded; return their ids. See `AsyncTask.create_tasks`."""
-        return self._wait(self._create_tasks(subtasks, options))
+        return self.wait_for(self._create_tasks(subtasks, options))
 
     def resource(self, key: str) -> bytes:
         """Return a resource of the server; raises NotFound."""
-        return self._wait(self._conversation.data("resource", key))
+        return self.wait_for(self._conversation.data("resource", key))
 
     def common_data(self, key: str) -> bytes:
         """Return a completed result of the session; raises NotFound."""
-        return self._wait(self._conversation.data("common_data", key))
+        return self.wait_for(self._conversation.data("common_data", key))
 
     def direct_data(self, key: str) -> bytes:
         """Return direct data, which no server of today has; raises NotFound."""
-        return self._wait(self._conversation.data("direct_data", key))
+        return self.wait_for(self._conversation.data("direct_data", key))
 
     def cancel(self) -> None:
         """Note that nobody wants the results any more, and wake the function if it waits for the agent."""
@@ -273,7 +273,8 @@ class Task(TaskBase):
         for wait in list(self._waits):
             wait.cancel()
 
-    def _wait(self, work: Coroutine[Any, Any, R]) -> R:
+    def wait_for(self, work: Coroutine[Any, Any, R]) -> R:
+        """Return what a coroutine on the worker's loop returns; raises TaskCancelled when nobody wants it any more."""
         if self._cancelled.is_set():
             work.close()
             self.check()

@@ -348,6 +348,9 @@ class World:
             await lease.report_error("answer")
         elif kind < 0.2:
             await lease.succeed({**values, "not its own": Value(b"")})
+        elif kind < 0.5:
+            # Together with others, as agents do that give their workers many tasks at a time.
+            await lease._tasks.succeed_all([(lease, values)])
         else:
             copies = [lease.succeed(values) for _ in range(2 if kind < 0.3 else 1)]
             answers = await asyncio.gather(*copies, return_exceptions=True)

@@ -1,0 +1,500 @@
+"""runtime.v1.TaskBatches, the worker's side: small tasks one after the other, their outcomes many to a message.
+
+Tasks run in threads, which go from one to the next by themselves. The loop sends what has ended: at once when a thread
+has nothing left to do, else every few milliseconds. A task that runs for longer than that is told of, and those that
+have not begun go back to the agent when all threads are taken by such tasks: so nothing waits here behind a long one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from runtime import wire
+from runtime.errors import Cancelled, Error, InvalidArgument
+from runtime.tasks import messages
+from runtime.tasks.worker.conversation import Conversation, Input
+from runtime.tasks.worker.function import Worker, traceback_text
+from runtime.tasks.worker.interrupts import raise_in_thread
+from runtime.tasks.worker.task import Task, TaskCancelled, TaskError
+
+__all__ = ["BatchRunner"]
+
+logger = logging.getLogger(__name__)
+
+# Between two messages about tasks that have ended, while others follow them.
+_FLUSH_S = 0.002
+# A task that has run for so long is told of, and nothing waits behind it.
+_LONG_S = 0.01
+# A thread that has run tasks for so long lets others, calls of Process for instance, have it.
+_TURN_S = 0.05
+
+_CHUNK_BYTES, _INLINE_BYTES = 84000, 16 << 10
+
+_End = wire.runtime_v1.TaskEnd
+
+
+class _Entry:
+    """A task of the stream."""
+
+    __slots__ = ("begun_s", "conversation", "deadline_s", "given", "incoming", "is_over", "is_told", "number", "task")
+
+    def __init__(self, given: wire.runtime_v1.BatchedTask) -> None:
+        self.given = given
+        self.number = given.number
+        self.begun_s = self.deadline_s = 0.0
+        self.is_told = False
+        # Whether the agent has been told of its end, or is told of it by the next message.
+        self.is_over = False
+        self.task: Task | None = None
+        self.conversation: _Talk | None = None
+        self.incoming: _Incoming | None = None
+
+
+class _Incoming:
+    """What the agent says to one task, as its conversation reads it. Belongs to the loop."""
+
+    def __init__(self) -> None:
+        self._messages: deque[bytes | None] = deque()
+        self._reader: asyncio.Future[None] | None = None
+
+    def put(self, message: bytes | None) -> None:
+        """Take a message; None is the end."""
+        self._messages.append(message)
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._messages:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        message = self._messages.popleft()
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+
+class _Talk(Conversation):
+    """A conversation within the stream: nobody closes a side of it, the output ends it."""
+
+    is_used = False
+
+    def _request_id(self) -> str:
+        self.is_used = True
+        return super()._request_id()
+
+    async def _end(self, output: bytes) -> None:
+        async with self._sending:
+            await self._send(output)
+        self.close()
+
+
+class _Slot:
+    """A thread's place: what runs there."""
+
+    __slots__ = ("entry", "is_busy", "is_interrupted", "thread", "waiting_since")
+
+    def __init__(self) -> None:
+        self.thread = 0
+        # When it began to wait for a thread; 0 when it has one, or needs none.
+        self.waiting_since = 0.0
+        self.entry: _Entry | None = None
+        self.is_busy = False
+        self.is_interrupted = False
+
+
+class BatchRunner:
+    """The tasks of one stream. Belongs to its loop, apart from what says that it runs in a thread.
+
+    Parameters
+    ----------
+    worker : Worker
+        An ordinary function.
+    threads : ThreadPoolExecutor
+    concurrency : int
+        Tasks at a time.
+    progress : callable
+        See `runtime.tasks.worker.service.WorkerService`.
+    left_behind : callable
+        Called with a function that interrupts a task, and one that says whether it has ended, for each task that was
+        cancelled while it ran.
+    send : callable
+        Sends a TaskNews; returns when it has left.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        threads: concurrent.futures.ThreadPoolExecutor,
+        concurrency: int,
+        progress: Callable[[str, float, str], object],
+        left_behind: Callable[[Callable[[], None], Callable[[], bool]], None],
+        send: Callable[[bytes], Any],
+    ) -> None:
+        self._worker = worker
+        self._threads = threads
+        self._progress = progress
+        self._left_behind = left_behind
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._slots = [_Slot() for _ in range(concurrency)]
+        self._queue: deque[_Entry] = deque()
+        # Those that have not ended, by number; what a thread has ended is taken out when it is told.
+        self._entries: dict[int, _Entry] = {}
+        self._last_number = 0
+        self._chunk_bytes, self._inline_bytes = _CHUNK_BYTES, _INLINE_BYTES
+        self._ended: list[tuple[int, str, Any, int]] = []
+        self._begun: list[int] = []
+        self._returned: list[int] = []
+        self._talks: list[tuple[int, bytes]] = []
+        self._sending = asyncio.Lock()
+        self._flushing: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def serve(self, requests: AsyncIterator[bytes]) -> None:
+        """Run what comes until the agent closes its side.
+
+        Raises
+        ------
+        InvalidArgument
+            The agent sends what cannot be.
+        """
+        try:
+            async for data in requests:
+                self._take(messages.parse(wire.runtime_v1.TaskOrders, data))
+        finally:
+            self._close()
+
+    # What the agent says
+
+    def _take(self, orders: wire.runtime_v1.TaskOrders) -> None:
+        self._chunk_bytes = orders.chunk_bytes or self._chunk_bytes
+        self._inline_bytes = orders.inline_bytes or self._inline_bytes
+        for given in orders.task:
+            if given.number <= self._last_number:
+                raise InvalidArgument(f"task[].number: {given.number} behind {self._last_number}; it must grow")
+            self._last_number = given.number
+            entry = self._entries[given.number] = _Entry(given)
+            self._queue.append(entry)
+        for talk in orders.talk:
+            told = self._entries.get(talk.number)
+            if told is not None and told.incoming is not None:
+                told.incoming.put(talk.message)
+        for number in orders.cancel:
+            self._cancel(number)
+        if orders.task:
+            self._start()
+
+    def _start(self) -> None:
+        """Have threads look for tasks."""
+        waiting = len(self._queue)
+        for slot in self._slots:
+            if not waiting:
+                break
+            with self._lock:
+                is_idle = not slot.is_busy
+                slot.is_busy = True
+            if is_idle:
+                waiting -= 1
+                self._submit(slot)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_FLUSH_S, self._tick)
+
+    def _submit(self, slot: _Slot) -> None:
+        slot.waiting_since = time.monotonic()
+        self._threads.submit(self._work, slot)
+
+    def _cancel(self, number: int) -> None:
+        entry = self._entries.get(number)
+        if entry is None:
+            return
+        with self._lock:
+            if entry.is_over:
+                return
+            entry.is_over = True
+            slot = next((slot for slot in self._slots if slot.entry is entry), None)
+            if slot is None:
+                self._queue.remove(entry)
+            self._ended.append((number, "cancelled", slot is not None, 0))
+        if slot is not None:
+            self._abandon(slot, entry)
+            self._give_back()
+        self._flush_soon()
+
+    def _abandon(self, slot: _Slot, entry: _Entry) -> None:
+        """Have a task end of which nobody wants to know any more."""
+        if entry.task is not None:
+            entry.task.cancel()
+
+        def interrupt() -> None:
+            with self._lock:
+                if slot.entry is entry:
+                    slot.is_interrupted = True
+                    raise_in_thread(slot.thread, TaskCancelled)
+
+        self._left_behind(interrupt, lambda: slot.entry is not entry)
+
+    def _close(self) -> None:
+        """Forget what has not begun, and have the rest end."""
+        self._closed = True
+        with self._lock:
+            self._queue.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        for slot in self._slots:
+            with self._lock:
+                entry = slot.entry
+                is_wanted = entry is not None and not entry.is_over
+                if entry is not None:
+                    entry.is_over = True
+            if entry is not None and is_wanted:
+                self._abandon(slot, entry)
+        for entry in self._entries.values():
+            if entry.conversation is not None:
+                entry.conversation.close()
+        if self._flushing is not None:
+            self._flushing.cancel()
+
+    # What is said to the agent
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._closed:
+            return
+        now = time.monotonic()
+        is_busy = False
+        num_long = 0
+        with self._lock:
+            for slot in self._slots:
+                is_busy = is_busy or slot.is_busy
+                entry = slot.entry
+                if entry is None:
+                    # A call of Process may have the thread.
+                    num_long += slot.is_busy and 0 < slot.waiting_since < now - _LONG_S
+                    continue
+                if not entry.is_told and not entry.is_over and now - entry.begun_s > _LONG_S:
+                    entry.is_told = True
+                    self._begun.append(entry.number)
+                num_long += entry.is_told or entry.is_over
+        if num_long == len(self._slots):
+            self._give_back()
+        if is_busy:
+            self._timer = self._loop.call_later(_FLUSH_S, self._tick)
+        if self._ended or self._begun or self._returned:
+            self._flush_soon()
+
+    def _give_back(self) -> None:
+        """Return what has not begun."""
+        with self._lock:
+            for entry in self._queue:
+                entry.is_over = True
+                self._returned.append(entry.number)
+            self._queue.clear()
+
+    def _flush_soon(self) -> None:
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.ensure_future(self._flush_quietly())
+
+    async def _flush_quietly(self) -> None:
+        try:
+            while self._ended or self._begun or self._returned:
+                await self._flush()
+        except (Error, OSError):
+            pass  # the stream has ended: whoever reads from it is told
+
+    async def _flush(self) -> None:
+        """Send what there is to say."""
+        async with self._sending:
+            await self._send(self._news())
+
+    def _news(self) -> bytes:
+        news = wire.runtime_v1.TaskNews()
+        talks, self._talks = self._talks, []
+        with self._lock:
+            begun, self._begun = self._begun, []
+            ended, self._ended = self._ended, []
+            returned, self._returned = self._returned, []
+        for number, message in talks:
+            news.talk.add(number=number, message=message)
+        news.begun.extend(begun)
+        entries, add = self._entries, news.end.add
+        for number, kind, value, elapsed_us in ended:
+            entries.pop(number, None)
+            if kind == "value":
+                add(number=number, value=value, elapsed_us=elapsed_us)
+            elif kind == "cancelled":
+                add(number=number, cancelled=_End.Cancelled(is_running=value))
+            elif kind == "values":
+                values = [wire.runtime_v1.NamedBytes(key=key, data=data) for key, data in value.items()]
+                add(number=number, values=wire.runtime_v1.NamedValues(value=values), elapsed_us=elapsed_us)
+            elif kind == "talked":
+                add(number=number, elapsed_us=elapsed_us)
+            else:
+                add(number=number, elapsed_us=elapsed_us, **{kind: value})
+        for number in returned:
+            entries.pop(number, None)
+        news.returned.extend(returned)
+        return news.SerializeToString()
+
+    # In a thread
+
+    def _work(self, slot: _Slot) -> None:
+        """Run tasks until there are none, or others are to have the thread."""
+        slot.thread = threading.get_ident()
+        slot.waiting_since = 0.0
+        until = time.monotonic() + _TURN_S
+        while True:
+            try:
+                if not self._next(slot, until):
+                    return
+            except TaskCancelled:
+                continue  # an interrupt that came when its task had just ended
+
+    def _next(self, slot: _Slot, until: float) -> bool:
+        """Run a task; return whether to go on."""
+        now = time.monotonic()
+        with self._lock:
+            if slot.entry is not None:  # see `_work`
+                slot.entry = None
+            if slot.is_interrupted:
+                slot.is_interrupted = False
+                raise_in_thread(slot.thread, None)
+            entry = None
+            if now < until and self._queue:
+                entry = slot.entry = self._queue.popleft()
+            elif not self._queue:
+                slot.is_busy = False
+        if entry is None:
+            if not slot.is_busy:
+                self._loop.call_soon_threadsafe(self._idle)
+            elif not self._closed:
+                self._submit(slot)
+            return False
+        entry.begun_s = now
+        entry.deadline_s = now + entry.given.max_duration_s
+        if not entry.is_over:
+            if entry.given.is_announced:
+                self._announce(entry)
+            self._run(entry)
+        with self._lock:
+            slot.entry = None
+            if slot.is_interrupted:
+                slot.is_interrupted = False
+                raise_in_thread(slot.thread, None)
+            is_told = entry.is_told
+        if is_told:
+            self._wait_for_flush()
+        return True
+
+    def _idle(self) -> None:
+        """A thread has nothing to do; on the loop."""
+        if self._queue and not self._closed:
+            self._start()  # something came just when it stopped looking
+        if self._ended and not self._closed:
+            self._flush_soon()
+
+    def _announce(self, entry: _Entry) -> None:
+        with self._lock:
+            entry.is_told = True
+            self._begun.append(entry.number)
+        self._wait_for_flush()
+
+    def _wait_for_flush(self) -> None:
+        if not self._closed:
+            # What is suppressed: the stream has ended, or the loop.
+            with contextlib.suppress(Error, OSError, concurrent.futures.CancelledError, RuntimeError):
+                asyncio.run_coroutine_threadsafe(self._flush(), self._loop).result()
+
+    def _run(self, entry: _Entry) -> None:
+        """Run a task and note what became of it."""
+        worker = self._worker
+        given = entry.given
+        try:
+            if worker.is_plain:
+                returned = worker.run_plain(given.payload)
+                is_small = type(returned) is bytes and len(returned) <= self._inline_bytes
+                if is_small and len(given.expected_output_key) == 1:
+                    self._end(entry, "value", returned)
+                    return
+                task = self._task(entry)
+            else:
+                task = self._task(entry)
+                returned = worker.run(task)
+            values = worker.results(task, returned)
+            try:
+                encoded = {key: task.to_bytes(value, f"result {key!r}") for key, value in values.items()}
+            except InvalidArgument as error:
+                raise TaskError(str(error)) from None
+            self._succeed(entry, task, encoded)
+        except TaskError as error:
+            self._end(entry, "error", str(error))
+        except TaskCancelled as error:
+            self._end(entry, "failure", str(error) or f"task {given.task_id!r} is cancelled")
+        except Exception as error:
+            text = traceback_text(error)
+            if not entry.is_over:
+                logger.warning("task %r failed\n%s", given.task_id, text)
+            self._end(entry, "failure", text)
+
+    def _succeed(self, entry: _Entry, task: Task, values: Mapping[str, bytes]) -> None:
+        conversation = entry.conversation
+        assert conversation is not None
+        if not conversation.is_used and sum(map(len, values.values())) <= self._inline_bytes:
+            self._end(entry, "values", dict(values))
+            return
+        for key, value in values.items():
+            task.wait_for(conversation.result(key, value))
+        task.wait_for(conversation.ok())
+        self._end(entry, "talked", None)
+
+    def _end(self, entry: _Entry, kind: str, value: Any) -> None:
+        elapsed_us = int((time.monotonic() - entry.begun_s) * 1e6)
+        with self._lock:
+            if entry.is_over:
+                return
+            entry.is_over = True
+            self._ended.append((entry.number, kind, value, elapsed_us))
+
+    def _task(self, entry: _Entry) -> Task:
+        """Return a task as its function sees it."""
+        given = entry.given
+        entry.incoming = _Incoming()
+
+        async def send(message: bytes) -> None:
+            if self._closed:
+                raise Cancelled("the agent has gone")
+            self._talks.append((entry.number, message))
+            await self._flush()
+
+        conversation = entry.conversation = _Talk(entry.incoming, send, self._chunk_bytes)
+        arguments = (
+            Input(
+                given.session_id,
+                given.task_id,
+                dict(given.options),
+                tuple(given.expected_output_key),
+                given.payload,
+                {part.key: part.data for part in given.dependency},
+                self._chunk_bytes,
+            ),
+            conversation,
+            self._worker.is_arrays,
+            self._progress,
+            lambda: max(0.0, entry.deadline_s - time.monotonic()),
+        )
+        entry.task = Task(self._loop, *arguments)
+        if entry.is_over:  # cancelled meanwhile
+            entry.task.cancel()
+        return entry.task

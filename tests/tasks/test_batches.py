@@ -1,0 +1,266 @@
+"""Small tasks on one stream to a worker: what goes wrong on the way changes nothing of the rules."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from runtime import config, wire
+from runtime.client.access import Access
+from runtime.tasks.worker.process import WorkerProcess
+from tests.conformance.armonik.outside_worker import workers_call
+from tests.conformance.armonik.submitter import A, Submitter, of_session, of_tasks, serve, task
+from tests.leaks import run_async
+from tests.tasks import worker_functions
+from tests.tasks.test_worker import served, until
+from tests.tasks.test_worker_command import ready, worker_command
+
+TIMEOUT_S = 30.0
+QUICK = 60
+R = wire.runtime_v1
+
+
+async def warmed(submitter: Submitter) -> None:
+    """Run quick tasks, so that the worker is given some ahead."""
+    await submitter.create(*(task(f"quick{number}", payload=b"pid") for number in range(QUICK)))
+    await submitter.wait(of_tasks(*(f"quick{number}" for number in range(QUICK))))
+
+
+def test_nothing_waits_behind_a_long_task(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with served(tmp_path, worker_functions.by_payload) as submitter:
+            await warmed(submitter)
+            go = tmp_path / "go"
+            names = [f"t{number}" for number in range(20)]
+            await submitter.create(
+                task("long", payload=f"wait {go}".encode()), *(task(name, payload=b"pid") for name in names)
+            )
+            await until((tmp_path / "go.began").exists)
+            async with asyncio.timeout(TIMEOUT_S):
+                while set((await submitter.statuses(*names)).values()) != {"SUBMITTED"}:
+                    await asyncio.sleep(0.01)
+            (listed,) = (await workers_call(submitter, "List", R.ListWorkersRequest())).worker
+            assert (listed.state, list(listed.task_id)) == ("busy", ["long"])
+            assert await submitter.statuses("long") == {"long": "PROCESSING"}
+            # Another worker has them meanwhile.
+            settings = config.load({"listen": f"unix:{tmp_path}/other.sock"}, {}, user_file=False).settings
+            other = WorkerProcess(
+                worker_functions.by_payload, settings, [(f"grpc://{submitter.address}", Access())]
+            )
+            await other.start()
+            try:
+                await submitter.wait(of_tasks(*names))
+                assert await submitter.statuses("long") == {"long": "PROCESSING"}
+            finally:
+                go.touch()
+                await other.stop(5.0)
+            assert await submitter.available("long") is None
+
+    run_async(work)
+
+
+def test_only_the_task_that_kills_its_worker_has_failed(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serve(tmp_path, task_check_s=0.05) as submitter:
+            await submitter.session(max_retries=1)
+            words = ("tests.tasks.worker_functions:by_payload", "--server", f"grpc://{submitter.address}")
+            async with worker_command(tmp_path, *words) as process:
+                await ready(process)
+                await warmed(submitter)
+                names = [f"t{number}" for number in range(40)]
+                tasks = [task(name, payload=b"pid") for name in names]
+                tasks.insert(20, task("deadly", payload=b"die"))
+                await submitter.create(*tasks)
+                await submitter.wait(of_session("s"))
+                assert set((await submitter.statuses(*names)).values()) == {"COMPLETED"}
+                assert await submitter.statuses("deadly", "deadly###1") == {
+                    "deadly": "ERROR", "deadly###1": "COMPLETED"
+                }
+
+    run_async(work)
+
+
+def test_canceled_while_others_are_ahead(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with served(tmp_path, worker_functions.by_payload) as submitter:
+            await warmed(submitter)
+            names = [f"t{number}" for number in range(100)]
+            await submitter.create(*(task(name, payload=b"sleep 0.002") for name in names))
+            await submitter.call("CancelTasks", of_tasks(*names[50:]))
+            await submitter.wait(of_tasks(*names))
+            statuses = await submitter.statuses(*names)
+            assert all(statuses[name] == "COMPLETED" for name in names[:50])
+            assert {statuses[name] for name in names[50:]} <= {"COMPLETED", "CANCELED"}
+            assert statuses[names[-1]] == "CANCELED"
+            await submitter.create(task("after", payload=b"pid"))
+            assert await submitter.available("after") is None
+
+    run_async(work)
+
+
+@pytest.mark.parametrize("size", [0, 16 << 10, (16 << 10) + 1, 300_000])
+def test_results_of_all_sizes(tmp_path: Path, size: int) -> None:
+    async def work() -> None:
+        async with served(tmp_path, worker_functions.zeros) as submitter:
+            await submitter.create(*(task(f"t{number}", payload=b"%d" % size) for number in range(5)))
+            await submitter.wait(of_session("s"))
+            for number in range(5):
+                assert await submitter.data(f"t{number}") == bytes(size)
+
+    run_async(work)
+
+
+def test_inputs_too_large_for_a_batch(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with served(tmp_path, worker_functions.double) as submitter:
+            small, large = b"s", b"l" * 70_000
+            await submitter.create(
+                *(task(f"t{number}", payload=(small, large)[number % 2]) for number in range(12))
+            )
+            await submitter.wait(of_session("s"))
+            for number in range(12):
+                assert await submitter.data(f"t{number}") == 2 * (small, large)[number % 2]
+
+    run_async(work)
+
+
+# A worker that nobody here wrote, and that speaks TaskBatches.
+
+
+@contextlib.asynccontextmanager
+async def strange_worker(
+    submitter: Submitter, run: Callable[[Any, Any], AsyncIterator[bytes]] | None
+) -> AsyncIterator[None]:
+    """Register a worker whose Run is given, or that has none."""
+    server = grpc.aio.server()
+    healthy = A.HealthCheckReply.SerializeToString
+    handlers = {
+        "Process": grpc.stream_stream_rpc_method_handler(_process, A.ProcessRequest.FromString),
+        "HealthCheck": grpc.unary_unary_rpc_method_handler(_well, response_serializer=healthy),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("ArmoniK.api.grpc.v1.Worker", handlers),))
+    if run is not None:
+        batches = {"Run": grpc.stream_stream_rpc_method_handler(run, R.TaskOrders.FromString)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("runtime.v1.TaskBatches", batches),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(submitter.address) as channel:
+            serving = channel.stream_stream("/runtime.v1.Workers/Serve", R.WorkerNews.SerializeToString)()
+            hello = R.WorkerNews.Hello(endpoint=f"127.0.0.1:{port}", takes_batches=True)
+            await serving.write(R.WorkerNews(hello=hello))
+            await serving.read()
+            yield
+            serving.cancel()
+    finally:
+        await server.stop(0)
+
+
+async def _well(request: bytes, context: Any) -> Any:
+    return A.HealthCheckReply(status=A.HealthCheckReply.SERVING)
+
+
+async def _process(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[bytes]:
+    async for request in requests:
+        compute = request.compute
+        if compute.WhichOneof("type") == "init_request":
+            key = compute.init_request.expected_output_keys[0]
+        elif compute.WhichOneof("type") == "init_data" and compute.init_data.last_data:
+            break
+    kind = A.ProcessReply.Result
+    for part in (kind(init=A.InitKeyedDataStream(key=key)), kind(data=A.DataChunk(data=b"by Process")),
+                 kind(data=A.DataChunk(data_complete=True)), kind(init=A.InitKeyedDataStream(last_result=True))):
+        yield A.ProcessReply(request_id="R", result=part).SerializeToString()
+    yield A.ProcessReply(output=A.Output(ok=A.Empty())).SerializeToString()
+    async for _ in requests:
+        pass
+
+
+def test_worker_without_the_service_is_driven_by_process(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serve(tmp_path, task_check_s=0.05) as submitter:
+            await submitter.session()
+            async with strange_worker(submitter, None):
+                await submitter.create(task("a"), task("b"))
+                assert await submitter.available("a") is None and await submitter.available("b") is None
+                assert await submitter.data("a") == b"by Process"
+
+    run_async(work)
+
+
+@pytest.mark.parametrize("news", [
+    R.TaskNews(end=[R.TaskEnd(number=99, value=b"x")]),
+    R.TaskNews(begun=[99]),
+    R.TaskNews(returned=[99]),
+    R.TaskNews(talk=[R.TaskTalk(number=99, message=b"")]),
+    b"\xff",
+], ids=["end", "begun", "returned", "talk", "no message"])
+def test_worker_that_tells_of_what_it_was_not_given(tmp_path: Path, news: Any) -> None:
+    seen = []
+
+    async def run(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[bytes]:
+        async for orders in requests:
+            seen.extend(orders.task)
+            if len(seen) == 1:
+                yield news if isinstance(news, bytes) else news.SerializeToString()
+            else:
+                ends = [R.TaskEnd(number=given.number, value=b"v") for given in orders.task]
+                yield R.TaskNews(end=ends).SerializeToString()
+
+    async def work() -> None:
+        async with serve(tmp_path, task_check_s=0.05) as submitter:
+            await submitter.session()
+            async with strange_worker(submitter, run):
+                await submitter.create(task("t"))
+                assert await submitter.available("t") is None
+                assert await submitter.data("t") == b"v"
+                assert await submitter.statuses("t###1") == {}, "nobody knows that it had begun"
+                assert [given.is_announced for given in seen] == [False, True]
+
+    run_async(work)
+
+
+@pytest.mark.parametrize("outcome", [
+    {"values": R.NamedValues(value=[R.NamedBytes(key="other", data=b"x")])},
+    {"value": bytes((16 << 10) + 1)},
+    {},
+], ids=["another's key", "too large", "nothing"])
+def test_outcome_that_breaks_the_protocol(tmp_path: Path, outcome: dict[str, Any]) -> None:
+    async def run(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[bytes]:
+        async for orders in requests:
+            ends = [R.TaskEnd(number=given.number, **outcome) for given in orders.task]
+            yield R.TaskNews(end=ends).SerializeToString()
+
+    async def work() -> None:
+        async with serve(tmp_path, task_check_s=0.05) as submitter:
+            await submitter.session()
+            async with strange_worker(submitter, run):
+                await submitter.create(task("t"))
+                assert (await submitter.available("t")).errors[0].task_status == A.TASK_STATUS_ERROR
+                assert await submitter.statuses("t", "t###1") == {"t": "ERROR"}
+
+    run_async(work)
+
+
+def test_worker_that_hangs_as_a_whole(tmp_path: Path) -> None:
+    async def run(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[bytes]:
+        async for orders in requests:
+            for given in orders.task:
+                if given.task_id != "t":
+                    yield R.TaskNews(end=[R.TaskEnd(number=given.number, value=b"v")]).SerializeToString()
+
+    async def work() -> None:
+        async with serve(tmp_path, task_check_s=0.05) as submitter:
+            await submitter.session(max_retries=1)
+            async with strange_worker(submitter, run):
+                await submitter.create(task("t"), duration_s=0.2)
+                assert await submitter.available("t") is None
+                assert await submitter.statuses("t", "t###1") == {"t": "TIMEOUT", "t###1": "COMPLETED"}
+
+    run_async(work)
