@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from runtime.client.session import Session
     from runtime.client.tasks.aio import AsyncTaskClient
     from runtime.client.tasks.blocking import TaskClient
+    from runtime.commands.limits import CommandLimits
     from runtime.graph.builder import Graph
     from runtime.local_cluster.cluster import Cluster
     from runtime.server import Server
@@ -23,6 +24,7 @@ __all__ = [
     "AsyncTaskClient",
     "Cluster",
     "CommandClient",
+    "CommandLimits",
     "Graph",
     "Server",
     "Session",
@@ -35,6 +37,7 @@ _HOMES = {
     "AsyncTaskClient": "runtime.client.tasks.aio",
     "Cluster": "runtime.local_cluster.cluster",
     "CommandClient": "runtime.client.commands",
+    "CommandLimits": "runtime.commands.limits",
     "Graph": "runtime.graph.builder",
     "Server": "runtime.server",
     "Session": "runtime.client.session",

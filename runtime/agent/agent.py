@@ -12,7 +12,7 @@ from runtime.agent.folders import CommandFolder, StateLock, command_folders
 from runtime.agent.options import AgentOptions
 from runtime.agent.runners import Runners
 from runtime.agent.running import RunningCommand, Slots
-from runtime.errors import Aborted, Error, FailedPrecondition, NotFound
+from runtime.errors import Aborted, Error, FailedPrecondition, InvalidArgument, NotFound
 from runtime.store import failpoints
 
 __all__ = ["Agent"]
@@ -171,7 +171,7 @@ class Agent:
         try:
             spec = self._runners.spec(folder, task.text, task.container, self._slots.limit, self._calls.worker)
             await asyncio.to_thread(folder.prepare, spec)
-        except FailedPrecondition as error:
+        except (FailedPrecondition, InvalidArgument) as error:
             why_not = error.message
         except Error as error:
             # Not now: the server offers it again, or to another worker.

@@ -143,11 +143,14 @@ class CommandFolder:
         while True:
             found = [pid for pid in _processes() if mark in _environment(pid)]
             if not found:
-                return
+                break
             for pid in found:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.02)
+        process = self.supervisor()
+        if process is not None and not is_alive(process):
+            supervisor.remove_groups(process.pid)
 
     def remove(self, keep: bool = False) -> None:
         """Remove the folder; with ``keep`` only what makes it a command that an agent has."""

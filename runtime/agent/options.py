@@ -6,28 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["AgentOptions", "TaskLimits"]
+from runtime.commands.limits import CommandLimits
 
+__all__ = ["OUTPUT_BYTES", "AgentOptions"]
 
-@dataclass(frozen=True, slots=True)
-class TaskLimits:
-    """What each command may use; 0: as much as there is.
-
-    Attributes
-    ----------
-    wall_s : float
-        Seconds.
-    memory, output : int
-        Bytes: of all its processes together; of what is kept of its output.
-    processes, files : int
-        Processes at once; open files of each process.
-    """
-
-    wall_s: float = 0.0
-    memory: int = 0
-    processes: int = 0
-    output: int = 256 << 20
-    files: int = 0
+OUTPUT_BYTES = 256 << 20
+"""What is kept of a command's output, unless an agent is told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +28,10 @@ class AgentOptions:
         Its folder, which no other agent uses.
     allows_bare, allows_containers : bool
         Whether it runs commands on the machine itself, and in containers.
+    limits : CommandLimits
+        What each command may use at most; it may ask for less.
     sandbox : str
         ``auto``: bare commands run in bubblewrap where that works; ``on``: or not at all; ``off``: never.
-    limits : TaskLimits
     cpus, memory : int
         What the commands share: processors, and bytes; 0: all.
     environment : mapping of str to str
@@ -69,7 +54,7 @@ class AgentOptions:
     allows_bare: bool = False
     allows_containers: bool = True
     sandbox: str = "auto"
-    limits: TaskLimits = TaskLimits()
+    limits: CommandLimits = CommandLimits(output=OUTPUT_BYTES)
     cpus: int = 0
     memory: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)

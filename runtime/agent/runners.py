@@ -11,6 +11,7 @@ from typing import Any
 
 from runtime.agent.folders import CommandFolder
 from runtime.agent.options import AgentOptions
+from runtime.commands.limits import CommandLimits
 from runtime.errors import FailedPrecondition
 
 __all__ = ["BARE", "Runners"]
@@ -58,12 +59,15 @@ class Runners:
 
         Raises
         ------
-        FailedPrecondition
+        FailedPrecondition, InvalidArgument
             If this agent does not run it; the text is for the one who submitted it.
         """
-        options, limits = self._options, self._options.limits
+        options = self._options
+        limits = CommandLimits.of_command(text).within(options.limits)
         cpus = max(1, (options.cpus or os.cpu_count() or 1) // max(1, concurrency))
         memory = limits.memory or (options.memory // max(1, concurrency))
+        if options.memory and limits.memory:
+            memory = min(memory, options.memory)
         cleanup: list[str] = []
         shares = {"CPU": str(cpus), "THREADS": str(cpus), "MEM": str(memory >> 30 if memory else _memory_gib())}
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
@@ -74,13 +78,13 @@ class Runners:
             folders = {name: str(folder.work / sub) for name, sub in _FOLDERS.items()}
             argv = [*self._sandbox(folder), "sh", "-c", text]
         else:
-            argv, cleanup = self._container(folder, text, container, memory, worker, shares)
+            argv, cleanup = self._container(folder, text, container, limits, memory, worker, shares)
             folders = {}
         return {
             "argv": argv,
             "cwd": str(folder.work),
             "env": {**environment, **folders, **shares, **options.environment},
-            "wall_s": limits.wall_s,
+            "wall_s": limits.time_s,
             "grace_s": options.kill_grace_s,
             "away_s": options.away_s,
             "agent_lock": str(options.state / "agent.lock"),
@@ -106,7 +110,8 @@ class Runners:
         return [*words, "--bind", str(folder.work), str(folder.work), "--chdir", str(folder.work), "--"]
 
     def _container(
-        self, folder: CommandFolder, text: str, container: str, memory: int, worker: int, shares: dict[str, str]
+        self, folder: CommandFolder, text: str, container: str, limits: CommandLimits, memory: int, worker: int,
+        shares: dict[str, str],
     ) -> tuple[list[str], list[str]]:
         options = self._options
         if not options.allows_containers:
@@ -118,7 +123,6 @@ class Runners:
         if container.startswith("-"):
             raise FailedPrecondition(f"container {container!r} is no name of an image")
         name = f"tq-{worker}-{folder.number}-{folder.attempt}"
-        limits = options.limits
         words = [self._container_program, "run", "--rm", "--init", "--name", name,
                  "-v", f"{folder.work}:{_INSIDE}", "-w", _INSIDE]
         inside = {variable: f"{_INSIDE}/{sub}" for variable, sub in _FOLDERS.items()}

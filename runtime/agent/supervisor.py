@@ -175,13 +175,12 @@ class Supervisor:
         self._away_since: float | None = None
         self._next_agent_check = self._next_use_check = 0.0
         self._tasks_at_check = 0
-        self._group: Path | None = None
+        self._groups = Groups(spec["process_limit"], spec["memory_limit"])
 
     def run(self) -> dict[str, Any]:
         """Run the command; return how it ended."""
         spec = self._spec
         started = time.monotonic()
-        self._group = make_group(spec["process_limit"])
         try:
             child = subprocess.Popen(
                 spec["argv"], cwd=spec["cwd"], env=spec["env"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -189,6 +188,7 @@ class Supervisor:
             )
         except (OSError, subprocess.SubprocessError) as error:
             self._spool.line(ERR, f"the command cannot be started: {error}".encode(), always=True)
+            self._groups.remove()
             return {"status": None, "reason": "start"}
         assert child.stdout is not None and child.stderr is not None
         self._child = child.pid
@@ -211,9 +211,9 @@ class Supervisor:
         else:
             self._end_tree(spec["grace_s"] if self._reason else LEFTOVERS_S)
         self._drain()
-        if self._group is not None:
-            with contextlib.suppress(OSError):
-                self._group.rmdir()
+        if not self._reason:
+            self._check_memory_group()
+        self._groups.remove()
         self._remove_container()
         self._say_how_it_ended()
         return {"status": self._status, "reason": self._reason or "exit"}
@@ -323,6 +323,9 @@ class Supervisor:
     def _check_use(self, now: float) -> None:
         """End a command that uses more than it may."""
         memory, processes = self._spec["memory_limit"], self._spec["process_limit"]
+        if self._groups.hold_memory:
+            self._check_memory_group()
+            memory = 0
         if not (memory or processes):
             return
         # Processes may multiply much faster than one looks for them; their total is known at once.
@@ -339,10 +342,14 @@ class Supervisor:
             if used > memory:
                 self._end("memory", f"ended: {used} bytes of memory, {memory} are allowed")
 
+    def _check_memory_group(self) -> None:
+        """End a command of which the kernel has killed a process for its memory."""
+        if self._groups.killed_for_memory():
+            self._end("memory", f"ended: it needs more than {self._spec['memory_limit']} bytes of memory")
+
     def _before_exec(self) -> None:
         os.setsid()
-        if self._group is not None:
-            (self._group / "cgroup.procs").write_text(str(os.getpid()))
+        self._groups.enter()
         # Should the supervisor be killed, the command goes with it.
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
@@ -359,34 +366,121 @@ class Supervisor:
                 resource.setrlimit(number, (wanted, wanted))
 
 
-def make_group(processes: int) -> Path | None:
-    """Make a control group in which not many more than so many processes fit, where this user may; None elsewhere.
+class Groups:
+    """Control groups of one command, where this user may make them; elsewhere there are none, and nothing is held.
 
-    Those that look for a tree's processes may be too late; the kernel is not. It leaves some room above the limit, so
-    that what goes beyond it is seen, too.
+    Parameters
+    ----------
+    processes, memory : int
+        How many processes, and bytes of memory, fit into them; 0: any number.
+
+    Notes
+    -----
+    Those that look for a tree's processes may be too late; the kernel is not. It leaves some processes more than the
+    limit, so that what goes beyond it is seen, too.
     """
-    if not processes:
+
+    def __init__(self, processes: int, memory: int) -> None:
+        self._folders: list[Path] = []
+        self._memory: Path | None = None
+        if processes:
+            self._make("pids", {"pids.max": str(processes + max(16, processes // 2))})
+        if memory:
+            self._memory = self._make("memory", {"memory.max": str(memory)}) or self._make(
+                "memory", {"memory.limit_in_bytes": str(memory)}
+            )
+            if self._memory is not None:
+                # Not everywhere is swap counted, nor does a group end as one.
+                for name, value in (("memory.swap.max", "0"), ("memory.memsw.limit_in_bytes", str(memory)),
+                                    ("memory.oom.group", "1")):
+                    with contextlib.suppress(OSError):
+                        _write(self._memory / name, value)
+
+    @property
+    def hold_memory(self) -> bool:
+        """Whether the kernel holds the limit of memory."""
+        return self._memory is not None
+
+    def enter(self) -> None:
+        """Put this process into them."""
+        for folder in self._folders:
+            _write(folder / "cgroup.procs", str(os.getpid()))
+
+    def killed_for_memory(self) -> bool:
+        """Return whether the kernel has killed a process because there was no memory left."""
+        if self._memory is None:
+            return False
+        for name in ("memory.events", "memory.oom_control"):
+            with contextlib.suppress(OSError), open(self._memory / name, encoding="ascii") as file:
+                words = dict(line.split() for line in file if len(line.split()) == 2)
+                return int(words.get("oom_kill", 0)) > 0
+        return False
+
+    def remove(self) -> None:
+        """Remove them; they are empty when the command's processes are gone."""
+        for folder in self._folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        self._folders = []
+
+    def _make(self, controller: str, values: dict[str, str]) -> Path | None:
+        for base in group_folders(controller):
+            folder = base / group_name(os.getpid())
+            # One group serves both where there is one tree of groups.
+            is_new = folder not in self._folders
+            try:
+                if is_new:
+                    folder.mkdir()
+                for name, value in values.items():
+                    _write(folder / name, value)
+            except OSError:
+                if is_new:
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
+                continue
+            if is_new:
+                self._folders.append(folder)
+            return folder
         return None
+
+
+def group_name(pid: int) -> str:
+    """Return what the groups of a supervisor are called."""
+    return f"tensor-runtime-{pid}"
+
+
+def group_folders(controller: str) -> list[Path]:
+    """Return the folders in which groups with this controller could be made, the likeliest first."""
     folders = []
     with open("/proc/self/cgroup", encoding="utf-8") as file:
         for line in file:
             _, controllers, path = line.rstrip("\n").split(":", 2)
-            if "pids" in controllers.split(","):
-                folders += [f"/sys/fs/cgroup/pids{path}", "/sys/fs/cgroup/pids"]
+            if controller in controllers.split(","):
+                root = Path("/sys/fs/cgroup") / controller
+                folders += [root / path.lstrip("/"), root]
             elif not controllers:
-                folders.append(f"/sys/fs/cgroup{path}")
-    for folder in folders:
-        group = Path(folder) / f"tensor-runtime-{os.getpid()}"
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        try:
-            (group / "pids.max").write_text(str(processes + max(16, processes // 2)))
-            return group
-        except OSError:
-            group.rmdir()
-    return None
+                for root in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")):
+                    # A group that has processes gives its controllers to none below it, as a rule; the one above may.
+                    own = root / path.lstrip("/")
+                    folders += [own, *([own.parent] if own != root else [])]
+    return list(dict.fromkeys(folders))
+
+
+def remove_groups(pid: int) -> None:
+    """Remove the groups that a supervisor which was killed has left."""
+    for controller in ("pids", "memory"):
+        for base in group_folders(controller):
+            with contextlib.suppress(OSError):
+                (base / group_name(pid)).rmdir()
+
+
+def _write(path: Path, text: str) -> None:
+    # Without O_CREAT: what is no file of a group is not to become one.
+    handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(handle, text.encode())
+    finally:
+        os.close(handle)
 
 
 def descendants() -> list[int]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runtime.agent.agent import Agent
-    from runtime.agent.options import AgentOptions, TaskLimits
+    from runtime.agent.options import AgentOptions
+    from runtime.commands.limits import CommandLimits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                          help="run bare commands in bubblewrap: where it works, always, never [%(default)s]")
     allowed.add_argument("--env", action="append", default=[], metavar="NAME=VALUE",
                          help="variable of every command's environment; repeatable")
-    limits = parser.add_argument_group("limits of each command (0: none)")
+    limits = parser.add_argument_group("limits of each command (0: none); it may ask for less")
     limits.add_argument("--task-time", type=float, default=0.0, metavar="SECONDS")
     limits.add_argument("--task-memory", default="0", metavar="SIZE")
     limits.add_argument("--task-processes", type=int, default=0, metavar="N")
@@ -139,11 +140,11 @@ def _agent_options(options: argparse.Namespace) -> AgentOptions:
     )
 
 
-def _limits(options: argparse.Namespace) -> TaskLimits:
-    from runtime.agent.options import TaskLimits
+def _limits(options: argparse.Namespace) -> CommandLimits:
+    from runtime.commands.limits import CommandLimits
 
-    return TaskLimits(
-        wall_s=options.task_time,
+    return CommandLimits(
+        time_s=options.task_time,
         memory=_size(options.task_memory, "--task-memory"),
         processes=options.task_processes,
         output=_size(options.task_output, "--task-output"),

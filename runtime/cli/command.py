@@ -19,6 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     submit = forms.add_parser("submit", help="submit a command and print its id")
     submit.add_argument("text", metavar="COMMAND", help="what `sh -c` gets, as one word")
     submit.add_argument("--container", default="", metavar="IMAGE", help="image to run it in, or bare [the server's]")
+    submit.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="variable; repeatable")
+    submit.add_argument("--chdir", default="", metavar="DIR", help="folder to run in [one of its own]")
+    submit.add_argument("--time", metavar="SECONDS", help="end it after so long")
+    submit.add_argument("--memory", metavar="SIZE", help="end it when all its processes together have more")
+    submit.add_argument("--processes", metavar="N", help="end it when it has more processes")
+    submit.add_argument("--files", metavar="N", help="open files that each of its processes may have")
+    submit.add_argument("--output", metavar="SIZE", help="keep so much of its output")
     submit.add_argument("--wait", action="store_true", help="show its output, and end with status 1 if it fails")
     listed = forms.add_parser("list", help="list commands, the oldest first")
     listed.add_argument("--status", default="", metavar="LETTERS", help="only these, such as PAR or F [all]")
@@ -58,7 +65,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _submit(client: CommandClient, options: argparse.Namespace) -> int:
-    number = client.submit(options.text, options.container)
+    from runtime.commands.limits import CommandLimits
+    from runtime.errors import InvalidArgument
+
+    environment = {}
+    for item in options.env:
+        name, separator, value = item.partition("=")
+        if not separator:
+            raise InvalidArgument(f"--env: {item!r} is not of the form NAME=VALUE")
+        environment[name] = value
+    asked = {"time": options.time, "memory": options.memory, "processes": options.processes, "files": options.files,
+             "output": options.output}
+    limits = CommandLimits.of_words({name: text for name, text in asked.items() if text is not None}, "--")
+    number = client.submit(
+        options.text, options.container, limits=limits, environment=environment, directory=options.chdir
+    )
     if not options.wait:
         print(number)
         return 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import re
+import shlex
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import grpc
@@ -14,10 +16,13 @@ from runtime import wire
 from runtime.client.access import Access, address_of
 from runtime.client.channels import SharedChannel
 from runtime.client.tasks.progress import Progress, progress_of
+from runtime.commands.limits import CommandLimits
 from runtime.commands.model import TERMINAL, Status
 from runtime.errors import DeadlineExceeded, Error, InvalidArgument, NotFound, Unavailable, from_rpc_error
 
-__all__ = ["Command", "CommandClient", "LogLine", "QueueWorker"]
+__all__ = ["Command", "CommandClient", "CommandLimits", "LogLine", "QueueWorker"]
+
+_VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 TIMEOUT_S = 30.0
 RETRY_S = 30.0
@@ -110,7 +115,15 @@ class CommandClient:
 
     # -- commands --------------------------------------------------------------------------------------------------
 
-    def submit(self, command: str, container: str = "") -> int:
+    def submit(
+        self,
+        command: str,
+        container: str = "",
+        *,
+        limits: CommandLimits | None = None,
+        environment: Mapping[str, str] | None = None,
+        directory: str = "",
+    ) -> int:
         """Submit a command and return its id; it is stored when this returns, once, however often it was sent.
 
         Parameters
@@ -119,8 +132,28 @@ class CommandClient:
             What ``sh -c`` gets.
         container : str
             Image to run it in; ``bare`` for none, empty for what the server takes then.
+        limits : CommandLimits, optional
+            What it may use; a worker may allow less. They become the first line of the command.
+        environment : mapping of str to str, optional
+            Variables that the command exports first.
+        directory : str
+            Where it goes then; empty for the folder that its worker gives it.
+
+        Raises
+        ------
+        InvalidArgument
+            For an empty command, or a name that no variable can have.
         """
-        request = wire.taskqueue.TaskRequest(command=command, container=container)
+        if not command.strip():
+            raise InvalidArgument("command: must not be empty")
+        lines = [limits.line() if limits is not None else ""]
+        for name, value in (environment or {}).items():
+            if not _VARIABLE.fullmatch(name):
+                raise InvalidArgument(f"environment: {name!r} is no name of a variable")
+            lines.append(f"export {name}={shlex.quote(value)}\n")
+        if directory:
+            lines.append(f"cd -- {shlex.quote(directory)} || exit\n")
+        request = wire.taskqueue.TaskRequest(command="".join(lines) + command, container=container)
         number: int = self._call("SubmitTask", request, **{"x-tq-request-id": str(uuid.uuid4())}).task_id
         return number
 

@@ -17,6 +17,7 @@ from runtime.commands.checks import (
     check_text,
 )
 from runtime.commands.deliveries import CANCEL_NOTICE_S, Deliveries
+from runtime.commands.limits import CommandLimits
 from runtime.commands.log_records import Record
 from runtime.commands.log_streams import LogSession, follow
 from runtime.commands.logs import Logs
@@ -137,12 +138,14 @@ class Commands:
         Raises
         ------
         InvalidArgument
-            For texts that cannot be stored, or no command at all.
+            For texts that cannot be stored, no command at all, or limits in it that cannot be
+            (`runtime.commands.limits`).
         """
         if not text:
             raise InvalidArgument("command: must not be empty")
         check_text(text, "command", MAX_COMMAND_BYTES)
         check_text(container, "container", MAX_CONTAINER_BYTES)
+        CommandLimits.of_command(text)  # better told now than by the worker
         container = container or self.rules.default_container
         now_s = self.now_s()
 

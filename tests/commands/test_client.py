@@ -124,6 +124,11 @@ def test_from_the_shell(queue: runtime.Server, capsys: pytest.CaptureFixture[str
     assert (status, out) == (0, "hello\n")
     number, *rest = err.splitlines()
     assert rest == ["no"]
+    asks = ("--env", "WORD=a b", "--chdir", "/", "--time", "0.5", "--memory", "1GiB")
+    status, out, err = shell("submit", *asks, "echo $WORD $PWD; sleep 60", "--wait")
+    assert (status, out) == (1, "a b /\n") and err.splitlines()[-1] == "timeout: ended after 0.5 s"
+    assert "--memory: 'much': expected" in shell("submit", "true", "--memory", "much")[2]
+    assert "--env: 'WORD'" in shell("submit", "true", "--env", "WORD")[2]
     status, out, _ = shell("submit", "exit 5")
     bad = out.strip()
     assert shell("wait", number, bad)[:2] == (1, f"{number} SUCCEEDED\n{bad} FAILED\n")
