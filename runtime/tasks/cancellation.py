@@ -9,7 +9,7 @@ from runtime.store.tasks import TaskTables
 from runtime.tasks import propagation, transitions
 from runtime.tasks.model import RUNNING, TERMINAL, SessionStatus, TaskRow, TaskStatus
 
-__all__ = ["CANCELED_TEXT", "begin_session", "cancel_children", "cancel_tasks", "drop_payload", "end_canceling"]
+__all__ = ["CANCELED_TEXT", "begin_session", "cancel_children", "cancel_tasks", "end_canceling"]
 
 CANCELED_TEXT = "task canceled"
 
@@ -44,7 +44,7 @@ def _cancel(tables: TaskTables, task: TaskRow, now_s: float) -> None:
     if task.status is TaskStatus.CREATING:
         task.error = CANCELED_TEXT
         transitions.move_task(tables, task, TaskStatus.CANCELED, now_s=now_s)
-        drop_payload(tables, task)
+        propagation.drop_payload(tables, task)
     elif task.status is TaskStatus.SUBMITTED:
         tables.drop_waiting(task.session, tables.spec(task.spec).dependencies, task.number)
         _end(tables, task, TaskStatus.CANCELING, TaskStatus.CANCELED, now_s=now_s)
@@ -62,18 +62,10 @@ def _end(tables: TaskTables, task: TaskRow, *path: TaskStatus, now_s: float) -> 
     transitions.move_task(tables, task, *path, now_s=now_s)
     cancel_children(tables, task, now_s)
     propagation.abort_owned(tables, task, now_s)
-    drop_payload(tables, task)
+    propagation.drop_payload(tables, task)
 
 
 def cancel_children(tables: TaskTables, task: TaskRow, now_s: float) -> None:
     """Cancel the subtasks that a task has asked for and that were never queued."""
     for child in tables.staged_children(task.number):
         _cancel(tables, child, now_s)
-
-
-def drop_payload(tables: TaskTables, task: TaskRow) -> None:
-    """Let the payload's object go: no further attempt will read it."""
-    ref = tables.spec(task.spec).payload.ref
-    if ref is not None:
-        tables.release(ref)
-        tables.forget_payload(task.spec)

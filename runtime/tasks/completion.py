@@ -53,7 +53,7 @@ def succeed(
     transitions.move_task(tables, task, TaskStatus.COMPLETED, now_s=now_s)
     if left:
         propagation.abort_owned(tables, task, now_s)
-    cancellation.drop_payload(tables, task)
+    propagation.drop_payload(tables, task)
 
 
 def succeed_simply(tables: TaskTables, done: Sequence[transitions.Completion], now_s: float) -> None:
@@ -77,4 +77,4 @@ def end_with_error(tables: TaskTables, task: TaskRow, text: str, now_s: float) -
     transitions.move_task(tables, task, TaskStatus.ERROR, now_s=now_s)
     cancellation.cancel_children(tables, task, now_s)
     propagation.abort_owned(tables, task, now_s)
-    cancellation.drop_payload(tables, task)
+    propagation.drop_payload(tables, task)

@@ -9,7 +9,7 @@ from runtime.store.tasks import TaskTables
 from runtime.tasks import transitions
 from runtime.tasks.model import ResultStatus, TaskRow, TaskStatus
 
-__all__ = ["ABORTED_INPUT", "abort_dependents", "abort_owned", "complete"]
+__all__ = ["ABORTED_INPUT", "abort_dependents", "abort_owned", "complete", "drop_payload"]
 
 ABORTED_INPUT = "One of the input data is aborted."
 
@@ -66,4 +66,13 @@ def _end(tables: TaskTables, task: TaskRow, now_s: float) -> bool:
     tables.drop_waiting(task.session, spec.dependencies, task.number)
     task.error = ABORTED_INPUT
     transitions.move_task(tables, task, TaskStatus.ERROR, now_s=now_s)
+    drop_payload(tables, task)
     return True
+
+
+def drop_payload(tables: TaskTables, task: TaskRow) -> None:
+    """Let the payload's object go: no further attempt will read it."""
+    ref = tables.spec(task.spec).payload.ref
+    if ref is not None:
+        tables.release(ref)
+        tables.forget_payload(task.spec)

@@ -29,7 +29,7 @@ def fail(tables: TaskTables, task: TaskRow, kind: FailureKind, text: str, now_s:
         transitions.move_task(tables, task, after, now_s=now_s)
         cancellation.cancel_children(tables, task, now_s)
         propagation.abort_owned(tables, task, now_s)
-        cancellation.drop_payload(tables, task)
+        propagation.drop_payload(tables, task)
         return None
     task.next = successor.number
     transitions.move_task(tables, task, after, now_s=now_s)

@@ -530,7 +530,12 @@ class Tasks:
         self, lease: Lease, requests: Sequence[TaskRequest], options: TaskOptions | None
     ) -> tuple[str, ...]:
         """See `Lease.stage_subtasks`."""
-        lease.check()
+        values = [request.payload for request in requests if request.payload.ref is not None]
+        try:
+            lease.check()
+        except LeaseLost:
+            self.let_go(values)
+            raise
         lease.has_subtasks = True
         now_s = self.now_s()
 
@@ -543,7 +548,7 @@ class Tasks:
             creation.stage_subtasks(tables, task, options, requests, now_s)
             return ()
 
-        return await self._create([request.payload for request in requests if request.payload.ref is not None], stage)
+        return await self._create(values, stage)
 
     async def succeed(self, lease: Lease, values: Mapping[str, Value]) -> TaskStatus:
         """See `Lease.succeed`."""

@@ -123,7 +123,8 @@ class SqliteStore:
         if self._closed:
             raise Unavailable(f"{self.database.name} is closed")
         try:
-            return _snapshot(tables, function)
+            # Without threads nobody writes meanwhile.
+            return _snapshot(tables, function) if self._thread is not None else function(tables)
         except sqlite3.Error as error:
             raise store_error(error, self.database.name) from error
 

@@ -1,0 +1,106 @@
+"""One life of the server of a story: the real domain code on a real store in memory, and how it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sqlite3
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from runtime.errors import Unavailable
+from runtime.store.sqlite.database import Database
+from runtime.store.sqlite.object_tables import ObjectTables
+from runtime.store.sqlite.store import SqliteStore
+from runtime.store.sqlite.task_tables import SqliteTaskTables
+from runtime.tasks.tasks import Limits, Tasks
+from tests.tasks.simulation.objects import MemoryObjects
+
+V = TypeVar("V")
+
+PLANES = (ObjectTables, SqliteTaskTables)
+LIMITS = Limits(lease_ttl_s=2.0, heartbeat_s=0.5, cancel_grace_s=0.7)
+
+
+class Crash(KeyboardInterrupt):
+    """The server's process ends here; the loop hands on nothing else than interrupts."""
+
+
+@functools.cache
+def _disk() -> tuple[sqlite3.Connection, str]:
+    """Return a file in memory with empty tables, and the script that empties them again.
+
+    All stories have the same one, one after the other: so every statement is prepared once, and not once for each.
+    """
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=256)
+    Database(None, PLANES, connection)
+    names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    emptied = [f"DELETE FROM {name};" for name in names if name not in ("versions", "openings")]
+    return connection, "".join(["BEGIN;", *emptied, "UPDATE openings SET epoch = 1;", "COMMIT;"])
+
+
+class Disk:
+    """What outlives a server: its tables and its objects. There is one at a time."""
+
+    def __init__(self) -> None:
+        self.connection, empty = _disk()
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+        self.connection.executescript(empty)
+        self.objects: dict[bytes, bytes] = {}
+
+
+class Server:
+    """One life of the server, from its start to a crash or the end."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.store = SqliteStore(None, PLANES, threads=False, connection=disk.connection)
+        self.objects = MemoryObjects(disk.objects)
+        now_s = asyncio.get_running_loop().time
+        self.tasks = Tasks(self.store.plane(SqliteTaskTables), self.objects, LIMITS, now_s=now_s)
+        self.gone = asyncio.Event()
+        self._calls: dict[asyncio.Task[Any], None] = {}
+
+    def die(self) -> None:
+        """Do nothing any more, and let everybody outside know: what a process does that has ended."""
+        store: Any = self.store
+        while not store._queue.empty():
+            store._queue.get()
+        store.write = lambda tables, function: asyncio.get_event_loop().create_future()
+        tasks: Any = self.tasks
+        tasks.leases.close()
+        for timer in (tasks._start_timer, tasks._outcomes._retry, tasks.scheduler._retry):
+            if timer is not None:
+                timer.cancel()
+        for group in tasks.waiting._groups.values():
+            group.close()
+        self.gone.set()
+        for call in self._calls:
+            call.cancel()
+        self._stop_background()
+
+    def _stop_background(self) -> None:
+        tasks: Any = self.tasks
+        for task in tasks._background:
+            task.cancel()
+
+    async def ask(self, work: Callable[[Tasks], Awaitable[V]]) -> V:
+        """Call the server as a client does; UNAVAILABLE when it dies meanwhile, whatever has become of the call."""
+        if self.gone.is_set():
+            raise Unavailable("connection refused")
+        call = asyncio.current_task()
+        assert call is not None and call not in self._calls
+        self._calls[call] = None
+        try:
+            answer = await work(self.tasks)
+        except asyncio.CancelledError:
+            if not self.gone.is_set() or call.uncancel():
+                raise
+        else:
+            if not self.gone.is_set():
+                return answer
+        finally:
+            del self._calls[call]
+        # Calls that go away leave something to be done, which nobody does any more.
+        self._stop_background()
+        raise Unavailable("connection reset")

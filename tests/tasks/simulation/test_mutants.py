@@ -1,0 +1,129 @@
+"""The stories find broken rules: each of these is one rule left out, and few stories are told before one ends badly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from runtime.store.sqlite.task_tables import SqliteTaskTables
+from runtime.tasks import cancellation, propagation, retries, tasks
+from runtime.tasks.leases import LeaseTable
+from runtime.tasks.model import TaskStatus
+from runtime.tasks.scheduler import Scheduler
+from runtime.tasks.tasks import Tasks
+from runtime.tasks.waiting import Waiting
+from tests.tasks.simulation.world import run_seeds
+
+# Each is found by one of the first dozen; when the world changes, it may be a later one.
+SEEDS = 400
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def _nothing(*args: Any, **named: Any) -> None:
+    return None
+
+
+def accept_outcomes_without_a_look_at_the_fence(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(tasks, "_leased", lambda tables, lease: tables.task(lease.number))
+
+
+def forget_to_end_who_depends_on_aborted_results(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(propagation, "_end", lambda tables, task, now_s: False)
+
+
+def forget_to_count_errors(patch: pytest.MonkeyPatch) -> None:
+    count = SqliteTaskTables.count
+
+    def skip(self: SqliteTaskTables, session: int, status: TaskStatus, change: int) -> None:
+        if status is not TaskStatus.ERROR:
+            count(self, session, status, change)
+
+    patch.setattr(SqliteTaskTables, "count", skip)
+
+
+def lose_the_release_of_a_reference(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SqliteTaskTables, "release", _nothing)
+
+
+def let_go_of_objects_before_their_rows_are_there(patch: pytest.MonkeyPatch) -> None:
+    create = Tasks._create
+
+    async def early(self: Tasks, held: Any, work: Any) -> Any:
+        self.let_go(held)
+        return await create(self, (), work)
+
+    patch.setattr(Tasks, "_create", early)
+
+
+def try_again_without_end(patch: pytest.MonkeyPatch) -> None:
+    successor = retries._successor
+
+    def endless(tables: Any, task: Any, *args: Any, **named: Any) -> Any:
+        task.max_retries += 1
+        return successor(tables, task, *args, **named)
+
+    patch.setattr(retries, "_successor", endless)
+
+
+def never_try_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(retries, "_successor", _nothing)
+
+
+def leave_subtasks_of_failed_tasks(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(cancellation, "cancel_children", _nothing)
+
+
+def never_take_a_lease_away(patch: pytest.MonkeyPatch) -> None:
+    def look(self: LeaseTable) -> None:
+        self._timer = None
+        if len(self):
+            self._arm()
+
+    patch.setattr(LeaseTable, "_look", look)
+
+
+def hand_tasks_out_twice(patch: pytest.MonkeyPatch) -> None:
+    dispatch = Scheduler._dispatch
+
+    def twice(self: Scheduler, tables: SqliteTaskTables, row: Any, *args: Any) -> Any:
+        lease = dispatch(self, tables, row, *args)
+        tables.connection.execute("UPDATE tasks SET status = 2 WHERE number = ?", (row.number,))
+        return lease
+
+    patch.setattr(Scheduler, "_dispatch", twice)
+
+
+def forget_running_attempts_at_the_start(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SqliteTaskTables, "owned_tasks", lambda self: [])
+
+
+def tell_nobody_who_waits(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Waiting, "notify", _nothing)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        accept_outcomes_without_a_look_at_the_fence,
+        forget_to_end_who_depends_on_aborted_results,
+        forget_to_count_errors,
+        lose_the_release_of_a_reference,
+        let_go_of_objects_before_their_rows_are_there,
+        try_again_without_end,
+        never_try_again,
+        leave_subtasks_of_failed_tasks,
+        never_take_a_lease_away,
+        hand_tasks_out_twice,
+        forget_running_attempts_at_the_start,
+        tell_nobody_who_waits,
+    ],
+    ids=lambda mutant: mutant.__name__,
+)
+def test_broken_rule_is_found(mutant: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant(monkeypatch)
+    with pytest.raises(Exception) as found:  # noqa: PT011 - whatever comes first of what the rule is for
+        run_seeds(range(SEEDS))
+    assert any("TENSOR_RUNTIME_SEED=" in note for note in getattr(found.value, "__notes__", ())), found.value
