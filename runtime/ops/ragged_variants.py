@@ -1,4 +1,4 @@
-"""Ragged tensors in variants and back: how they pass through datasets."""
+"""Ragged tensors in variants and back: how they pass through datasets, and the gradient of that."""
 
 from __future__ import annotations
 
@@ -70,6 +70,48 @@ def _row(splits: Sequence[Any], values: Any, kind: DataType, number: int) -> Rag
 def _within(stop: int, size: int) -> None:
     if stop > size:
         raise InvalidArgument(f"Invalid ragged splits: a row ends at {stop}, but there are {size} entries")
+
+
+@kernel("RaggedTensorToVariantGradient", shape=unknown, host=(1, 2))
+def _to_variant_gradient(node: Node, env: KernelEnv) -> Run:
+    """Join the values of the variants' gradients; a variant that nothing depended on has zeros for its rows."""
+    kind = base(node.attr("Tvalues"))
+    dtype = to_numpy(kind)
+
+    def run(encoded: Any, splits: Any, shape: Any) -> Any:
+        if shape.ndim != 1:
+            raise InvalidArgument(f"dense_values_shape must be a vector, got shape {format_shape(shape.shape)}")
+        dims = tuple(shape.tolist())
+        if any(size < 0 for size in dims):
+            raise InvalidArgument(f"dense_values_shape is {format_shape(dims)}: sizes must not be negative")
+        items = encoded.reshape(-1).tolist()
+        some_missing = any(not isinstance(item, RaggedVariant) for item in items)
+        if some_missing and not (dims and _are_splits(splits, len(items))):
+            raise InvalidArgument(f"row_splits must be {len(items) + 1} numbers that do not descend, and the dense "
+                                  f"values no scalar, but they have the shapes {format_shape(splits.shape)} and "
+                                  f"{format_shape(dims)}")
+        parts = [_values(item, kind) if isinstance(item, RaggedVariant) else
+                 np.zeros((int(splits[place + 1] - splits[place]), *dims[1:]), dtype)
+                 for place, item in enumerate(items)]
+        if len(parts) == 1:
+            return parts[0]
+        if any(part.shape[1:] != dims[1:] or not part.ndim for part in parts):
+            raise InvalidArgument(f"the gradients of the variants have the shapes "
+                                  f"{', '.join(format_shape(part.shape) for part in parts)}, which do not make up "
+                                  f"{format_shape(dims)}")
+        return np.concatenate(parts) if parts else np.zeros(dims, dtype)
+
+    return run
+
+
+def _are_splits(splits: Any, rows: int) -> bool:
+    return splits.ndim == 1 and splits.size == rows + 1 and not (splits[1:] < splits[:-1]).any()
+
+
+def _values(item: RaggedVariant, kind: DataType) -> Any:
+    if item.datatype != kind:
+        raise InvalidArgument(f"Expected values Tensor dtype: {kind.label}, found: {item.datatype.label}")
+    return item.values
 
 
 @kernel("RaggedTensorFromVariant", shape=unknown)
