@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime._ext.errors import Error, FailedPrecondition, InvalidArgument
+from runtime._ext.errors import Error, FailedPrecondition, Internal, InvalidArgument
 from runtime._ext.executor import DEAD_VALUE
 from runtime.dtypes import DataType, base
 from runtime.ops.registry import kernel
@@ -38,7 +38,7 @@ def _start(node: Node, env: KernelEnv, step: StepContext, done: Done, where: str
         raise InvalidArgument(f"group_size must be positive integer got {size}")
     if size == 1:
         if value is None:
-            raise InvalidArgument(f"{node.op} '{node.name}' is the only member of its group: nobody sends")
+            raise Internal(f"{node.op} '{node.name}' is the only member of its group: nobody sends")
         if kind != _BROADCAST and value.ndim == 0 and kind == _GATHER:
             raise InvalidArgument("input should have rank > 0")
         done(value, None)

@@ -347,7 +347,9 @@ def _for_range(start: Any, limit: Any, delta: Any) -> range:
         if value.ndim:
             raise InvalidArgument(f"{name} must be a scalar, but it has the shape {list(value.shape)}")
     first, end, stride = int(start), int(limit), int(delta)
-    if stride == 0 or (stride > 0) != (first <= end) and first != end:
+    if first == end:
+        return range(0)
+    if stride == 0 or (stride > 0) != (first < end):
         raise InvalidArgument(f"a For from {first} to {end} by {stride} does not end")
     return range(first, end, stride)
 

@@ -135,6 +135,7 @@ FAMILIES = (
     "runtime.ops.datasets.batching",
     "runtime.ops.datasets.grouping",
     "runtime.ops.datasets.selection",
+    "runtime.ops.datasets.settings",
     "runtime.ops.datasets.shuffling",
     "runtime.ops.datasets.seeds",
     "runtime.ops.datasets.buffering",

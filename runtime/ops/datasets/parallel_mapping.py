@@ -260,7 +260,7 @@ def _parallel_map(node: Node, env: KernelEnv) -> Run:
     preserves = node.attr("preserve_cardinality")
     is_first = node.op == "ParallelMapDataset"
     ordered = not node.attr("sloppy") if is_first else node.attr("deterministic") != b"false"
-    name = "ParallelMapV1" if is_first else "ParallelMapV2"
+    name = "ParallelMap" if is_first else "ParallelMapV2"
 
     def run(source: Any, *rest: Any) -> Any:
         *arguments, num_parallel_calls = rest

@@ -1,6 +1,6 @@
 """Datasets that choose among the elements of others and change none: take, skip, repeat, concatenate, zip, shard.
 
-Also what only hands elements on: options, which say how and not what, and checks.
+Also what checks them. What only says how elements are made is in `settings`.
 """
 
 from __future__ import annotations
@@ -321,14 +321,14 @@ class ShardDataset(CountedDataset):
 
 
 class _ShardIterator(UnaryIterator):
-    __slots__ = ("_before", "_count", "_ended", "_is_first", "_non_empty")
+    __slots__ = ("_before", "_count", "_ended", "_index", "_owed")
 
     def __init__(self, dataset: ShardDataset, iteration: Iteration, prefix: str) -> None:
         super().__init__(dataset, iteration, prefix)
         self._count = dataset.count
-        self._before = dataset.index  # elements to pass over
-        self._non_empty = dataset.non_empty
-        self._is_first = True
+        self._index = self._before = dataset.index  # elements to pass over
+        # Behind the first element, where every shard must have one: those of the shards that follow.
+        self._owed = dataset.count - 1 - dataset.index if dataset.non_empty else 0
         self._ended = False
 
     async def next(self) -> Element | None:
@@ -337,13 +337,21 @@ class _ShardIterator(UnaryIterator):
         element = None
         if not self._before or await self._source.skip(self._before) == self._before:
             element = await self._source.next()
-        self._before = self._count - 1
         if element is None:
             self._ended = True
-            if self._is_first and self._non_empty:
-                raise InvalidArgument("Could not apply FILE based sharding: the dataset only has fewer files than "
-                                      f"{self._count}, the number of shards")
-        self._is_first = False
+            return None
+        self._before = self._count - 1
+        if self._owed:
+            owed, self._owed = self._owed, 0
+            if await self._source.skip(owed) < owed:
+                raise InvalidArgument(
+                    f"Could not apply FILE based sharding: the dataset only has {self._index + 1} file(s), "
+                    f"which is not enough for the required {self._count} shards/workers. If you are using datasets "
+                    "with distribution strategy, consider setting the auto sharding policy to either DATA or OFF "
+                    "using the `experimental_distribute.auto_shard_policy` option of `tf.data.Options()`. Or, split "
+                    "your input files into a larger number of small files such that number of files is greater than "
+                    "number of shards/workers.")
+            self._before = self._index
         return element
 
 
@@ -390,7 +398,7 @@ class _AssertCardinalityIterator(UnaryIterator):
             expected = "an infinite number of" if self._expected == INFINITE else str(self._expected)
             raise FailedPrecondition(f"Input dataset was expected to contain {expected} {_elements(self._expected)} "
                                      f"but contained only {self._seen} {_elements(self._seen)}.")
-        if element is not None and 0 <= self._expected < self._seen:
+        if element is not None and self._expected != INFINITE and self._expected < self._seen:
             raise FailedPrecondition(f"Input dataset was expected to contain {self._expected} "
                                      f"{_elements(self._expected)} but contained at least {self._seen} "
                                      f"{_elements(self._seen)}.")
@@ -492,16 +500,3 @@ def _unique(node: Node, env: KernelEnv) -> Run:
 
 
 _COMPARABLE = frozenset({DataType.INT32, DataType.INT64, DataType.STRING})
-
-
-@kernel("OptionsDataset", "ModelDataset", "FinalizeDataset", "RewriteDataset", "OptimizeDataset", "OptimizeDatasetV2",
-        "MaxIntraOpParallelismDataset", "PrivateThreadPoolDataset", "NonSerializableDataset", "WrapDatasetVariant",
-        "UnwrapDatasetVariant", shape=scalar)
-def _hand_on(node: Node, env: KernelEnv) -> Run:
-    """Return the dataset itself: what these ask for changes how elements are made, and none of them."""
-
-    def run(source: Any, *settings: Any) -> Any:
-        dataset_of(source)
-        return source
-
-    return run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtime._ext.errors import InvalidArgument
-from runtime.dtypes import to_numpy
+from runtime.dtypes import DataType, to_numpy
 from runtime.ops.datasets.dataset import (
     INFINITE,
     Dataset,
@@ -136,12 +136,15 @@ class RangeDataset(Dataset):
         return _RangeIterator(self, iteration, prefix)
 
 
+_NO_NUMBERS = frozenset({DataType.BOOL, DataType.STRING})
+
+
 class _RangeIterator(DatasetIterator):
-    __slots__ = ("_dtype", "_left", "_number", "_step")
+    __slots__ = ("_left", "_number", "_step", "_type")
 
     def __init__(self, dataset: RangeDataset, iteration: Iteration, prefix: str) -> None:
         super().__init__(dataset, iteration, prefix)
-        self._dtype = to_numpy(dataset.signature.types[0])
+        self._type = dataset.signature.types[0]
         self._number = dataset.numbers.start
         self._step = dataset.numbers.step
         self._left = dataset.cardinality()
@@ -152,7 +155,9 @@ class _RangeIterator(DatasetIterator):
         number = self._number
         self._number = number + self._step
         self._left -= 1
-        return (np.array(number, self._dtype),)
+        if self._type in _NO_NUMBERS:
+            raise InvalidArgument(f"Unsupported data type: {self._type.label}")
+        return (np.array(number).astype(to_numpy(self._type)),)
 
     async def skip(self, count: int) -> int:
         count = min(count, self._left)
