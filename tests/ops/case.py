@@ -25,6 +25,10 @@ INTEGERS = (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint3
 COMPLEX = (np.complex64, np.complex128)
 INDEX = (np.int32, np.int64)
 
+CONTROL_FLOW = frozenset(("Switch", "RefSwitch", "_SwitchN", "Merge", "RefMerge", "Enter", "RefEnter", "Exit",
+                          "RefExit", "NextIteration", "RefNextIteration", "LoopCond"))
+"""What only an executor can run."""
+
 PRODUCER = 1882
 """GraphDef version that TensorFlow 2.21 writes."""
 
@@ -61,6 +65,8 @@ class Case:
         ``compare(ours, theirs)`` takes the fetched arrays of one run instead of the usual comparison.
     producer : int
         Version of the GraphDef: old op types are refused in a new one.
+    library : sequence of FunctionDef
+        What func attrs of the nodes name; `function` makes them.
     """
 
     op: str
@@ -73,16 +79,47 @@ class Case:
     compare: Any = None
     feed_types: Mapping[str, DataType] = field(default_factory=dict)
     producer: int = PRODUCER
+    library: Sequence[Any] = ()
+
+    @property
+    def all_nodes(self) -> Iterator[Any]:
+        """The nodes of the graph and of its functions."""
+        yield from self.nodes
+        for body in self.library:
+            yield from body.node_def
+
+    @property
+    def needs_executor(self) -> bool:
+        """Whether the case is more than kernels called in order: it has functions, or nodes that decide what runs."""
+        return bool(self.library) or any(node.op in CONTROL_FLOW for node in self.nodes)
+
+    def reached(self) -> set[str]:
+        """Return the ops that its runs run in the graph itself: both servers must agree on what comes of them."""
+        by_name = {node.name: node for node in self.nodes}
+        found = set()
+        for run in self.runs:
+            fed = {name.partition(":")[0] for name in run.feeds}
+            waiting, seen = [*run.fetches, *run.targets], set(fed)
+            while waiting:
+                name = waiting.pop().lstrip("^").partition(":")[0]
+                if name not in seen:
+                    seen.add(name)
+                    found.add(by_name[name].op)
+                    waiting += by_name[name].input
+        return found
 
 
 def attr(value: Any) -> Any:
     """Return an AttrValue: DataType, bool, int, float, bytes or text, shape (tuple), None (unknown shape), array, list.
 
-    A tuple is a shape; a list holds values of one kind.
+    A tuple is a shape; a list holds values of one kind; `called` makes what names a function.
     """
     message = wire.AttrValue()
     if isinstance(value, wire.AttrValue):
         return value
+    if isinstance(value, wire.NameAttrList):
+        message.func.CopyFrom(value)
+        return message
     if isinstance(value, list):
         message.list.SetInParent()
         for item in value:
@@ -169,6 +206,47 @@ def node(op: str, name: str, inputs: Sequence[str] = (), /, **attrs: Any) -> Any
     return message
 
 
+def called(name: str) -> Any:
+    """Return what a func attr holds: the name of a function."""
+    return wire.NameAttrList(name=name)
+
+
+def function(name: str, inputs: Mapping[str, DataType], outputs: Mapping[str, tuple[str, DataType]],
+             nodes: Sequence[Any] = (), control: Sequence[str] = (), stateful: bool = False) -> Any:
+    """Return a FunctionDef.
+
+    Parameters
+    ----------
+    inputs : mapping
+        Types of the arguments, by name.
+    outputs : mapping
+        By name, what is returned, as ``argument`` or ``node:output:0``, and its type.
+    nodes : sequence of NodeDef
+        The body; inputs are written as `outputs` are.
+    control : sequence of str
+        Nodes that run though nothing returned needs them.
+    """
+    made = wire.FunctionDef()
+    made.signature.name = name
+    made.signature.is_stateful = stateful
+    for arg, kind in inputs.items():
+        made.signature.input_arg.add(name=arg, type=int(kind))
+    for arg, (source, kind) in outputs.items():
+        made.signature.output_arg.add(name=arg, type=int(kind))
+        made.ret[arg] = source
+    for label in control:
+        made.signature.control_output.append(label)
+        made.control_ret[label] = label
+    made.node_def.extend(nodes)
+    return made
+
+
+def const(name: str, value: Any, *inputs: str) -> Any:
+    """Return a Const node; inputs are control inputs."""
+    made = as_array(value)
+    return node("Const", name, inputs, dtype=from_numpy(made.dtype), value=made)
+
+
 def op_case(op: str, *inputs: Any, name: str = "", relative: float | None = None, absolute: float = 0.0,
             text: bool | re.Pattern[str] = True, compare: Any = None, types: Sequence[DataType] | None = None,
             repeat: int = 1, producer: int = PRODUCER, shaped: Sequence[int] = (), **attrs: Any) -> Case:
@@ -235,9 +313,10 @@ def _infer(definition: opdef.OpDef, kinds: Sequence[DataType], given: Mapping[st
 
 
 def graph_case(op: str, name: str, nodes: Sequence[Any], *runs: Run, relative: float | None = None,
-               absolute: float = 0.0, text: bool | re.Pattern[str] = True, compare: Any = None) -> Case:
-    """Return the case of a graph of several nodes; producers stand before their consumers."""
-    return Case(op, f"{op}({name})", nodes, runs, relative, absolute, text, compare)
+               absolute: float = 0.0, text: bool | re.Pattern[str] = True, compare: Any = None,
+               library: Sequence[Any] = ()) -> Case:
+    """Return the case of a graph of several nodes; producers stand before their consumers, but in loops."""
+    return Case(op, f"{op}({name})", nodes, runs, relative, absolute, text, compare, library=library)
 
 
 @dataclass(frozen=True)
@@ -249,11 +328,17 @@ class Outcome:
     fetched: list[np.ndarray]
 
 
-def encode(case: Case) -> Iterator[bytes]:
-    """Yield the frames of a case: the GraphDef, the runs as JSON, then every fed TensorProto in order."""
+def graph_def(case: Case) -> Any:
+    """Return the GraphDef of a case."""
     graph = wire.GraphDef(node=case.nodes)
     graph.versions.producer = case.producer
-    yield graph.SerializeToString()
+    graph.library.function.extend(case.library)
+    return graph
+
+
+def encode(case: Case) -> Iterator[bytes]:
+    """Yield the frames of a case: the GraphDef, the runs as JSON, then every fed TensorProto in order."""
+    yield graph_def(case).SerializeToString()
     yield json.dumps([{"feeds": list(run.feeds), "fetches": list(run.fetches), "targets": list(run.targets)}
                       for run in case.runs]).encode()
     for run in case.runs:

@@ -38,7 +38,8 @@ def encode(value, kind):
     for dim in value.shape:
         message.tensor_shape.dim.add().size = dim
     if kind == dtypes.string.as_datatype_enum:
-        message.string_val.extend(item if isinstance(item, bytes) else item.encode() for item in value.reshape(-1))
+        message.string_val.extend(item if isinstance(item, bytes) else getattr(item, "handle", item).encode()
+                                  for item in value.reshape(-1))  # the client wraps handles of session tensors
     else:
         message.tensor_content = np.ascontiguousarray(value).tobytes()
     return message
@@ -49,7 +50,7 @@ def kernel_text(error):
     text = error.message
     if "\nNode: " in text:
         text = text.split("\nNode: ", 1)[1].split("\n", 1)[1]
-    text = text.split("\n\nOriginal stack trace", 1)[0]
+    text = text.split("\n\nOriginal stack trace", 1)[0].removeprefix("Graph execution error:\n\n")
     return NODE_MARK.sub("", text)
 
 

@@ -20,15 +20,12 @@ from runtime.ops import opdef, registry
 from tests.ops import cases as tables
 from tests.ops.case import Case, array, tensor
 from tests.ops.kernel_runner import KernelRunner
+from tests.ops.step_runner import CaseInSteps
+from tests.ops.values import TYPES
 
 __all__ = ["FAMILIES", "covered", "family_cases", "left_out", "retyped_cases", "wanted", "written"]
 
 FAMILIES = sorted(module.name for module in pkgutil.iter_modules(tables.__path__))
-
-TYPES = (DataType.FLOAT, DataType.DOUBLE, DataType.INT32, DataType.UINT8, DataType.INT16, DataType.INT8,
-         DataType.STRING, DataType.COMPLEX64, DataType.INT64, DataType.BOOL, DataType.BFLOAT16, DataType.UINT16,
-         DataType.COMPLEX128, DataType.HALF, DataType.UINT32, DataType.UINT64)
-"""Types of tensors that a case can feed and fetch."""
 
 # Values of these seldom stand for anything but what the type is about; those of integers may be sizes and indices.
 _PREFERRED = (DataType.FLOAT, DataType.DOUBLE, DataType.STRING, DataType.INT64, DataType.INT32, DataType.BOOL)
@@ -81,7 +78,7 @@ def written() -> dict[Place, set[int]]:
 
 def _note(cases: Iterable[Case], found: dict[Place, set[int]]) -> None:
     for case in cases:
-        for node in case.nodes:
+        for node in case.all_nodes:
             definition = opdef.lookup(node.op)
             for attr in definition.attrs.values() if definition is not None else ():
                 if attr.kind in ("type", "list(type)"):
@@ -113,7 +110,7 @@ def retyped_cases() -> Iterator[Case]:
         if family != "retyped":
             for case in family_cases(family):
                 by_op[case.op].append(case)
-                for op in {node.op for node in case.nodes} - {case.op, "Placeholder", "Const"}:
+                for op in {node.op for node in case.all_nodes} - {case.op, "Placeholder", "Const"}:
                     by_op[op].append(case)
     told, excused = written(), left_out()
     for (op, attr), types in sorted(wanted().items()):
@@ -134,7 +131,7 @@ def _sources(op: str, attr: str, cases: list[Case]) -> Iterator[tuple[Case, Data
     tried = 0
     for kind in (*_PREFERRED, *(other for other in TYPES if other not in _PREFERRED)):
         for case in cases:
-            if not any(kind in _types_of(node, attr) for node in case.nodes if node.op == op):
+            if not any(kind in _types_of(node, attr) for node in case.all_nodes if node.op == op):
                 continue
             if any(value.size for run in case.runs for value in run.feeds.values()) or not case.runs[0].feeds:
                 tried += 1
@@ -144,9 +141,13 @@ def _sources(op: str, attr: str, cases: list[Case]) -> Iterator[tuple[Case, Data
                     yield case, kind
 
 
+def _runner(case: Case) -> KernelRunner | CaseInSteps:
+    return CaseInSteps(case) if case.needs_executor else KernelRunner(case)
+
+
 def _works(case: Case) -> bool:
     try:
-        runner = KernelRunner(case)
+        runner = _runner(case)
         for run in case.runs:
             runner.run(run)
         runner.close()
@@ -158,9 +159,10 @@ def _works(case: Case) -> bool:
 def _retyped(case: Case, op: str, attr: str, old: DataType, new: DataType) -> Case | None:
     """Return a case with another type for an attr; None where that makes no graph."""
     nodes = [copy.deepcopy(node) for node in case.nodes]
+    library = [copy.deepcopy(body) for body in case.library]
     by_name = {node.name: node for node in nodes}
     under_test = [node for node in nodes if node.op == op and old in _types_of(node, attr)]
-    plain = all(node.op == "Placeholder" or node in under_test for node in nodes)
+    plain = not library and all(node.op == "Placeholder" or node in under_test for node in nodes)
     changed: set[str] = set()
     if plain:
         for node in under_test:
@@ -170,7 +172,10 @@ def _retyped(case: Case, op: str, attr: str, old: DataType, new: DataType) -> Ca
             if by_name[name].op == "Placeholder":
                 _set(by_name[name], "dtype", old, new)
     else:
-        for node in nodes:
+        for body in library:
+            for arg in (*body.signature.input_arg, *body.signature.output_arg):
+                arg.type = new if arg.type == old else arg.type
+        for node in (*nodes, *(node for body in library for node in body.node_def)):
             definition = opdef.lookup(node.op)
             for each in definition.attrs.values() if definition is not None else ():
                 if each.kind in ("type", "list(type)"):
@@ -189,10 +194,10 @@ def _retyped(case: Case, op: str, attr: str, old: DataType, new: DataType) -> Ca
         runs.append(replace(run, feeds=feeds))
     relative = case.relative if new is old or to_numpy(new).itemsize > 2 else None
     made = replace(case, op=op, name=f"{case.name} with {attr}={new.label} of {op}", nodes=nodes, runs=runs,
-                   feed_types={name: kind for name, kind in kinds.items() if name in case.feed_types},
+                   library=library, feed_types={name: kind for name, kind in kinds.items() if name in case.feed_types},
                    relative=relative)
     try:
-        KernelRunner(made).close()
+        _runner(made).close()
     except (Error, AssertionError, KeyError, ValueError):
         return None
     return made

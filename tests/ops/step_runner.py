@@ -6,13 +6,12 @@ import re
 
 import numpy as np
 
-from runtime import wire
 from runtime.devices.device import cpu_device
 from runtime.errors import Error
 from runtime.graph.graph import Graph
 from runtime.step.environment import SessionState
 from runtime.step.files import FileAccess
-from tests.ops.case import Case, Run
+from tests.ops.case import Case, Run, graph_def
 from tests.step.maker import Runner
 
 _NODE_MARK = re.compile(r"\n\t \[\[\{\{node [^}]*\}\}\]\]")
@@ -22,9 +21,7 @@ class CaseInSteps:
     """A session that runs the steps of a case; see `tests.ops.kernel_runner.KernelRunner`, which calls definitions."""
 
     def __init__(self, case: Case) -> None:
-        graph = wire.GraphDef(node=case.nodes)
-        graph.versions.producer = case.producer
-        self._runner = Runner(Graph.from_proto(graph))
+        self._runner = Runner(Graph.from_proto(graph_def(case)))
         self._device = cpu_device("localhost", 0)  # as the peer names its task
         self._runner.state = SessionState(self._device, FileAccess(None))
 

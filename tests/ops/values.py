@@ -7,6 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from runtime.dtypes import DataType
+
+TYPES = (DataType.FLOAT, DataType.DOUBLE, DataType.INT32, DataType.UINT8, DataType.INT16, DataType.INT8,
+         DataType.STRING, DataType.COMPLEX64, DataType.INT64, DataType.BOOL, DataType.BFLOAT16, DataType.UINT16,
+         DataType.COMPLEX128, DataType.HALF, DataType.UINT32, DataType.UINT64)
+"""Types of tensors that a case can feed and fetch."""
+
 SHAPES: tuple[tuple[int, ...], ...] = ((), (1,), (5,), (0,), (2, 3), (2, 0, 3), (17, 33))
 """A scalar, vectors, an empty tensor, matrices, and one larger than a vector register takes at once."""
 

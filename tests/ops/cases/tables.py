@@ -29,6 +29,7 @@ def cases() -> Iterator[Case]:
     yield from _mutable()
     yield from _tensors()
     yield from _dense()
+    yield from _anonymous_dense()
     yield from _dense_rules()
     yield from _files()
     yield from _sharing()
@@ -213,6 +214,11 @@ def _tensors() -> Iterator[Case]:
         graph.export()
         yield graph.case(f"{key.label}->{value.label}", compare=unordered)
     graph = Graph("MutableHashTableOfTensorsV2", L, F, value_shape=(3,))
+    graph.entries("LookupTableInsertV2", some(L, 1, 2), np.ones((2, 3), np.float32))
+    graph.find(some(L, 2, 3), np.zeros(3, np.float32))
+    graph.size()
+    yield older(graph.case("references"))
+    graph = Graph("MutableHashTableOfTensorsV2", L, F, value_shape=(3,))
     graph.find(some(L, 1, 2), np.zeros(2, np.float32))
     graph.find(some(L, 1, 2), one(F, 0))
     graph.entries("LookupTableInsertV2", some(L, 1, 2), np.zeros(2, np.float32))
@@ -291,6 +297,19 @@ def _dense() -> Iterator[Case]:
     graph.entries("LookupTableInsertV2", np.array([9, 2]), np.array([90, 20]))
     graph.export()
     yield graph.case("import", compare=buckets(empty, deleted))
+
+
+def _anonymous_dense() -> Iterator[Case]:
+    for key, value in DENSE:
+        inputs = {"empty": one(key, 0), "deleted": one(key, -1), "keys": some(key, 3, 19, 4),
+                  "values": some(value, 30, 10, 40), "asked": some(key, 19, 1, 3), "default": one(value, 7)}
+        nodes = [*fed(**inputs), node("AnonymousMutableDenseHashTable", "t", ["empty", "deleted"], key_dtype=key,
+                                      value_dtype=value, initial_num_buckets=4),
+                 node("LookupTableInsertV2", "put", ["t", "keys", "values"], Tin=key, Tout=value),
+                 node("LookupTableFindV2", "find", ["t", "asked", "default", "^put"], Tin=key, Tout=value),
+                 node("LookupTableSizeV2", "size", ["t", "^put"])]
+        yield graph_case("AnonymousMutableDenseHashTable", f"{key.label}->{value.label}", nodes,
+                         Run(feeds(**inputs), ["find:0", "size:0"]))
 
 
 def _dense_rules() -> Iterator[Case]:

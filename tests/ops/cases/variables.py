@@ -64,7 +64,7 @@ def fed(**arrays: np.ndarray) -> list[Any]:
 
 def feeds(**arrays: np.ndarray) -> dict[str, np.ndarray]:
     """Return what to feed to them."""
-    return {f"{name}:0": value for name, value in arrays.items()}
+    return {f"{name}:0": np.asarray(value) for name, value in arrays.items()}
 
 
 def _assignments(kind: Any, shape: tuple[int, ...]) -> Iterator[Case]:
