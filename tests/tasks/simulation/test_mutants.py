@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from runtime.store.sqlite.task_tables import SqliteTaskTables
-from runtime.tasks import cancellation, propagation, retries, tasks
+from runtime.tasks import cancellation, propagation, retries, tasks, transitions
 from runtime.tasks.leases import LeaseTable
-from runtime.tasks.model import TaskStatus
-from runtime.tasks.scheduler import Scheduler
+from runtime.tasks.model import TaskRow, TaskStatus
 from runtime.tasks.tasks import Tasks
 from runtime.tasks.waiting import Waiting
 from tests.tasks.simulation.world import run_seeds
@@ -86,14 +85,14 @@ def never_take_a_lease_away(patch: pytest.MonkeyPatch) -> None:
 
 
 def hand_tasks_out_twice(patch: pytest.MonkeyPatch) -> None:
-    dispatch = Scheduler._dispatch
+    dispatch_all = transitions.dispatch_all
 
-    def twice(self: Scheduler, tables: SqliteTaskTables, row: Any, *args: Any) -> Any:
-        lease = dispatch(self, tables, row, *args)
-        tables.connection.execute("UPDATE tasks SET status = 2 WHERE number = ?", (row.number,))
-        return lease
+    def twice(tables: SqliteTaskTables, rows: Sequence[TaskRow], owner: str) -> None:
+        dispatch_all(tables, rows, owner)
+        for row in rows:
+            tables.connection.execute("UPDATE tasks SET status = 2 WHERE number = ?", (row.number,))
 
-    patch.setattr(Scheduler, "_dispatch", twice)
+    patch.setattr(transitions, "dispatch_all", twice)
 
 
 def forget_running_attempts_at_the_start(patch: pytest.MonkeyPatch) -> None:
