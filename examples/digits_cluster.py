@@ -18,6 +18,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,18 @@ def train_between_graphs(spec: ClusterSpec, digits: digits_data.Digits, options:
                          training: Training) -> float:
     """Train with a client for each worker; return the accuracy."""
     workers = sorted(spec.jobs["worker"])
-    all_ready = threading.Barrier(len(workers))
+    all_here = threading.Barrier(len(workers))
+
+    def steps(task: int) -> Iterator[int]:
+        """Yield the numbers of a worker's steps, each when its turn has come."""
+        for step in range(options.steps):
+            if not options.in_turns:
+                yield step
+                continue
+            for turn in workers:
+                if turn == task:
+                    yield step
+                all_here.wait()
 
     def work(task: int) -> float:
         is_chief = task == workers[0]
@@ -148,25 +160,31 @@ def train_between_graphs(spec: ClusterSpec, digits: digits_data.Digits, options:
                     session.run(start)
                 else:
                     session.list_devices()
+                all_here.wait()
+                batches = digits_data.endless_batches(digits, options.batch, (options.seed, task))
+                for step in steps(task):
+                    loss, _ = session.run([replica.loss, train], replica.feeds(*next(batches)))
+                    training.note(task, step, float(loss))
             except Error:
-                all_ready.abort()
+                all_here.abort()  # nobody waits for a worker that has failed
                 raise
-            all_ready.wait()
-            batches = digits_data.endless_batches(digits, options.batch, (options.seed, task))
-            for step in range(options.steps):
-                loss, _ = session.run([replica.loss, train], replica.feeds(*next(batches)))
-                training.note(task, step, float(loss))
             return float(session.run(replica.accuracy, replica.feeds(digits.test_images, digits.test_labels)))
 
     with ThreadPoolExecutor(len(workers)) as threads:
-        # Whoever ends last has seen all updates.
-        return max(threads.map(work, workers))
+        running = [threads.submit(work, task) for task in workers]
+    errors = [error for error in (one.exception() for one in running) if error is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+        raise error  # the one that the others broke off for
+    # Whoever ends last has seen all updates.
+    return max(one.result() for one in running)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cluster", help='JSON: {"ps": ["host:port"], "worker": ["host:port", ...]}, or a file of it')
     parser.add_argument("--mode", choices=["in-graph", "async"], default="in-graph")
+    parser.add_argument("--in-turns", action="store_true",
+                        help="async: one worker's step behind the other's, so that every run gives the same losses")
     parser.add_argument("--master", help="grpc://HOST:PORT, in-graph: the server to connect to, in place of worker 0")
     parser.add_argument("--workers", type=int, default=2, help="of a cluster of its own")
     parser.add_argument("--steps", type=int, default=600, help="of each worker")
@@ -180,6 +198,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for name in ("steps", "batch", "hidden", "workers"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    if options.in_turns and options.mode != "async":
+        parser.error(f"--in-turns is for --mode async, not for {options.mode}")
     return options
 
 

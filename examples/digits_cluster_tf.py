@@ -110,9 +110,7 @@ def train_between_graphs(cluster, options, digits, task, side_by_side):
                 log_step_count_steps=None, stop_grace_period_secs=1) as session:
             side_by_side.chief_is_ready.set()
             batches = digits_data.endless_batches(digits, options.batch, (options.seed, task))
-            for step in range(options.steps):
-                if options.mode == "sync":
-                    side_by_side.wait()
+            for step in side_by_side.steps(task, options):
                 found, _ = session.run([loss, train], dict(zip(fed, next(batches))))
                 say(task=task, step=step, loss=float(found))
             side_by_side.wait()
@@ -126,13 +124,27 @@ def train_between_graphs(cluster, options, digits, task, side_by_side):
 class SideBySide:
     """Clients of several workers in one program: the chief opens its session first, and they wait for each other."""
 
-    def __init__(self, count):
+    def __init__(self, tasks):
         self.chief_is_ready = threading.Event()
-        self._barrier = threading.Barrier(count)
+        self._tasks = tasks
+        self._barrier = threading.Barrier(len(tasks))
         self.errors = []
 
     def wait(self):
         self._barrier.wait()
+
+    def steps(self, task, options):
+        """Yield the numbers of a worker's steps, each when it is time for it."""
+        for step in range(options.steps):
+            if options.mode == "sync":
+                self.wait()
+            if not options.in_turns:
+                yield step
+                continue
+            for turn in self._tasks:
+                if turn == task:
+                    yield step
+                self.wait()
 
     def wait_for_chief(self, is_chief):
         if not is_chief and self._barrier.parties > 1:
@@ -154,6 +166,8 @@ def main() -> None:
     parser.add_argument("mode", choices=["in-graph", "async", "sync"])
     parser.add_argument("--tasks", type=int, nargs="+", help="workers that this program is the client of; default: all")
     parser.add_argument("--master", help="grpc://HOST:PORT, in-graph: the server to connect to, in place of worker 0")
+    parser.add_argument("--in-turns", action="store_true",
+                        help="async: one worker's step behind the other's, so that every run gives the same losses")
     parser.add_argument("--data", help=".npz file with images and labels; scikit-learn's digits when not given")
     parser.add_argument("--steps", type=int, default=400, help="of each worker")
     parser.add_argument("--batch", type=int, default=32, help="images per step and worker")
@@ -163,6 +177,8 @@ def main() -> None:
     parser.add_argument("--resource", action=argparse.BooleanOptionalAction, default=True,
                         help="resource variables, or those of old")
     options = parser.parse_args()
+    if options.in_turns and options.mode != "async":
+        parser.error(f"--in-turns is for the mode async, not for {options.mode}")
 
     given = options.cluster if options.cluster.lstrip().startswith("{") else Path(options.cluster).read_text()
     cluster = tf.train.ClusterSpec({job: tasks for job, tasks in json.loads(given).items() if job in ("ps", "worker")}
@@ -173,7 +189,7 @@ def main() -> None:
         train_in_graph(cluster, options, digits)
         return
     tasks = options.tasks or range(cluster.num_tasks("worker"))
-    side_by_side = SideBySide(len(tasks))
+    side_by_side = SideBySide(tasks)
     threads = [threading.Thread(target=side_by_side.work, args=(train_between_graphs, cluster, options, digits, task))
                for task in tasks]
     for thread in threads:

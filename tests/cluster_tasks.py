@@ -74,9 +74,9 @@ class Forks:
                 f"TensorFlow's forks gave no answer in {START_S} s")
             return self._pids.pop(number)
 
-    def serve(self, out: Path, cluster: Mapping[str, Sequence[str]], job: str, index: int) -> int:
-        """Start a server and return its process id, before it is ready."""
-        return self._fork(out, {"server": {"cluster": cluster, "job": job, "task": index}})
+    def serve(self, out: Path, cluster: Mapping[str, Sequence[str]], job: str, index: int, port: int = 0) -> int:
+        """Start a server and return its process id, before it is ready; its port is the task's if not told."""
+        return self._fork(out, {"server": {"cluster": cluster, "job": job, "task": index, "port": port}})
 
     def run(self, out: Path, program: Path, *arguments: str) -> Callable[[float], list[dict[str, Any]]]:
         """Start a program that prints JSON objects, one a line; return what waits for its end and gives them.
@@ -155,10 +155,11 @@ class Task:
         folder = self._tasks.folder / f"{self.job}-{self.index}-{time.monotonic_ns()}"
         folder.mkdir()
         self.out = folder / "out"
-        cluster = self._tasks.cluster
+        cluster = self._tasks.told
         if self.whose == THEIRS:
             assert self._tasks.forks is not None
-            self.pid = self._tasks.forks.serve(self.out, cluster, self.job, self.index)
+            port = int(self.address.rpartition(":")[2])
+            self.pid = self._tasks.forks.serve(self.out, cluster, self.job, self.index, port)
         else:
             command = [*self._tasks.prefix(self), *processes.serve_command(
                 "--services", "graph", "--listen", self.address, "--data-dir", str(folder / "data"), "--cluster",
@@ -240,16 +241,21 @@ class Tasks:
         Addresses of tasks that are not on 127.0.0.1.
     prefix : callable
         ``prefix(task)``: what stands before the command of a server of ours.
+    told : mapping of str to sequence of str, optional
+        The cluster that the servers are told of, where they find each other at other addresses than their own.
 
     Attributes
     ----------
     cluster : dict of str to list of str
-        Addresses.
+        Addresses that the servers listen at.
+    told : mapping of str to sequence of str
+        Those that they find each other at.
     """
 
     def __init__(self, folder: Path, whose: Mapping[str, Sequence[str]], options: Sequence[str] = (),
                  forks: Forks | None = None, hosts: Mapping[tuple[str, int], str] | None = None,
-                 prefix: Callable[[Task], Sequence[str]] = lambda task: ()) -> None:
+                 prefix: Callable[[Task], Sequence[str]] = lambda task: (),
+                 told: Mapping[str, Sequence[str]] | None = None) -> None:
         self.folder = folder
         self.options = tuple(options)
         self.forks = forks
@@ -257,6 +263,7 @@ class Tasks:
         self._ports: list[HeldPort] = []
         self.cluster = {job: [self._address((hosts or {}).get((job, index))) for index in range(len(kinds))]
                         for job, kinds in whose.items()}
+        self.told = self.cluster if told is None else told
         self._tasks = {(job, index): Task(self, job, index, kind)
                        for job, kinds in whose.items() for index, kind in enumerate(kinds)}
 
