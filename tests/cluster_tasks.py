@@ -216,6 +216,8 @@ class Task:
         """Stop the process where it stands; its connections stay open."""
         os.kill(self.pid, signal.SIGSTOP)
         self._frozen = True
+        while not processes.has_stopped(self.pid):
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         """Let a frozen process go on."""

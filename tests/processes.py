@@ -107,6 +107,12 @@ def start_process(
                 process.kill()
 
 
+def has_stopped(pid: int) -> bool:
+    """Tell whether every thread of a process stands still: those of a process told to stop may go on for a moment."""
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads)
+
+
 _held: list[HeldPort] = []
 
 

@@ -10,7 +10,7 @@ import grpc
 
 from runtime.client.access import Access, address_of
 
-__all__ = ["Access", "SharedChannel", "address_of"]
+__all__ = ["Access", "SharedChannel", "address_of", "open_channel"]
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", -1),
@@ -22,6 +22,16 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     # A step must not run twice because a connection broke.
     ("grpc.enable_retries", 0),
 )
+
+
+def open_channel(address: str, access: Access) -> grpc.Channel:
+    """Return a new channel to an address."""
+    options: Sequence[tuple[str, Any]] = _OPTIONS
+    if access.server_name is not None:
+        options = (*_OPTIONS, ("grpc.ssl_target_name_override", access.server_name))
+    if access.tls:
+        return grpc.secure_channel(address, grpc.ssl_channel_credentials(access.ca, access.key, access.cert), options)
+    return grpc.insecure_channel(address, options)
 
 
 class SharedChannel:
@@ -36,17 +46,9 @@ class SharedChannel:
     _lock = threading.Lock()
 
     def __init__(self, key: tuple[str, Access]) -> None:
-        address, access = key
         self._key = key
         self._users = 0
-        options: Sequence[tuple[str, Any]] = _OPTIONS
-        if access.server_name is not None:
-            options = (*_OPTIONS, ("grpc.ssl_target_name_override", access.server_name))
-        if access.tls:
-            credentials = grpc.ssl_channel_credentials(access.ca, access.key, access.cert)
-            self.channel = grpc.secure_channel(address, credentials, options)
-        else:
-            self.channel = grpc.insecure_channel(address, options)
+        self.channel = open_channel(*key)
 
     @classmethod
     def acquire(cls, address: str, access: Access) -> SharedChannel:

@@ -23,9 +23,10 @@ from runtime._ext.step_codec import (
     scan_run_callable_response,
     scan_run_step_response,
 )
-from runtime.client.channels import Access, SharedChannel, address_of
+from runtime.client.access import Access
 from runtime.client.tensor_roads import MEET, TensorRoads
 from runtime.client.transport import Array, DeviceInfo, Signature
+from runtime.client.watched import HEALTH_CHECK, WatchedChannel
 from runtime.errors import ResourceExhausted, from_code, from_rpc_error
 
 if TYPE_CHECKING:
@@ -36,14 +37,15 @@ __all__ = ["RemoteTransport", "reset"]
 logger = logging.getLogger(__name__)
 
 _SERVICE = "/tensorflow.MasterService/"
-_HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 _RETRY_S = 0.05
 # A message must stay below 2 GiB: protobuf's own limit, which no setting lifts.
 _MAX_MESSAGE_BYTES = (1 << 31) - 1
 # Closing a session cancels its steps; a server that does not answer meanwhile is given up.
 _CLOSE_TIMEOUT_S = 30.0
+_SILENT_CLOSE_TIMEOUT_S = 1.0
 _RELEASE_TIMEOUT_S = 5.0
 _MAX_PLANS = 256
+_MAX_NAMES = 3
 # How much longer than its limit a call may take that the server ends: a share, and at most so many seconds.
 _ANSWER_SHARE = 0.1
 _ANSWER_S = 0.25
@@ -52,19 +54,18 @@ _ANSWER_S = 0.25
 class _Connection:
     """A shared channel with the calls a master answers."""
 
-    def __init__(self, target: str, access: Access) -> None:
+    def __init__(self, target: str, access: Access, silence_s: float) -> None:
         self.target = target
-        self._shared = SharedChannel.acquire(address_of(target), access)
+        self.shared = WatchedChannel.acquire(target, access, silence_s)
         self._metadata = access.metadata()
-        self._calls: dict[str, Any] = {}
         self._closed = False
 
     def call(self, method: str, request: bytes, timeout_s: float | None, wait_for_ready: bool = False, *,
-             ends_itself: bool = False) -> bytes:
+             ends_itself: bool = False, of: Sequence[str] = ()) -> bytes:
         """Call a method and return the response.
 
         A server of this project ends by itself what runs into its limit, where `ends_itself` says so, and tells why; it
-        gets a little longer for that.
+        gets a little longer for that. `of` is what is awaited, for the error of a server that is silent.
 
         Raises
         ------
@@ -76,22 +77,22 @@ class _Connection:
         if len(request) > _MAX_MESSAGE_BYTES:
             raise InvalidArgument(f"the {method} request has {len(request)} bytes; one message holds at most "
                                   f"{_MAX_MESSAGE_BYTES}: feed less at once")
-        stub = self._calls.get(method)
-        if stub is None:
-            path = method if method[0] == "/" else _SERVICE + method
-            stub = self._calls[method] = self._shared.channel.unary_unary(path)
-        # The blocking form takes 0.2 ms where the future's takes 0.5. It gives way to KeyboardInterrupt, and letting
-        # go of the unfinished call then cancels it on the server.
-        try:
-            deadline_s = timeout_s
-            if ends_itself and timeout_s is not None:
-                deadline_s = timeout_s + min(_ANSWER_S, _ANSWER_SHARE * timeout_s)
-            response: bytes = stub(request, timeout=deadline_s, metadata=self._metadata, wait_for_ready=wait_for_ready)
-            return response
-        except grpc.RpcError as error:
-            raise self._told(error, method, timeout_s) from None
-        except ValueError as error:  # the channel was closed at the same time
-            raise FailedPrecondition(f"{method} on {self.target}: the session is closed ({error})") from None
+        path = method if method[0] == "/" else _SERVICE + method
+        deadline_s = timeout_s
+        if ends_itself and timeout_s is not None:
+            deadline_s = timeout_s + min(_ANSWER_S, _ANSWER_SHARE * timeout_s)
+        with self.shared.awaiting(lambda: _described(method, of)) as wait:
+            # The blocking form takes 0.2 ms where the future's takes 0.5. It gives way to KeyboardInterrupt, and
+            # letting go of the unfinished call then cancels it on the server.
+            try:
+                response: bytes = self.shared.stub(path)(request, timeout=deadline_s, metadata=self._metadata,
+                                                         wait_for_ready=wait_for_ready)
+                return response
+            except grpc.RpcError as error:
+                raise wait.lost or self._told(error, method, timeout_s) from None
+            except ValueError as error:  # the channel was closed at the same time
+                raise wait.lost or FailedPrecondition(f"{method} on {self.target}: the session is closed ({error})"
+                                                      ) from None
 
     def _told(self, error: Any, method: str, timeout_s: float | None) -> Error:
         told = from_rpc_error(error)
@@ -106,7 +107,7 @@ class _Connection:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._shared.release()
+            self.shared.release()
 
 
 class RemoteTransport:
@@ -121,10 +122,13 @@ class RemoteTransport:
     access : Access
     connect_timeout_s : float
         Seconds to wait for a server that is not there yet, when the session is made.
+    peer_timeout_s : float
+        Seconds after which a server that answers nothing at all counts as lost; 0 to wait for ever.
     """
 
-    def __init__(self, target: str, config: Any, access: Access, connect_timeout_s: float) -> None:
-        self._connection = _Connection(target, access)
+    def __init__(self, target: str, config: Any, access: Access, connect_timeout_s: float, peer_timeout_s: float
+                 ) -> None:
+        self._connection = _Connection(target, access, peer_timeout_s)
         self._target = target
         self._config = config
         self._connect_timeout_s = connect_timeout_s
@@ -157,7 +161,7 @@ class RemoteTransport:
         except Error as error:
             logger.debug("tensors go in messages alone to %s: %s", self._target, error)
             return None
-        return TensorRoads(self._target, self._access, answer)
+        return TensorRoads(self._target, self._access, answer, self._connection.shared)
 
     def extend(self, graph_def: Any) -> None:
         request = wire.ExtendSessionRequest(session_handle=self._handle, graph_def=graph_def,
@@ -189,7 +193,8 @@ class RemoteTransport:
               ) -> tuple[list[Array], bytes]:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         response, told = self._send("RunStep", signature.feeds, values, timeout_s, lambda kept, more: (
-            plan.encode(kept, _request_id()) + more if more else plan.encode(kept, _request_id())))
+            plan.encode(kept, _request_id()) + more if more else plan.encode(kept, _request_id())),
+            signature.fetches or signature.targets)
         names, arrays, code, message, metadata = scan_run_step_response(response)
         if code:
             raise from_code(code, message)
@@ -204,14 +209,15 @@ class RemoteTransport:
         return _writable(arrays), metadata or b""
 
     def _send(self, method: str, names: Sequence[str], values: Sequence[Array], timeout_s: float | None,
-              encode: Callable[[Sequence[Array], bytes], bytes]) -> tuple[bytes, Elsewhere | None]:
+              encode: Callable[[Sequence[Array], bytes], bytes], of: Sequence[str] = ()
+              ) -> tuple[bytes, Elsewhere | None]:
         """Send a step: the answer, and what it says of fetches that are not in it.
 
-        ``encode(values, more)`` returns the request, with `more` behind it.
+        ``encode(values, more)`` returns the request, with `more` behind it; `of` is what the step computes.
         """
         def call(kept: Sequence[Array], more: bytes, left_s: float | None) -> bytes:
             _check_size(names, kept, self._roads is not None)
-            return self._connection.call(method, encode(kept, more), left_s, ends_itself=True)
+            return self._connection.call(method, encode(kept, more), left_s, ends_itself=True, of=of)
 
         if self._roads is None:
             return call(values, b"", timeout_s), None
@@ -259,7 +265,9 @@ class RemoteTransport:
         try:
             if handle:
                 request = wire.CloseSessionRequest(session_handle=handle)
-                self._connection.call("CloseSession", request.SerializeToString(), self._timeout_s or _CLOSE_TIMEOUT_S)
+                # One that was found silent a moment ago is hardly back; if it is, it answers at once.
+                limit_s = _SILENT_CLOSE_TIMEOUT_S if self._connection.shared.is_silent else _CLOSE_TIMEOUT_S
+                self._connection.call("CloseSession", request.SerializeToString(), self._timeout_s or limit_s)
         except (Unavailable, Aborted, DeadlineExceeded) as error:
             # The server has gone, or forgot the session: it is closed either way.
             logger.info("session %s on %s was not closed properly: %s", handle, self._target, error)
@@ -269,7 +277,7 @@ class RemoteTransport:
 
 def reset(target: str, containers: Sequence[str], config: Any, access: Access, connect_timeout_s: float) -> None:
     """Empty containers of a server (the default one when none is named), and end all its sessions."""
-    connection = _Connection(target, access)
+    connection = _Connection(target, access, 0.0)  # every call has a limit of its own
     try:
         _wait_ready(connection, connect_timeout_s)
         request = wire.ResetRequest(container=containers, device_filters=config.device_filters)
@@ -299,7 +307,7 @@ def _wait_ready(connection: _Connection, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            connection.call(_HEALTH_CHECK, b"", max(deadline - time.monotonic(), 0.001), wait_for_ready=True)
+            connection.call(HEALTH_CHECK, b"", max(deadline - time.monotonic(), 0.001), wait_for_ready=True)
             return
         except DeadlineExceeded:
             pass
@@ -310,12 +318,18 @@ def _wait_ready(connection: _Connection, timeout_s: float) -> None:
         except Error:
             return
         try:
-            connection.call(_HEALTH_CHECK, b"", _RELEASE_TIMEOUT_S)
+            connection.call(HEALTH_CHECK, b"", _RELEASE_TIMEOUT_S)
         except (Unavailable, DeadlineExceeded) as error:
             raise Unavailable(f"no server answered within {timeout_s:g} s: {error.message}") from None
         except Error:
             pass
         return
+
+
+def _described(method: str, of: Sequence[str]) -> str:
+    """Return a call as errors name it: with the first of its names."""
+    names = ", ".join(of[:_MAX_NAMES]) + (f" and {len(of) - _MAX_NAMES} more" if len(of) > _MAX_NAMES else "")
+    return f"{method} of {names}" if names else method.rpartition("/")[2]
 
 
 def _serialized(message: Message) -> bytes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import sys
 import threading
 import weakref
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 # How long the first step waits for a server that is not there yet, in seconds.
 CONNECT_TIMEOUT_S = 10.0
+# How long a server may be silent, as servers have it among each other (the setting peer_timeout_s).
+PEER_TIMEOUT_S = 15.0
 
 
 class Session:
@@ -62,6 +65,10 @@ class Session:
         Name in the server's certificate when it is not the target's host.
     connect_timeout_s : float
         Seconds that the first step waits for a server that is not there yet.
+    peer_timeout_s : float
+        Seconds after which a server that something is awaited from, and that answers nothing at all (it was frozen, or
+        cut off from the network), counts as lost: UNAVAILABLE. 0 to wait for ever. How long a step takes has nothing to
+        do with it: a server that is busy answers.
 
     Attributes
     ----------
@@ -87,8 +94,11 @@ class Session:
 
     def __init__(self, target: str | None = None, graph: Any = None, config: Any = None, *, token: str | None = None,
                  tls: bool | None = None, ca: Any = None, cert: Any = None, key: Any = None,
-                 server_name: str | None = None, connect_timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+                 server_name: str | None = None, connect_timeout_s: float = CONNECT_TIMEOUT_S,
+                 peer_timeout_s: float = PEER_TIMEOUT_S) -> None:
         self.target = _target(target)
+        if not 0 <= peer_timeout_s < math.inf:
+            raise InvalidArgument(f"peer_timeout_s is {peer_timeout_s!r}: it must be seconds, or 0 to wait for ever")
         self._source = open_graph(graph)
         self.graph = self._source.growing if graph is None else graph
         config = as_message(wire.ConfigProto, config, "config")
@@ -97,7 +107,7 @@ class Session:
             from runtime.client.remote import RemoteTransport
 
             access = _access(self.target, token, tls, ca, cert, key, server_name)
-            self._transport = RemoteTransport(self.target, config, access, connect_timeout_s)
+            self._transport = RemoteTransport(self.target, config, access, connect_timeout_s, peer_timeout_s)
         else:
             from runtime.client.local import LocalTransport
 

@@ -31,6 +31,7 @@ from runtime.transport.place import Place, here
 
 if TYPE_CHECKING:
     from runtime.client.access import Access
+    from runtime.client.watched import WatchedChannel
     from runtime.transport.elsewhere import Elsewhere
     from runtime.transport.parcel import Receiver, Sender
 
@@ -55,14 +56,17 @@ class TensorRoads:
     access : Access
     answer : bytes
         Of the server, to `MEET`.
+    watched : WatchedChannel
+        Whose watch ends what is carried beside it, too.
 
     Notes
     -----
     Safe from several threads.
     """
 
-    def __init__(self, target: str, access: Access, answer: bytes) -> None:
+    def __init__(self, target: str, access: Access, answer: bytes, watched: WatchedChannel) -> None:
         self._target = target
+        self._watched = watched
         self._access = access
         place = Place.of(wire.runtime_v1.MeetResponse.FromString(answer).place)
         self._can_share = here().can_share_with(place)
@@ -154,7 +158,9 @@ class TensorRoads:
             If the server has them no longer: it answered, and died or was restarted before they were fetched.
         """
         try:
-            return self._gathered(told, arrays, names, deadline)
+            # One wait for all that is tried in turn: a server that freezes now has no more time than any other.
+            with self._watched.awaiting(lambda: "the large fetches of the step"):
+                return self._gathered(told, arrays, names, deadline)
         except NotFound as error:
             raise Unavailable(f"{self._target} has no longer the large fetches of the step, perhaps because it was "
                               f"restarted: {error.message}") from None
@@ -208,6 +214,18 @@ class TensorRoads:
         from runtime.transport.calls import STEP_TENSORS, Way, exchange
 
         async def work() -> None:
+            loop, this = asyncio.get_running_loop(), asyncio.current_task()
+            assert this is not None
+            with self._watched.awaiting(lambda: f"the transfer of {what} ({end.describe()})",
+                                        lambda: loop.call_soon_threadsafe(this.cancel)) as wait:
+                try:
+                    await carry()
+                except asyncio.CancelledError:
+                    if wait.lost is None:
+                        raise
+                    raise wait.lost from None
+
+        async def carry() -> None:
             try:
                 async with asyncio.timeout(_left(deadline)) as bound:
                     await exchange(end, Way.to(self._target, self._access, STEP_TENSORS), _RESUME_S)

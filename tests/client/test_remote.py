@@ -16,7 +16,8 @@ import pytest
 
 import runtime
 from runtime.client import remote
-from runtime.client.channels import SharedChannel, address_of
+from runtime.client.access import address_of
+from runtime.client.watched import WatchedChannel
 from runtime.errors import Aborted, Error, InvalidArgument, NotFound, Unauthenticated, Unavailable
 from tests import processes
 from tests.client.conftest import AS_WRITTEN, endless_loop
@@ -251,11 +252,11 @@ def test_sessions_share_a_channel_and_leave_nothing(server: str) -> None:
     with leak_check():
         first, second = runtime.Session(server), runtime.Session(server)
         assert first.run(first.graph.constant(1.0)) == second.run(second.graph.constant(1.0))
-        assert len([key for key in SharedChannel._open if key[0] in server]) == 1
+        assert len([key for key in WatchedChannel._made if key[0] in server]) == 1
         first.close()
         assert second.run(second.graph.constant(2.0)) == 2
         second.close()
-        assert not [key for key in SharedChannel._open if key[0] in server]
+        assert not [key for key in WatchedChannel._made if key[0] in server]
 
 
 def test_local_sessions_leave_nothing() -> None:

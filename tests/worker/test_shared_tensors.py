@@ -24,7 +24,7 @@ from runtime.transport.place import Place, here
 from runtime.transport.roads import Totals
 from runtime.transport.segments import SHARED_BYTES
 from runtime.worker import peers
-from tests.processes import free_port, start_server
+from tests.processes import free_port, has_stopped, start_server
 
 
 @pytest.fixture(scope="module")
@@ -145,12 +145,6 @@ def test_a_segment_out_of_reach_is_asked_for_in_a_message(target: str, monkeypat
     before = received()
     assert (there_and_back(target, value) == 3 * value).all()
     assert received() == before
-
-
-def has_stopped(pid: int) -> bool:
-    """Tell whether every thread of a process stands still."""
-    threads = Path(f"/proc/{pid}/task").glob("*/stat")
-    return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads)
 
 
 def test_a_sender_that_freezes_when_it_has_lent_a_tensor_is_reported_in_the_time_that_any_call_has(
