@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["BenchServers", "client_rows", "peer_python", "start_ours", "start_peer", "task_peer_python"]
+__all__ = ["BenchServers", "client_rows", "peer_python", "start_canned", "start_ours", "start_peer", "task_peer_python"]
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 120.0
@@ -81,6 +81,13 @@ def start_ours(*flags: str, listen: str = "127.0.0.1:0") -> tuple[subprocess.Pop
     return process, _await_ready(process, "tensor-runtime serve")
 
 
+def start_canned() -> tuple[subprocess.Popen[str], str]:
+    """Start the server that computes nothing (`runtime.bench.canned_server`); return the process and its target."""
+    process = subprocess.Popen([sys.executable, "-m", "runtime.bench.canned_server"], stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL, text=True)
+    return process, _await_ready(process, "the canned server")
+
+
 def start_peer(task: dict[str, Any] | None = None) -> tuple[subprocess.Popen[str], str]:
     """Start TensorFlow's server; return the process and its target.
 
@@ -104,15 +111,18 @@ class BenchServers:
     ----------
     *flags : str
         For ``tensor-runtime serve``.
+    canned : bool
+        Start the one that computes nothing, too.
 
     Attributes
     ----------
     targets : dict
-        ``ours`` and ``tensorflow`` to their ``grpc://`` targets.
+        ``ours``, ``tensorflow`` and perhaps ``canned`` to their ``grpc://`` targets.
     """
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, canned: bool = False) -> None:
         self._flags = flags
+        self._canned = canned
         self.targets: dict[str, str] = {}
         self.processes: dict[str, subprocess.Popen[str]] = {}
 
@@ -125,6 +135,8 @@ class BenchServers:
         try:
             self.processes["ours"], self.targets["ours"] = start_ours(*self._flags)
             self.processes["tensorflow"], self.targets["tensorflow"] = start_peer()
+            if self._canned:
+                self.processes["canned"], self.targets["canned"] = start_canned()
         except BaseException:
             self._stop()
             raise

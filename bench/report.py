@@ -59,6 +59,7 @@ def add_ratios(row: dict[str, Any]) -> dict[str, Any]:
 
     ``ratio_p10`` and ``ratio_median`` are of the whole run, ``ratio_low`` and ``ratio_high`` the least and the greatest
     ratio of 10th percentiles over its fifths, ``ratio_cpu`` of the servers' processor time where it was measured.
+    ``floor_p10`` is what a server would reach that computes nothing, where one was measured beside them.
     """
     ours, peer = row["servers"]["ours"], row["servers"]["tensorflow"]
     parts = [mine / other for mine, other in zip(ours["p10_parts_us"], peer["p10_parts_us"])]
@@ -66,6 +67,8 @@ def add_ratios(row: dict[str, Any]) -> dict[str, Any]:
                ratio_low=min(parts), ratio_high=max(parts))
     if peer.get("cpu_us"):
         row["ratio_cpu"] = ours["cpu_us"] / peer["cpu_us"]
+    if "canned" in row["servers"]:
+        row["floor_p10"] = row["servers"]["canned"]["p10_us"] / peer["p10_us"]
     return row
 
 

@@ -8,11 +8,16 @@ import sys
 import time
 from pathlib import Path
 
+import grpc
+import numpy as np
 import pytest
 
+from runtime import wire
+from runtime._ext.step_codec import RequestPlan, scan_run_step_response
 from runtime.bench.__main__ import PREFIX, subjects
 from runtime.bench.__main__ import run as run_bounded
 from runtime.bench.goals import GOALS, print_reached, read_reached
+from runtime.bench.peers import start_canned
 from runtime.bench.report import add_ratios
 from tests.peers import ROOT
 
@@ -126,3 +131,25 @@ def test_benchmark_that_takes_too_long_is_ended(tmp_path: Path, capsys: pytest.C
     assert time.monotonic() - began < 10
     assert "master took longer than 0.2 s" in capsys.readouterr().err
     assert not (tmp_path / "master.json").exists()
+
+
+def test_the_canned_server_answers_steps_of_the_right_shape() -> None:
+    """The first step of a size is read, later ones are answered from memory; larger than any window and frame."""
+    feeds = np.arange(3 << 20, dtype=np.float32)
+    plan = RequestPlan("canned", ["x:0"], ["y:0", "z:0"])
+    process, target = start_canned()
+    try:
+        options = [("grpc.max_receive_message_length", -1)]
+        with grpc.insecure_channel(target.removeprefix("grpc://"), options) as channel:
+            call = channel.unary_unary("/tensorflow.MasterService/RunStep")
+            for _ in range(3):
+                names, values, code, _, _ = scan_run_step_response(call(plan.encode([feeds]), timeout=TIMEOUT_S))
+                assert (names, code) == (["y:0", "z:0"], 0)
+                assert all(value.shape == feeds.shape and not value.any() for value in values)
+            create = channel.unary_unary("/tensorflow.MasterService/CreateSession")
+            assert wire.CreateSessionResponse.FromString(create(b"", timeout=TIMEOUT_S)).session_handle == "canned"
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
