@@ -8,7 +8,7 @@ up, changes nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.errors import Aborted, DataLoss
@@ -74,6 +74,8 @@ class Lease:
         What is to be run.
     interrupted : asyncio.Event
         Set when the call is to be stopped: the task is to be canceled, or the lease is lost.
+    is_interrupted : bool
+        Whether it is set.
     is_cancelled, is_lost : bool
         Which of them.
     on_interrupt : callable or None
@@ -90,7 +92,8 @@ class Lease:
         self.session_number = session_number
         self.fence = fence
         self.owner = owner
-        self.interrupted = asyncio.Event()
+        self.is_interrupted = False
+        self._interrupted: asyncio.Event | None = None
         self.on_interrupt: Callable[[], object] | None = None
         self.is_cancelled = False
         self.is_lost = False
@@ -99,6 +102,16 @@ class Lease:
         self.started_s: float | None = None
         self.deadline = 0.0
         self._tasks = tasks
+
+    @property
+    def interrupted(self) -> asyncio.Event:
+        """See the class."""
+        # Made when it is asked for: few leases are interrupted, and fewer are waited for.
+        if self._interrupted is None:
+            self._interrupted = asyncio.Event()
+            if self.is_interrupted:
+                self._interrupted.set()
+        return self._interrupted
 
     # Input
 
@@ -139,8 +152,10 @@ class Lease:
 
     def interrupt(self) -> None:
         """Tell the agent that the call is to be stopped."""
-        if not self.interrupted.is_set():
-            self.interrupted.set()
+        if not self.is_interrupted:
+            self.is_interrupted = True
+            if self._interrupted is not None:
+                self._interrupted.set()
             if self.on_interrupt is not None:
                 self.on_interrupt()
 
@@ -230,11 +245,14 @@ class LeaseTable:
     def __len__(self) -> int:
         return len(self._by_fence)
 
-    def add(self, lease: Lease) -> None:
-        """Watch over a lease."""
-        self._by_fence[lease.fence] = lease
-        self._by_task[lease.number] = lease
-        self.renew(lease)
+    def add(self, leases: Iterable[Lease]) -> None:
+        """Watch over leases."""
+        deadline = asyncio.get_running_loop().time() + self.ttl_s
+        by_fence, by_task = self._by_fence, self._by_task
+        for lease in leases:
+            by_fence[lease.fence] = lease
+            by_task[lease.number] = lease
+            lease.deadline = deadline
         if self._timer is None:
             self._arm()
 

@@ -65,14 +65,15 @@ class ResultsService:
 
 async def _add(reply: wire.runtime_v1.CollectReply, view: ResultView, tasks: Tasks, limit: int) -> int:
     """Add a result to a message; return the bytes of its value that are in it."""
-    entry = reply.result.add(key=view.key, status=view.status.name, num_bytes=view.value.size)
+    value = view.value
+    if value.ref is None and view.status is ResultStatus.COMPLETED and len(value.data) <= limit:
+        reply.result.add(key=view.key, status="COMPLETED", num_bytes=len(value.data), value=value.data)
+        return len(value.data)
+    entry = reply.result.add(key=view.key, status=view.status.name, num_bytes=value.size)
     if view.status is not ResultStatus.COMPLETED:
         entry.owner_id, entry.owner_status, entry.error = view.owner, view.owner_status.name, view.owner_error
         return 0
-    if view.value.size > limit:
+    if value.size > limit:
         return 0
-    if view.value.ref is None:
-        entry.value = view.value.data
-    else:
-        entry.value = b"".join([piece async for piece in tasks.read(view.value)])
-    return view.value.size
+    entry.value = b"".join([piece async for piece in tasks.read(value)])
+    return value.size

@@ -17,7 +17,7 @@ from runtime.objects.value import Value
 from runtime.store.tasks import TaskTables
 from runtime.tasks import cancellation, transitions
 from runtime.tasks.leases import Lease, LeasedTask
-from runtime.tasks.model import ResultStatus, TaskRow
+from runtime.tasks.model import ResultStatus, SpecRow, TaskRow
 
 if TYPE_CHECKING:
     from runtime.tasks.tasks import Tasks
@@ -162,17 +162,17 @@ class Scheduler:
                 chosen = [row for row in chosen if row.session not in cancelling]
             shares = _deal(chosen, requests)
             found: list[tuple[_Request, list[Lease]]] = []
+            specs = tables.specs([row.spec for row in chosen])
             for request, rows in shares:
                 transitions.dispatch_all(tables, rows, request.owner)
-                found.append((request, [self._lease(tables, row) for row in rows]))
+                found.append((request, [self._lease(tables, row, specs[row.spec]) for row in rows]))
             tables.before_commit(lambda: self._hand_out(found, bool(ended)))
             tables.after_rollback(lambda: self._lose(found))
 
         write = self._tasks.store.write(take)
         write.add_done_callback(self._asked)
 
-    def _lease(self, tables: TaskTables, row: TaskRow) -> Lease:
-        spec = tables.spec(row.spec)
+    def _lease(self, tables: TaskTables, row: TaskRow, spec: SpecRow) -> Lease:
         task = LeasedTask(
             row.id,
             self._tasks.session_id(tables, row.session),
@@ -189,8 +189,7 @@ class Scheduler:
         self._asking = False
         back: list[Lease] = []
         for request, leases in found:
-            for lease in leases:
-                self._tasks.leases.add(lease)
+            self._tasks.leases.add(leases)
             if request.future.done():
                 back += leases
             elif leases:

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from runtime.errors import Error, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from runtime.objects.objects import ObjectStore, ValueWriter
@@ -31,7 +31,7 @@ from runtime.tasks.model import (
 )
 from runtime.tasks.outcomes import Outcome, Outcomes
 from runtime.tasks.scheduler import Scheduler
-from runtime.tasks.transitions import TaskChange
+from runtime.tasks.transitions import TaskChange, TaskChanges
 from runtime.tasks.waiting import Waiting
 
 __all__ = ["AGENT_LOST", "Limits", "ResultView", "TaskView", "Tasks"]
@@ -84,8 +84,7 @@ class TaskView:
     session: str
 
 
-@dataclass(frozen=True, slots=True)
-class ResultView:
+class ResultView(NamedTuple):
     """A result with the task that owns it now."""
 
     key: str
@@ -405,8 +404,12 @@ class Tasks:
         collector = await self.waiting.collect(session_id, keys)
         try:
             while settled := await collector.next():
-                for start in range(0, len(settled), _COLLECTED):
-                    some = settled[start : start + _COLLECTED]
+                known = [_completed(key, value) for key, value in settled.items() if value is not None]
+                if known:
+                    yield known
+                rest = [key for key, value in settled.items() if value is None]
+                for start in range(0, len(rest), _COLLECTED):
+                    some = rest[start : start + _COLLECTED]
                     yield self.store.read(lambda tables, some=some: _views(tables, session_id, some))  # type: ignore[misc]
         finally:
             collector.leave()
@@ -732,6 +735,8 @@ class Tasks:
                 is_ready = is_ready or change.is_ready
                 if change.after is TaskStatus.CANCELING:
                     self._cancelling(change.number)
+            elif isinstance(change, TaskChanges):
+                is_ready = is_ready or change.has_ready
             elif isinstance(change, UnusedObject):
                 self.objects.remove(change.digest)
         self.waiting.notify(changes)
@@ -785,13 +790,18 @@ class Tasks:
             logger.warning("work of the task plane failed: %s", error)
 
 
+def _completed(key: str, value: Value) -> ResultView:
+    """Return the view of a result that is there: nobody asks whose it was."""
+    return ResultView(key, ResultStatus.COMPLETED, value, "", TaskStatus.COMPLETED, "")
+
+
 def _views(tables: TaskTables, session_id: str, keys: Sequence[str]) -> list[ResultView]:
     session = tables.session_by_id(session_id)
     assert session is not None, f"no session {session_id!r}"
     views = []
     for row in tables.results(session.number, keys):
-        if row.status is ResultStatus.COMPLETED:  # nobody asks whose it was
-            views.append(ResultView(row.key, row.status, row.value, "", TaskStatus.COMPLETED, ""))
+        if row.status is ResultStatus.COMPLETED:
+            views.append(_completed(row.key, row.value))
         else:
             owner = tables.task(row.owner)
             views.append(ResultView(row.key, row.status, row.value, owner.id, owner.status, owner.error))

@@ -6,7 +6,7 @@ the change for whoever waits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from runtime.errors import Internal
@@ -24,11 +24,12 @@ from runtime.tasks.model import (
 
 __all__ = [
     "LEGAL",
+    "Completion",
+    "Completions",
     "ResultChange",
     "SessionChange",
     "TaskChange",
-    "Completion",
-    "Completions",
+    "TaskChanges",
     "add_results",
     "add_tasks",
     "began",
@@ -93,10 +94,31 @@ class Completion(NamedTuple):
     value: Value
 
 
+class TaskChanges(NamedTuple):
+    """Tasks are SUBMITTED or DISPATCHED: noted in place of a change for each."""
+
+    before: TaskStatus
+    after: TaskStatus
+    tasks: Sequence[TaskRow]
+    has_ready: bool
+
+    def each(self) -> Iterator[TaskChange]:
+        """Yield the change of each task."""
+        for task in self.tasks:
+            is_ready = self.after is _T.SUBMITTED and task.missing == 0
+            yield TaskChange(task.session, task.number, task.id, self.before, self.after, is_ready, False)
+
+
 class Completions(NamedTuple):
-    """Tasks are COMPLETED, each with its result: noted for the plane's watcher in place of two changes for each."""
+    """Tasks are COMPLETED, each with its result: noted in place of two changes for each."""
 
     done: Sequence[Completion]
+
+    def each(self) -> Iterator[TaskChange | ResultChange]:
+        """Yield the changes of each."""
+        for one in self.done:
+            yield TaskChange(one.session, one.number, one.id, one.before, _T.COMPLETED, False, False)
+            yield ResultChange(one.session, one.key, ResultStatus.COMPLETED)
 
 
 def add_tasks(tables: TaskTables, tasks: Sequence[TaskRow]) -> None:
@@ -120,10 +142,10 @@ def _count_new(tables: TaskTables, tasks: Sequence[TaskRow]) -> None:
     for task in tasks:
         key = (task.session, task.status)
         numbers[key] = numbers.get(key, 0) + 1
-        if task.status is _T.SUBMITTED:
-            tables.note(
-                TaskChange(task.session, task.number, task.id, _T.CREATING, _T.SUBMITTED, task.missing == 0, False)
-            )
+    submitted = [task for task in tasks if task.status is _T.SUBMITTED]
+    if submitted:
+        is_ready = any(task.missing == 0 for task in submitted)
+        tables.note(TaskChanges(_T.CREATING, _T.SUBMITTED, submitted, is_ready))
     for (session, status), number in numbers.items():
         tables.count(session, status, number)
 
@@ -174,12 +196,14 @@ def dispatch_all(tables: TaskTables, tasks: Sequence[TaskRow], owner: str) -> No
     Internal
         If one is not SUBMITTED.
     """
+    if not tasks:
+        return
     numbers: dict[int, int] = {}
     for task in tasks:
         _check(task, task.status, _T.DISPATCHED)
         task.status, task.owner, task.fence = _T.DISPATCHED, owner, tables.number()
         numbers[task.session] = numbers.get(task.session, 0) + 1
-        tables.note(TaskChange(task.session, task.number, task.id, _T.SUBMITTED, _T.DISPATCHED, False, task.next != 0))
+    tables.note(TaskChanges(_T.SUBMITTED, _T.DISPATCHED, tasks, False))
     tables.own_tasks(_T.DISPATCHED, owner, [(task.fence, task.number) for task in tasks])
     for session, number in numbers.items():
         tables.count(session, _T.SUBMITTED, -number)

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from runtime.errors import Error, NotFound, Unavailable
+from runtime.objects.value import Value
 from runtime.store.tasks import TaskStore, TaskTables
 from runtime.tasks.filters import TaskFilter
 from runtime.tasks.model import ENDED_BADLY, TERMINAL, ResultStatus, TaskStatus
-from runtime.tasks.transitions import Completion, Completions, ResultChange, TaskChange
+from runtime.tasks.transitions import Completions, ResultChange, TaskChange
 
 __all__ = ["Collector", "Waiting"]
 
@@ -22,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 # A look at more tasks than this is taken in a thread.
 _SHORT = 200
+
+# Values that are kept at hand for one who reads slower than they come.
+_KEPT_BYTES = 4 << 20
 
 _CANCELLATIONS = frozenset({TaskStatus.CANCELING, TaskStatus.CANCELED})
 # How long a group waits before it looks again when the store has failed.
@@ -188,19 +192,24 @@ class Collector:
         self.pending = set(keys)
         self._waiting = waiting
         self._session = session
-        self._settled: list[str] = []
+        self._settled: dict[str, Value | None] = {}
+        self._kept_bytes = 0
         self._news = asyncio.Event()
         self._is_closed = False
 
-    def settle(self, key: str) -> None:
-        """Take note that a result is there, or never will be."""
+    def settle(self, key: str, value: Value | None = None) -> None:
+        """Take note that a result is there, perhaps with its value, or never will be."""
         if key in self.pending:
             self.pending.discard(key)
-            self._settled.append(key)
+            if value is not None:
+                self._kept_bytes += len(value.data)
+                if self._kept_bytes > _KEPT_BYTES:
+                    value = None  # it is read again when its turn has come
+            self._settled[key] = value
             self._news.set()
 
-    async def next(self) -> list[str]:
-        """Return keys that are settled, at least one; none when all were returned.
+    async def next(self) -> dict[str, Value | None]:
+        """Return keys that are settled, at least one, with values that are at hand; none when all were returned.
 
         Raises
         ------
@@ -212,7 +221,7 @@ class Collector:
         if self._is_closed:
             raise Unavailable("the server stops")
         self._news.clear()
-        settled, self._settled = self._settled, []
+        settled, self._settled, self._kept_bytes = self._settled, {}, 0
         return settled
 
     def close(self) -> None:
@@ -357,7 +366,7 @@ class Waiting:
                 self.forget(group)
 
     def notify(self, changes: Iterable[Any]) -> None:
-        """Wake those whom committed changes concern."""
+        """Wake those whom committed changes concern: no wait ends because tasks are queued or handed out."""
         by_session, by_task, fresh = self._by_session, self._by_task, self._by_session.get(0)
         for change in changes:
             if isinstance(change, TaskChange):
@@ -376,7 +385,7 @@ class Waiting:
                     for group in tuple(groups):
                         group.consider(change)
             elif isinstance(change, Completions):
-                self._notify_completions(change.done)
+                self._notify_completions(change)
             elif isinstance(change, ResultChange):
                 for future in self._by_key.get((change.session, change.key), ()):
                     if not future.done():
@@ -384,21 +393,13 @@ class Waiting:
                 for collector in self._collectors.get(change.session, ()):
                     collector.settle(change.key)
 
-    def _notify_completions(self, done: Iterable[Completion]) -> None:
-        by_task, by_key, collectors = self._by_task, self._by_key, self._collectors
-        if by_task or by_key or self._by_session or self.in_thread:
-            self.notify(
-                part
-                for one in done
-                for part in (
-                    TaskChange(one.session, one.number, one.id, one.before, TaskStatus.COMPLETED, False, False),
-                    ResultChange(one.session, one.key, ResultStatus.COMPLETED),
-                )
-            )
-            return
-        for one in done:
+    def _notify_completions(self, completions: Completions) -> None:
+        collectors = self._collectors
+        for one in completions.done if collectors else ():
             for collector in collectors.get(one.session, ()):
-                collector.settle(one.key)
+                collector.settle(one.key, one.value)
+        if self._by_task or self._by_key or self._by_session or self.in_thread:
+            self.notify(completions.each())
 
     def close(self) -> None:
         """Let everybody go with UNAVAILABLE."""

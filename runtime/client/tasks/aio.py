@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -300,28 +300,37 @@ class AsyncTaskSession:
         await self.create()
         chunk_bytes = await self.client.chunk_bytes()
         is_named = ids is not None
-        names = list(ids) if ids is not None else [f"task-{uuid.uuid4()}" for _ in payloads]
+        names = list(ids) if ids is not None else _random_ids(len(payloads))
         for name, values in (("ids", ids), ("keys", keys), ("dependencies", dependencies)):
             if values is not None and len(values) != len(payloads):
                 raise InvalidArgument(f"{name}: {len(values)} for {len(payloads)} payloads")
         message = _message_of(self._with(priority, max_retries, max_duration_s, options))
+        arrays = self.client.arrays
         new = [
             _New(
                 name, tuple(keys[index]) if keys is not None else (name,),
-                tuple(_keys_of(dependencies[index])) if dependencies is not None else (),
-                Payload(payloads[index], self.client.arrays),
+                tuple(_keys_of(dependencies[index])) if dependencies is not None and dependencies[index] else (),
+                Payload(payloads[index], arrays),
             )
             for index, name in enumerate(names)
         ]
         done = 0
-        for group, is_small in _grouped(new, chunk_bytes):
-            create = self._create_small if is_small else self._create_large
+        groups = _grouped(new, chunk_bytes)
+        following = self._prepared(next(groups, None), message)
+        while following is not None:
+            group, request = following
+            creating = asyncio.ensure_future(self._create(group, request, message, is_named))
             try:
-                await create(group, message, is_named)
+                await asyncio.sleep(0)
+                # While the server is at work, the next request is made.
+                following = self._prepared(next(groups, None), message)
+                await creating
             except (AlreadyExists, FailedPrecondition) as error:
                 if not done:
                     raise
                 raise type(error)(f"{error.message}; the first {done} of {len(new)} tasks are stored") from None
+            finally:
+                creating.cancel()
             done += len(group)
         return [AsyncTaskHandle(self, task.id, task.keys) for task in new]
 
@@ -338,8 +347,9 @@ class AsyncTaskSession:
             If some have not ended after ``timeout_s`` seconds; names how many, and one of them.
         """
         async with contextlib.aclosing(completed(self, list(handles), timeout_s)) as ended:
-            async for handle in ended:
-                yield handle
+            async for some in ended:
+                for handle in some:
+                    yield handle
 
     async def gather(
         self,
@@ -372,12 +382,13 @@ class AsyncTaskSession:
         tell(0, len(wanted), 0)
         try:
             async with contextlib.aclosing(completed(self, wanted, timeout_s, with_values=True)) as ended:
-                async for handle in ended:
-                    done += 1
-                    failed += handle.failure is not None
+                async for some in ended:
+                    done += len(some)
+                    failures = [handle.failure for handle in some if handle.failure is not None]
+                    failed += len(failures)
                     tell(done, len(wanted), failed)
-                    if handle.failure is not None and not return_exceptions:
-                        raise handle.failure
+                    if failures and not return_exceptions:
+                        raise failures[0]
         finally:
             tell.close()
         at_once = asyncio.Semaphore(_FETCHES)
@@ -390,8 +401,9 @@ class AsyncTaskSession:
                 return await handle.result(timeout_s=left)
 
         # The same task may be there more than once; its value is fetched once.
-        distinct = list(dict.fromkeys(wanted))
-        values = dict(zip(distinct, await asyncio.gather(*map(fetch, distinct)), strict=True))
+        values = {handle: handle.take_kept() for handle in wanted}
+        left = [handle for handle, value in values.items() if value is None]
+        values.update(zip(left, await asyncio.gather(*map(fetch, left)), strict=True))
         return [values[handle] for handle in wanted]
 
     async def wait(self, timeout_s: float | None = None) -> dict[str, int]:
@@ -456,19 +468,30 @@ class AsyncTaskSession:
             mine.entries if options is None else options,
         )
 
-    async def _create_small(self, group: Sequence[_New], options: Any, is_named: bool) -> None:
+    def _prepared(
+        self, found: tuple[list[_New], bool] | None, options: Any
+    ) -> tuple[list[_New], bytes | None] | None:
+        """Return a group with the request for it, if it is small enough for one message."""
+        if found is None:
+            return None
+        group, is_small = found
+        if not is_small:
+            return group, None
         request = wire.armonik.CreateSmallTaskRequest(session_id=self.id, task_options=options)
+        add = request.task_requests.add
         for task in group:
-            request.task_requests.add(
+            add(
                 id=task.id, expected_output_keys=task.keys, data_dependencies=task.dependencies,
                 payload=task.payload.tobytes(),
             )
-        data = request.SerializeToString()
-        await self._created(group, is_named, lambda: self.client.calls.once(
-            _SUBMITTER + "CreateSmallTasks", (data,), wire.armonik.CreateTaskReply
-        ))
+        return group, request.SerializeToString()
 
-    async def _create_large(self, group: Sequence[_New], options: Any, is_named: bool) -> None:
+    async def _create(self, group: Sequence[_New], request: bytes | None, options: Any, is_named: bool) -> None:
+        if request is not None:
+            await self._created(group, is_named, lambda: self.client.calls.once(
+                _SUBMITTER + "CreateSmallTasks", (request,), wire.armonik.CreateTaskReply
+            ))
+            return
         chunk_bytes = await self.client.chunk_bytes()
         await self._created(group, is_named, lambda: self.client.calls.upload(
             _SUBMITTER + "CreateLargeTasks", _large(self.id, group, options, chunk_bytes), wire.armonik.CreateTaskReply
@@ -538,7 +561,7 @@ class AsyncTaskHandle:
         self.keys = keys
         self.failure: TaskFailed | None = None
         self._is_done = False
-        self._values: dict[str, bytes] = {}
+        self._values: dict[str, bytes] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id!r}>"
@@ -554,7 +577,16 @@ class AsyncTaskHandle:
 
     def keep(self, key: str, value: bytes) -> None:
         """Have the value of a result at hand, until `result` or `stream` has given it away."""
-        self._values[key] = value
+        if self._values is None:
+            self._values = {key: value}
+        else:
+            self._values[key] = value
+
+    def take_kept(self) -> Any:
+        """Return the only result if it is at hand, and keep it no longer; None if not."""
+        if not self._values or len(self.keys) != 1 or self.failure is not None:
+            return None
+        return decoded(self._values.pop(self.keys[0]), self.session.client.arrays)
 
     async def wait(self, timeout_s: float | None = None) -> None:
         """Wait until it has ended, well or not; `failure` says which.
@@ -612,7 +644,7 @@ class AsyncTaskHandle:
             If the server goes away in the middle.
         """
         wanted = self._key(key)
-        if wanted in self._values:
+        if self._values and wanted in self._values:
             yield self._values.pop(wanted)
             return
         await self.available(wanted)
@@ -678,6 +710,12 @@ class AsyncTaskHandle:
         return key
 
 
+def _random_ids(number: int) -> list[str]:
+    """Return ids that nobody has; those of one request follow each other, so that indices grow at one end."""
+    common = f"task-{uuid.uuid4()}"
+    return [common] if number == 1 else [f"{common}-{index}" for index in range(number)]
+
+
 def _keys_of(dependencies: Iterable[str | AsyncTaskHandle]) -> Iterable[str]:
     if isinstance(dependencies, (str, AsyncTaskHandle)):
         raise InvalidArgument(f"dependencies: a list of keys or tasks is needed, not {dependencies!r} alone")
@@ -700,7 +738,7 @@ def _message_of(options: TaskOptions) -> Any:
     return message
 
 
-def _grouped(tasks: Sequence[_New], chunk_bytes: int) -> Iterable[tuple[list[_New], bool]]:
+def _grouped(tasks: Sequence[_New], chunk_bytes: int) -> Iterator[tuple[list[_New], bool]]:
     """Yield tasks in groups of one request each, and whether their payloads go into the request itself."""
     group: list[_New] = []
     nbytes, was_small = 0, True

@@ -36,8 +36,8 @@ _PATH = "/runtime.v1.Results/Collect"
 
 async def completed(
     session: AsyncTaskSession, handles: Sequence[AsyncTaskHandle], timeout_s: float | None, *, with_values: bool = False
-) -> AsyncGenerator[AsyncTaskHandle, None]:
-    """Yield handles as their tasks end.
+) -> AsyncGenerator[list[AsyncTaskHandle], None]:
+    """Yield handles as their tasks end, those together of which one message tells.
 
     Parameters
     ----------
@@ -53,18 +53,18 @@ async def completed(
     """
     deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
     left = dict.fromkeys(handle for handle in handles if not handle.is_over)
-    for handle in dict.fromkeys(handles):
-        if handle.is_over:
-            yield handle
+    if over := [handle for handle in dict.fromkeys(handles) if handle.is_over]:
+        yield over
     try:
         for make in (_collected, _waited):
             if not left:
                 return
             async with contextlib.aclosing(make(session, dict(left), deadline, with_values)) as ended:
                 with contextlib.suppress(Unimplemented):  # by a server of another kind
-                    async for handle in ended:
-                        left.pop(handle)
-                        yield handle
+                    async for some in ended:
+                        for handle in some:
+                            del left[handle]
+                        yield some
     except _TimeIsUp:
         raise DeadlineExceeded(f"{len(left)} of {len(handles)} tasks have not ended within {timeout_s:g} s") from None
 
@@ -86,8 +86,8 @@ async def _first(waits: Sequence[asyncio.Future[Any]], deadline: float | None) -
 
 async def _collected(
     session: AsyncTaskSession, left: dict[AsyncTaskHandle, None], deadline: float | None, with_values: bool
-) -> AsyncGenerator[AsyncTaskHandle, None]:
-    ended: asyncio.Queue[AsyncTaskHandle] = asyncio.Queue()
+) -> AsyncGenerator[list[AsyncTaskHandle], None]:
+    ended: asyncio.Queue[list[AsyncTaskHandle]] = asyncio.Queue()
     number = len(left)
     collectors = [
         asyncio.ensure_future(_collect(session, part, with_values, ended)) for part in _in_parts(list(left), COLLECTED)
@@ -103,11 +103,12 @@ async def _collected(
                 collectors.remove(collector)
                 collector.result()  # raises what has ended it
             if following.done() and not following.cancelled():
-                number -= 1
+                number -= len(following.result())
                 yield following.result()
             while not ended.empty():
-                number -= 1
-                yield ended.get_nowait()
+                some = ended.get_nowait()
+                number -= len(some)
+                yield some
     finally:
         for collector in collectors:
             collector.cancel()
@@ -116,9 +117,9 @@ async def _collected(
 
 async def _collect(
     session: AsyncTaskSession, handles: Sequence[AsyncTaskHandle], with_values: bool,
-    ended: asyncio.Queue[AsyncTaskHandle],
+    ended: asyncio.Queue[list[AsyncTaskHandle]],
 ) -> None:
-    """Put the handles into the queue as their tasks end."""
+    """Put the handles into the queue as their tasks end, those of a message together."""
     by_key = {key: handle for handle in handles for key in handle.keys}
     missing = {handle: len(handle.keys) for handle in handles}
 
@@ -127,19 +128,22 @@ async def _collect(
         replies = session.client.calls.download(_PATH, request, wire.runtime_v1.CollectReply)
         async with contextlib.aclosing(replies):
             async for reply in replies:
+                some: list[AsyncTaskHandle] = []
                 for result in reply.result:
                     handle = by_key.pop(result.key)
                     missing[handle] -= 1
                     if result.status == "ABORTED":
                         if handle.failure is None:
                             handle.failure = failure_with(result.owner_id, result.owner_status, result.error)
-                            ended.put_nowait(handle)
+                            some.append(handle)
                     else:
                         if result.HasField("value"):
                             handle.keep(result.key, result.value)
                         if not missing[handle] and handle.failure is None:
                             handle.succeeded()
-                            ended.put_nowait(handle)
+                            some.append(handle)
+                if some:
+                    ended.put_nowait(some)
 
     await session.client.calls.repeated(once)
 
@@ -149,7 +153,7 @@ async def _collect(
 
 async def _waited(
     session: AsyncTaskSession, left: dict[AsyncTaskHandle, None], deadline: float | None, with_values: bool
-) -> AsyncGenerator[AsyncTaskHandle, None]:
+) -> AsyncGenerator[list[AsyncTaskHandle], None]:
     later = deque(left)
     number = len(later)
     running: set[asyncio.Task[AsyncTaskHandle]] = set()
@@ -175,7 +179,7 @@ async def _waited(
             for task in [task for task in running if task in done]:
                 running.discard(task)
                 number -= 1
-                yield task.result()
+                yield [task.result()]
     finally:
         over: list[asyncio.Future[Any]] = [*running, *([] if look is None else [look])]
         for future in over:

@@ -38,7 +38,11 @@ class Payload:
 
     def __init__(self, given: Any, arrays: bool) -> None:
         self._path: Path | None = None
-        self._data: memoryview = memoryview(b"")
+        self._data: bytes | memoryview = b""
+        if type(given) is bytes:
+            self._data = given
+            self.size = len(given)
+            return
         if isinstance(given, os.PathLike):
             self._path = Path(given)
             try:
@@ -57,7 +61,7 @@ class Payload:
                 f"payload: bytes or a path are needed, not {type(given).__name__}; TaskClient(..., arrays=True) takes "
                 "arrays, too"
             )
-        self.size = self._data.nbytes
+        self.size = len(self._data)
 
     @property
     def is_at_hand(self) -> bool:
@@ -66,13 +70,13 @@ class Payload:
 
     def tobytes(self) -> bytes:
         """Return the bytes of one that is at hand."""
-        return self._data.tobytes()
+        return bytes(self._data)
 
     async def chunks(self, nbytes: int) -> AsyncIterator[bytes]:
         """Yield it in pieces of at most ``nbytes``."""
         if self._path is None:
             for start in range(0, self.size, nbytes):
-                yield self._data[start : start + nbytes].tobytes()
+                yield bytes(self._data[start : start + nbytes])
             return
         with open(self._path, "rb") as file:
             while piece := await asyncio.to_thread(file.read, nbytes):

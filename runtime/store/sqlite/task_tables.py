@@ -84,6 +84,12 @@ def _task_row(row: Sequence[Any]) -> TaskRow:
     return task
 
 
+def _spec_row(row: Sequence[Any]) -> SpecRow:
+    number, session, options, parent, keys, dependencies, data, digest, size, crc = row
+    value = Value(data or b"") if digest is None else value_of(data, digest, size, crc)
+    return SpecRow(number, session, options, parent, _keys(keys), _keys(dependencies), value)
+
+
 def _result_row(row: Sequence[Any]) -> ResultRow:
     return ResultRow(row[0], row[1], row[2], _RESULT_STATUS[row[3]], row[4], value_of(*row[5:9]))
 
@@ -258,12 +264,21 @@ class SqliteTaskTables(ObjectTables):
     def spec(self, number: int) -> SpecRow:
         spec = self._specs.get(number)
         if spec is None:
-            row = self._execute("SELECT * FROM specs WHERE number = ?", (number,)).fetchone()
-            spec = SpecRow(row[0], row[1], row[2], row[3], _keys(row[4]), _keys(row[5]), value_of(*row[6:10]))
+            spec = _spec_row(self._execute("SELECT * FROM specs WHERE number = ?", (number,)).fetchone())
             if len(self._specs) >= _SPECS_KEPT:
                 self._specs.clear()
             self._specs[number] = spec
         return spec
+
+    def specs(self, numbers: Sequence[int]) -> dict[int, SpecRow]:
+        if len(numbers) == 1:
+            return {numbers[0]: self.spec(numbers[0])}
+        found: dict[int, SpecRow] = {}
+        for start in range(0, len(numbers), _MANY):
+            some = numbers[start : start + _MANY]
+            for row in self._execute(f"SELECT * FROM specs WHERE number IN ({_marks(some)})", some).fetchall():
+                found[row[0]] = _spec_row(row)
+        return found
 
     def forget_payload(self, spec: int) -> None:
         self._specs.pop(spec, None)
@@ -543,11 +558,22 @@ class SqliteTaskTables(ObjectTables):
 
 
 def _keys_text(keys: Sequence[str]) -> str:
-    return json.dumps(keys, ensure_ascii=False) if keys else ""
+    if not keys:
+        return ""
+    if len(keys) == 1:
+        # Most tasks have one key, and most keys are written as they are; the encoder takes as long as an insertion.
+        key = keys[0]
+        if key.isprintable() and '"' not in key and "\\" not in key:
+            return f'["{key}"]'
+    return json.dumps(keys, ensure_ascii=False)
 
 
 def _keys(text: str) -> tuple[str, ...]:
-    return tuple(json.loads(text)) if text else ()
+    if not text:
+        return ()
+    if text.count('"') == 2 and "\\" not in text:
+        return (text[2:-2],)
+    return tuple(json.loads(text))
 
 
 def _marks(values: Sequence[object]) -> str:

@@ -182,7 +182,7 @@ class Attempt:
         Broken
             The worker broke the protocol.
         """
-        if self.lease.interrupted.is_set():
+        if self.lease.is_interrupted:
             call.cancel()
         if given is None:
             pass

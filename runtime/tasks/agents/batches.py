@@ -181,7 +181,7 @@ class BatchStream:
         suspects = self._suspects
         for lease in leases:
             task = lease.task
-            if lease.interrupted.is_set():
+            if lease.is_interrupted:
                 if lease.is_cancelled and not lease.is_lost:
                     self._tasks.confirm_soon(lease)
                 continue

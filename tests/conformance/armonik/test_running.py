@@ -15,7 +15,7 @@ import pytest
 from runtime.objects.value import Value
 from runtime.tasks.leases import Lease, LeaseLost
 from runtime.tasks.model import FailureKind, TaskOptions, TaskRequest, TaskStatus
-from runtime.tasks.transitions import LEGAL, TaskChange
+from runtime.tasks.transitions import LEGAL, Completions, TaskChange, TaskChanges
 from tests.conformance.armonik.submitter import (
     A,
     Submitter,
@@ -531,7 +531,9 @@ def test_57_observed_statuses_are_paths_of_the_state_machine(tmp_path: Path) -> 
             notify = submitter.tasks.waiting.notify
 
             def note(seen: list[Any]) -> None:
-                changes.extend(change for change in seen if isinstance(change, TaskChange))
+                for change in seen:
+                    some = change.each() if isinstance(change, TaskChanges | Completions) else [change]
+                    changes.extend(one for one in some if isinstance(one, TaskChange))
                 notify(seen)
 
             submitter.tasks.waiting.notify = note  # type: ignore[method-assign]
