@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ class RpcLog:
     def __init__(self) -> None:
         self.is_enabled = False
         self._num_holders = 0
+        self._until = 0.0
         self._steps: OrderedDict[int, list[Transfer]] = OrderedDict()
         self._num = 0
         self._lock = threading.Lock()
@@ -61,9 +63,13 @@ class RpcLog:
         with self._lock:
             self._num_holders -= 1
 
+    def record(self, seconds: float) -> None:
+        """Keep the log on for so long, whatever was said before; 0 ends it."""
+        self._until = time.monotonic() + seconds if seconds else 0.0
+
     def received(self, step_id: int, key: str, nbytes: int, started_us: int, ended_us: int) -> None:
         """Note a tensor that has arrived, if that is wanted."""
-        if not (self.is_enabled or self._num_holders):
+        if not (self.is_enabled or self._num_holders or (self._until and time.monotonic() < self._until)):
             return
         sender, _, receiver, edge, _ = key.split(";")
         with self._lock:

@@ -409,9 +409,11 @@ class WorkerService:
         return response.SerializeToString()
 
     async def tracing(self, request: bytes, context: Any) -> bytes:
-        """Tracing: has the steps of the next seconds recorded; answers at once, Logging hands them over."""
+        """Tracing: has the steps of the next seconds recorded, with what they receive; Logging hands them over."""
         options = parse(wire.TracingRequest, request).options
-        self.worker.traces.record(recording_s(options, self._task.name))
+        seconds = recording_s(options, self._task.name)
+        self.worker.traces.record(seconds)
+        self._log.record(seconds)
         return b""
 
     async def mark_recv_finished(self, request: bytes, context: Any) -> bytes:

@@ -309,15 +309,26 @@ def test_a_traced_step_has_its_nodes_and_what_it_received(tasks: list[Task], ste
     first, second = tasks
     for task in tasks:
         task.session()
-    second.call("Tracing", options=wire.TraceOpts(duration=60))
-    second.call("Logging", enable_rpc_logging=True)
+    for task in tasks:
+        task.call("Tracing", options=wire.TraceOpts(duration=60))
     ends = first.ends(second, "edge_1_c")
     taker = second.register(recv("r", FLOAT, ends), node("n", "Neg", "r", T=FLOAT))
-    step = next(steps)
-    running = second.start_run(taker, step)
-    first.run(sender(first, second, np.ones(1 << 17, np.float32), "edge_1_c"), step)
-    second.finish_run(running)
-    (entry,) = second.call("Logging", fetch_step_id=[step, step], disable_rpc_logging=True).step
+    giver = sender(first, second, np.ones(1 << 17, np.float32), "edge_1_c")
+
+    def run() -> int:
+        step = next(steps)
+        running = second.start_run(taker, step)
+        first.run(giver, step)
+        second.finish_run(running)
+        return step
+
+    step = run()
+    for task in tasks:
+        task.call("Tracing")
+    assert not second.call("Logging", fetch_step_id=[run()]).step
+    (sent,) = first.call("Logging", fetch_step_id=[step]).step
+    assert any(stats.timeline_label.startswith("s = _Send(") for stats in sent.step_stats.dev_stats[0].node_stats)
+    (entry,) = second.call("Logging", fetch_step_id=[step, step]).step
     (device,) = entry.step_stats.dev_stats
     by_name = {stats.node_name: stats for stats in device.node_stats}
     assert {"r", "n", "RecvTensor"} <= set(by_name)
