@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from runtime.client.channels import Access
 from runtime.client.status import fetch_status
 from runtime.errors import DeadlineExceeded, InvalidArgument, Unavailable, Unimplemented
 from tests import processes
+from tests.cluster_tasks import OURS, THEIRS, Forks, Tasks
 
 NOBODY = Access()
 PS, ONE, TWO = "/job:ps/replica:0/task:0", "/job:worker/replica:0/task:0", "/job:worker/replica:0/task:1"
@@ -277,19 +279,15 @@ def test_what_waits_names_what_it_waits_for(build: Callable[[runtime.Graph], Any
         assert errors
 
 
-def test_a_server_of_another_kind_tells_its_devices(tmp_path: Any) -> None:
-    with (
-        contextlib.ExitStack() as stack,
-        runtime.Cluster(jobs={"ours": 1, "theirs": 1}, absent=[("theirs", 0)], services=("graph",)) as cluster,
-    ):
-        addresses = {job: list(tasks.values()) for job, tasks in cluster.spec.jobs.items()}
-        theirs = json.dumps({"cluster": addresses, "job": "theirs", "task": 0})
-        other = stack.enter_context(processes.start_tensorflow_server(tmp_path, theirs))
-        found = status(cluster.target)["/job:theirs/replica:0/task:0"]
-        assert found.address == addresses["theirs"][0]
+def test_a_server_of_another_kind_tells_its_devices(tmp_path: Path, tensorflow_forks: Forks) -> None:
+    with Tasks(tmp_path, {"ours": [OURS], "theirs": [THEIRS]}, forks=tensorflow_forks) as tasks:
+        tasks.start()
+        ours, other = tasks["ours", 0], tasks["theirs", 0]
+        found = status(ours.target)[other.name]
+        assert found.address == other.address
         assert found.error == "a server of another kind: it tells its devices alone"
-        assert [device.name for device in found.device] == ["/job:theirs/replica:0/task:0/device:CPU:0"]
-        assert command(cluster.target)[0] == 0
+        assert [device.name for device in found.device] == [f"{other.name}/device:CPU:0"]
+        assert command(ours.target)[0] == 0
         with pytest.raises(Unimplemented, match="does not tell its status"):
             fetch_status(other.target, NOBODY, 3)
 

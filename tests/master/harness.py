@@ -118,13 +118,12 @@ def array(tensor: Any) -> Any:
 
 
 def wait_until_waiting(master: Caller, handle: str) -> None:
-    """Wait until a step of the session is under way."""
+    """Wait until a step of the session waits in one of its nodes."""
     session = master.service.master.sessions[handle]
     deadline = time.monotonic() + 10
-    while not session._running:
+    while not any(node for step in list(session._running.values()) for _, _, node in step.waits()):
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    time.sleep(0.05)  # until its kernel waits, too
 
 
 @contextmanager

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import runtime
+from runtime.client.channels import Access
+from runtime.client.status import fetch_status
 from runtime.errors import Aborted, DeadlineExceeded, Error, Unavailable
 
 WORKER = "/job:worker/replica:0/task:0"
@@ -41,6 +43,19 @@ def graph() -> tuple[runtime.Graph, Any, Any, Any]:
 def step(session: runtime.Session, fetch: Any, x: Any) -> list[float]:
     """Run a step over both tasks."""
     return session.run(fetch, {x: np.ones(2, np.float32)}).tolist()  # type: ignore[no-any-return]
+
+
+def told(cluster: runtime.Cluster, job: str) -> Any:
+    """Return what the first task of a job tells of itself."""
+    return fetch_status(cluster.targets[job][0], Access(), 5, only_this_task=True).task[0]
+
+
+def until(found: Callable[[], Any]) -> None:
+    """Wait until a function finds something."""
+    deadline = time.monotonic() + 20
+    while not found():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.02)
 
 
 def in_background(function: Callable[[], Any]) -> Callable[[float], BaseException]:
@@ -72,7 +87,7 @@ def test_53_a_killed_worker_ends_the_step_and_after_its_return_a_new_session_wor
     with runtime.Session(cluster.target, made) as session:
         assert step(session, total, x) == [3.0, 3.0]
         error = in_background(lambda: session.run(waiting))
-        time.sleep(0.5)
+        until(lambda: any(one.num_steps for one in told(cluster, "worker").worker_session))
         cluster.kill("worker")
         killed = time.monotonic()
         found = error(10)
@@ -90,7 +105,7 @@ def test_53_a_killed_worker_ends_the_step_and_after_its_return_a_new_session_wor
                 step(session, total, x)
             if not isinstance(caught.value, Unavailable) or time.monotonic() > deadline:
                 break
-            time.sleep(0.2)
+            time.sleep(0.02)
         assert isinstance(caught.value, Aborted)
         assert "restarted" in caught.value.message
     with runtime.Session(cluster.target, made) as session:
@@ -130,7 +145,7 @@ def test_53_a_session_waits_for_a_missing_worker_and_says_so(make_cluster: MakeC
 
     thread = threading.Thread(target=work)
     thread.start()
-    time.sleep(1.0)
+    until(lambda: told(cluster, "master").opening)
     assert thread.is_alive()
     cluster.start("worker")
     thread.join(20)

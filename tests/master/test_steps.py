@@ -137,7 +137,10 @@ def test_threads_that_ask_together_compile_once(feeds: str) -> None:
     names = (tuple(feeds.split()), ("x1",), ())
     assert table.pending(*names) is not None
     assert not table.knows(*names)
-    time.sleep(0.1)
+    pending = table.pending(*names)
+    while len(pending._condition._waiters) < len(threads) - 1:  # all but the one that compiles
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
     compiler.gate.set()
     for thread in threads:
         thread.join(10)

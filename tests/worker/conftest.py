@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -15,12 +16,23 @@ import runtime
 from runtime import wire
 from runtime._ext.tensor_codec import decode_tensor
 from runtime._ext.worker_codec import encode_run_graph_request
+from runtime.client.channels import Access
+from runtime.client.status import fetch_status
 from runtime.errors import Error, from_code
 from tests.graph.graphs import graph_def, node
 from tests.processes import free_port
 
 TIMEOUT_S = 20.0
 SERVICE = "/tensorflow.WorkerService/"
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """Return what a function finds, asked again until it finds something."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.005)
+    return found
 
 
 class Task:
@@ -54,6 +66,14 @@ class Task:
     def call(self, method: str, message: Any = None, **fields: Any) -> Any:
         """Make a call and return the answer; raise its error."""
         return self.finish(method, self.start(method, message, **fields))
+
+    def told(self) -> Any:
+        """Return the task's status."""
+        return fetch_status(f"grpc://{self.server.address}", Access(), 5, only_this_task=True).task[0]
+
+    def until_wanted(self, count: int = 1) -> None:
+        """Wait until other tasks wait here for so many tensors."""
+        until(lambda: len(self.told().wanted) == count)
 
     def session(self, handle: str = "s", **fields: Any) -> str:
         """Create a worker session as a master of TensorFlow 2.21 does."""

@@ -14,7 +14,7 @@ from runtime._ext.tensor_codec import decode_tensor
 from runtime._ext.worker_codec import encode_run_graph_request
 from runtime.errors import Aborted, Cancelled, InvalidArgument, NotFound, Unimplemented
 from tests.graph.graphs import BOOL, FLOAT, INT32, STRING, const, identity, node
-from tests.worker.conftest import Task, recv, send
+from tests.worker.conftest import Task, recv, send, until
 
 
 def array(answer: Any) -> Any:
@@ -92,7 +92,7 @@ def test_46_a_tensor_is_awaited_before_its_step_begins(tasks: list[Task], steps:
     first.session()
     step = next(steps)
     early = first.start("RecvTensor", step_id=step, rendezvous_key=first.key(second, "e"))
-    time.sleep(0.1)
+    first.until_wanted()
     assert not early.done()
     first.run(sender(first, second, np.arange(3, dtype=np.float32)), step)
     answer = first.finish("RecvTensor", early)
@@ -134,7 +134,7 @@ def test_48_cleanup_releases_those_who_wait_and_may_be_repeated(tasks: list[Task
     step = next(steps)
     parked = [first.start("RecvTensor", step_id=step, rendezvous_key=first.key(second, f"e{index}"))
               for index in range(3)]
-    time.sleep(0.1)
+    first.until_wanted(3)
     for _ in range(2):
         first.call("CleanupGraph", step_id=step)
     for future in parked:
@@ -149,9 +149,9 @@ def test_48_a_receiver_that_goes_away_leaves_nothing_and_takes_nothing(tasks: li
     first.session()
     step = next(steps)
     gone = first.start("RecvTensor", step_id=step, rendezvous_key=first.key(second, "e"))
-    time.sleep(0.1)
+    first.until_wanted()
     gone.cancel()
-    time.sleep(0.1)
+    first.until_wanted(0)
     first.run(sender(first, second, 4.0), step)
     assert array(first.fetch(step, first.key(second, "e"))) == 4.0
 
@@ -341,14 +341,17 @@ def test_tracing_ends_by_itself_and_clearing_forgets(task: Task, steps: Iterator
     task.session()
     graph = task.register(const("c", 1.0))
     task.call("Tracing", options=wire.TraceOpts(duration=0.05))
-    time.sleep(0.2)
-    late = next(steps)
-    task.run(graph, late)
+
+    def run() -> int:
+        step = next(steps)
+        task.run(graph, step)
+        return step
+
+    until(lambda: not task.call("Logging", fetch_step_id=[run()]).step)
     task.call("Tracing", options=wire.TraceOpts(duration=60))
-    traced = next(steps)
-    task.run(graph, traced)
+    traced = run()
     task.call("Logging", clear=True)
-    assert not task.call("Logging", fetch_step_id=[late, traced]).step
+    assert not task.call("Logging", fetch_step_id=[traced]).step
 
 
 def test_tracing_refuses_what_it_cannot_do(task: Task) -> None:
@@ -371,7 +374,7 @@ def test_61_a_failed_step_ends_what_others_await_of_it(tasks: list[Task], steps:
     taker = second.register(recv("r", FLOAT, ends))
     step = next(steps)
     running = second.start_run(taker, step)
-    time.sleep(0.1)
+    first.until_wanted()
     began = time.monotonic()
     with pytest.raises(Exception, match=r"^Attempting to use uninitialized value v\n\t \[\[{{node i}}\]\]$"):
         first.run(graph, step)
@@ -390,7 +393,7 @@ def test_a_cancelled_step_lets_go_of_everything(tasks: list[Task], steps: Iterat
     taker = second.register(recv("r", FLOAT, first.ends(second, "never")))
     step = next(steps)
     running = second.start_run(taker, step)
-    time.sleep(0.2)
+    first.until_wanted()
     running.cancel()
     parked = second.start("RecvTensor", step_id=step, rendezvous_key=second.key(first, "e"))
     with pytest.raises((Aborted, Cancelled), match=rf"Step {step} cancelled\.  Cancelling rendezvous\."):
@@ -401,7 +404,7 @@ def test_deleting_a_session_ends_its_steps(tasks: list[Task], steps: Iterator[in
     first, second = tasks
     second.session()
     running = second.start_run(second.register(recv("r", FLOAT, first.ends(second, "never"))), next(steps))
-    time.sleep(0.2)
+    first.until_wanted()
     second.call("DeleteWorkerSession", session_handle="s")
     with pytest.raises(Cancelled, match="worker session s was deleted"):
         second.finish_run(running)

@@ -25,7 +25,7 @@ from runtime.errors import (
 from runtime.worker.collectives.algorithms import broadcast, final_of, merge_of, ring_gather, ring_reduce, subdivisions
 from runtime.worker.collectives.groups import BROADCAST, REDUCE, GroupTable, InstanceTable, StepSequences
 from runtime.worker.collectives.messages import content_of, encode_buffer
-from tests.worker.conftest import Task
+from tests.worker.conftest import Task, until
 
 TASKS = {
     "one device each": lambda members: [f"t{member}" for member in range(members)],
@@ -242,14 +242,16 @@ def test_pieces_are_asked_of_living_devices_and_end_with_their_step(tasks: list[
         one.call("RecvBuf", step_id=8, buf_rendezvous_key="k", src_device=one.cpu, src_incarnation=1)
     with pytest.raises(InvalidArgument, match="unknown device"):
         one.call("RecvBuf", step_id=8, buf_rendezvous_key="k", src_device="/job:worker/task:0/device:GPU:0")
-    waiting = one.start("RecvBuf", step_id=8, buf_rendezvous_key="k", src_device=one.cpu,
-                        src_incarnation=one.incarnation, request_id=5)
+    calls = [one.start("RecvBuf", step_id=8, buf_rendezvous_key="k", src_device=one.cpu,
+                       src_incarnation=one.incarnation, request_id=5) for _ in range(2)]
+    until(lambda: any(call.done() for call in calls))
+    second, first = sorted(calls, key=lambda call: not call.done())  # whichever came first
     with pytest.raises(Aborted, match="received twice"):
-        time.sleep(0.1)
-        one.call("RecvBuf", step_id=8, buf_rendezvous_key="k", src_device=one.cpu, request_id=5)
+        one.finish("RecvBuf", second)
+    assert not first.done()
     one.call("CleanupGraph", step_id=8)
     with pytest.raises(Aborted, match="Cleanup 8"):
-        one.finish("RecvBuf", waiting)
+        one.finish("RecvBuf", first)
 
 
 # Steps
@@ -314,7 +316,7 @@ def test_a_lost_member_ends_the_collective_of_the_others(tasks: list[Task]) -> N
         errors: list[Error] = []
         thread = threading.Thread(target=lambda: errors.append(failing(lambda: session.run([pair[0], blocked]))))
         thread.start()
-        time.sleep(0.3)
+        until(lambda: any(run.num_steps for run in tasks[1].told().worker_session))
         tasks[1].server.stop(0)
         thread.join(15)
         assert not thread.is_alive() and errors

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,19 +17,10 @@ from runtime.client.status import fetch_status
 from runtime.errors import Aborted, Error
 from tests.graph.graphs import FLOAT, const
 from tests.processes import free_port
-from tests.worker.conftest import Task, recv, send
+from tests.worker.conftest import Task, recv, send, until
 
 DEADLINE_S = 20.0
 MASTER = "/job:master/replica:0/task:0"
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """Return what a function finds, asked again until it finds something."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.02)
-    return found
 
 
 def told(target: str) -> Any:
