@@ -26,8 +26,23 @@ cdef class Connection(Link):
     cdef int64_t receive_window
     cdef int64_t unacknowledged
     cdef double _control_since
-    cdef readonly double last_activity
+    cdef double _rapid_since
+    cdef long _rapid_resets             # calls given up at once, since then
     cdef readonly bint awaits_ping
+    # what `runtime._ext.http2_stalls` looks at
+    cdef double since                   # when the connection was made
+    cdef unsigned long frames           # begun so far
+    cdef unsigned long partial_frame    # the one that was incomplete after a read, and since when
+    cdef double partial_since
+    cdef double block_since             # of the header block that goes on
+    cdef int late_looks                 # in a row, with something that should have ended
+    cdef readonly double idle_since     # when calls were seen last
+    cdef uint32_t seen_stream
+    cdef Py_ssize_t seen_left           # of the DATA frame under way, and for how many looks
+    cdef unsigned long seen_frame
+    cdef int data_looks
+    cdef Py_ssize_t seen_unsent
+    cdef int unsent_looks
 
     cdef int _parse(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef int _frame(self, int kind, int flags, uint32_t stream, const unsigned char *data, Py_ssize_t size) except -1
@@ -37,5 +52,7 @@ cdef class Connection(Link):
     cdef int _settings(self, int flags, const unsigned char *data, Py_ssize_t size) except -1
     cdef int _window_update(self, uint32_t stream, int64_t increment) except -1
     cdef int _control(self) except -1
+    cdef int _given_up(self, Call call) except -1
+    cdef int _refuse(self, uint32_t stream, str message, bint ends) except -1
     cdef int _pump_blocked(self) except -1
     cdef int _fail(self, int code, str message) except -1

@@ -25,14 +25,19 @@ from runtime._ext.http2_call cimport Call, Method
 from runtime._ext.http2_frames cimport (
     ACK, COMPRESSION_ERROR, CONNECTION_WINDOW, CONTINUATION, DATA, DEFAULT_WINDOW, DIRECT_READ, END_HEADERS, END_STREAM,
     ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, FRAME_HEADER, FRAME_SIZE_ERROR, GOAWAY, HEADERS, MAX_CONTINUATIONS,
-    MAX_CONTROL_FRAME, MAX_CONTROL_FRAMES, MAX_DATA_FRAME, MAX_HEADER_BLOCK, MAX_STREAMS, MAX_UNSENT, MAX_WINDOW, NO_ERROR,
-    PADDED, PING, PRIORITY_FLAG, PROTOCOL_ERROR, PUSH_PROMISE, REFUSED_STREAM, RST_STREAM, SETTINGS, STREAM_CLOSED,
-    STREAM_WINDOW, WINDOW_UPDATE, WRITE_AHEAD, frame_bytes, setting, timeout_s, uint32_at, uint32_bytes)
+    MAX_CONTROL_FRAME, MAX_CONTROL_FRAMES, MAX_DATA_FRAME, MAX_HEADER_BLOCK, MAX_RAPID_RESETS, MAX_STREAM, MAX_STREAMS,
+    MAX_UNSENT, MAX_WINDOW, NO_ERROR, PADDED, PING, PRIORITY_FLAG, PROTOCOL_ERROR, PUSH_PROMISE, REFUSED_STREAM, RST_STREAM,
+    SETTINGS, SMALL_HEADERS, STREAM_CLOSED, STREAM_WINDOW, WINDOW_UPDATE, WRITE_AHEAD, frame_bytes, setting, timeout_s,
+    trailer_block, uint32_at, uint32_bytes)
 from runtime._ext.http2_link cimport Link
 
 cdef bytes _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # A flood is MAX_CONTROL_FRAMES within this time.
 cdef double CONTROL_PERIOD_S = 10.0
+# A call that is given up earlier than this after its start may have been begun for that purpose.
+cdef double RAPID_S = 1.0
+# Of the ping that shows that a client knows its connection to be retired.
+cdef bytes _RETIRING = b"\0\0\0\0\0\0\0\2"
 
 
 cdef class Connection(Link):
@@ -55,8 +60,8 @@ cdef class Connection(Link):
         self._rest = bytearray()
         self._headers_block = bytearray()
         self.receive_window = CONNECTION_WINDOW
-        self.last_activity = loop.time()
-        self._control_since = self.last_activity
+        self.since = self.idle_since = self.last_activity = loop.time()
+        self._control_since = self._rapid_since = self.last_activity
 
     @property
     def num_calls(self):
@@ -196,6 +201,7 @@ cdef class Connection(Link):
                 part = 1 if data[position + 4] & PADDED else 0
                 if size - position < FRAME_HEADER + part:
                     break
+                self.frames += 1
                 self._begin_data(data[position + 4], stream, length, data + position + FRAME_HEADER)
                 position += FRAME_HEADER + part
                 continue
@@ -204,10 +210,14 @@ cdef class Connection(Link):
                 return 0
             if size - position < FRAME_HEADER + length:
                 break
+            self.frames += 1
             self._frame(kind, data[position + 4], stream, data + position + FRAME_HEADER, length)
             position += FRAME_HEADER + length
         if position < size and not self.is_closed:
             self._rest += data[position:size]
+            if self.partial_frame != self.frames + 1:
+                self.partial_frame = self.frames + 1
+                self.partial_since = self.last_activity
         return 0
 
     cdef int _begin_data(self, int flags, uint32_t stream, Py_ssize_t size, const unsigned char *data) except -1:
@@ -232,12 +242,12 @@ cdef class Connection(Link):
         if call is not None:
             if call.remote_closed:
                 self.reset(stream, STREAM_CLOSED)
-                call.end(True)
+                self._given_up(call)
             else:
                 call.receive_window -= size
                 if call.receive_window < 0:
                     self.reset(stream, FLOW_CONTROL_ERROR)
-                    call.end(True)
+                    self._given_up(call)
         if flags & PADDED:
             if size == 0 or data[0] >= size:
                 return self._fail(PROTOCOL_ERROR, "padding longer than its DATA frame")
@@ -281,6 +291,7 @@ cdef class Connection(Link):
             if flags & END_HEADERS:
                 return self._header_block(stream, data + start, end - start, flags & END_STREAM)
             self._headers_stream = stream
+            self.block_since = self.last_activity
             self._headers_end = flags & END_STREAM
             self._continuations = 0
             self._headers_block.clear()
@@ -317,6 +328,8 @@ cdef class Connection(Link):
             if not flags & ACK:
                 self._control()
                 self.write(frame_bytes(PING, ACK, 0, data[:8]))
+            elif self.is_retiring and data[:8] == _RETIRING:
+                self.drain()
             return 0
         if kind == RST_STREAM:
             if size != 4:
@@ -326,7 +339,7 @@ cdef class Connection(Link):
             self._control()
             call = <Call>self.calls.get(stream)
             if call is not None:
-                call.end(True)
+                self._given_up(call)
             return 0
         if kind == PUSH_PROMISE:
             return self._fail(PROTOCOL_ERROR, "PUSH_PROMISE from a client")
@@ -341,14 +354,15 @@ cdef class Connection(Link):
         if call is not None:
             if not ends or call.remote_closed:
                 self.reset(stream, PROTOCOL_ERROR)
-                call.end(True)
+                self._given_up(call)
             else:
                 call.remote_end()
             return 0
         if stream <= self._last_stream:
-            return 0  # trailers of a call that has ended
+            return self._control()  # trailers of a call that has ended
         self._last_stream = stream
         if self.is_draining or len(self.calls) >= MAX_STREAMS:
+            self._control()
             return self.reset(stream, REFUSED_STREAM)
         for entry in fields:
             name = <bytes>(<tuple>entry)[0]
@@ -363,18 +377,29 @@ cdef class Connection(Link):
             elif name == b"grpc-encoding":
                 encoding = <bytes>(<tuple>entry)[1]
         if method is None or path is None:
+            self._control()
             return self.reset(stream, PROTOCOL_ERROR)
         if method != b"POST" or content_type is None or not content_type.startswith(b"application/grpc"):
             status = b"405" if method != b"POST" else b"415"
+            self._control()
             self.write(frame_bytes(HEADERS, END_HEADERS | END_STREAM, stream, encode_headers(
                 [(b":status", status), (b"content-type", b"text/plain"), (b"grpc-status", b"13"),
                  (b"grpc-message", b"this port speaks gRPC: POST with content-type application/grpc")])))
             if not ends:
                 self.reset(stream, NO_ERROR)
             return 0
+        if self.peer is not None:
+            if self.peer.calls >= self.peer.max_calls:
+                return self._refuse(stream, f"{self.peer.name} has {self.peer.calls} calls open here; wait for some to end",
+                                    ends)
+            if self.whole.calls >= self.whole.max_calls:
+                return self._refuse(stream, f"{self.whole.calls} calls are open here (max_open_calls); try again later", ends)
+            self.peer.calls += 1
+            self.whole.calls += 1
         found = self.service.methods.get(path)
         call = Call(self, stream, <Method>found if found is not None else Method(
             path.decode("latin-1"), False, False, None), fields)
+        call.begun = self.last_activity
         self.calls[stream] = call
         if self.service.authorize is not None:
             error = self.service.authorize(call.method.path, call.invocation_metadata())
@@ -390,6 +415,13 @@ cdef class Connection(Link):
             call.remote_closed = ends
             call.fail(call.method.refusal)
             return 0
+        if size > SMALL_HEADERS:
+            if not self.service.account.fits(size):
+                call.remote_closed = ends
+                call.fail(self.service.account.refusal(size, "metadata"))
+                return 0
+            self.service.account.used += size
+            call.held += size
         if encoding is not None and encoding != b"identity":
             if encoding not in (b"gzip", b"deflate"):
                 call.remote_closed = ends
@@ -415,7 +447,7 @@ cdef class Connection(Link):
     cdef int _settings(self, int flags, const unsigned char *data, Py_ssize_t size) except -1:
         cdef Py_ssize_t position = 0
         cdef int identifier
-        cdef int64_t value, change
+        cdef int64_t value, change, window = self.initial_send_window
         if flags & ACK:
             if size:
                 return self._fail(FRAME_SIZE_ERROR, "SETTINGS acknowledgement with a payload")
@@ -430,19 +462,22 @@ cdef class Connection(Link):
             if identifier == 4:
                 if value > MAX_WINDOW:
                     return self._fail(FLOW_CONTROL_ERROR, f"initial window {value} above 2**31-1")
-                change = value - self.initial_send_window
-                self.initial_send_window = value
-                for call in self.calls.values():
-                    (<Call>call).send_window += change
-                    if change > 0 and (<Call>call).outbox and not (<Call>call).is_blocked:
-                        (<Call>call).is_blocked = True
-                        self.blocked.append(call)
+                window = value  # the last one counts: each costs a look at every call
             elif identifier == 5:
                 if value < 16384 or value > 16777215:
                     return self._fail(PROTOCOL_ERROR, f"maximum frame size {value} outside 16384..16777215")
                 self.max_frame = <Py_ssize_t>min(value, <int64_t>MAX_DATA_FRAME)
             elif identifier == 2 and value > 1:
                 return self._fail(PROTOCOL_ERROR, f"ENABLE_PUSH {value}")
+        change = window - self.initial_send_window
+        if change:
+            self.initial_send_window = window
+            self.control_frames += len(self.calls) >> 5  # they are many, and the frame is short
+            for call in self.calls.values():
+                (<Call>call).send_window += change
+                if change > 0 and (<Call>call).outbox and not (<Call>call).is_blocked:
+                    (<Call>call).is_blocked = True
+                    self.blocked.append(call)
         self.write(frame_bytes(SETTINGS, ACK, 0, b""))
         self._pump_blocked()
         return 0
@@ -464,7 +499,7 @@ cdef class Connection(Link):
         call.send_window += increment
         if increment == 0 or call.send_window > MAX_WINDOW:
             self.reset(stream, PROTOCOL_ERROR if increment == 0 else FLOW_CONTROL_ERROR)
-            return call.end(True)
+            return self._given_up(call)
         return call.pump()
 
     cdef int _control(self) except -1:
@@ -482,6 +517,29 @@ cdef class Connection(Link):
                 and self.transport.get_write_buffer_size() > MAX_UNSENT):
             self.transport.pause_reading()  # answers pile up unread; resume_writing() goes on
         return 0
+
+    cdef int _given_up(self, Call call) except -1:
+        """End a call that the client has reset, or made us reset.
+
+        Work that was begun for it is thrown away, which costs the client next to nothing: too many calls that were given up
+        right after their start end the connection. A client that gives up many older calls is left alone.
+        """
+        cdef double now = self.last_activity
+        if self.peer is not None and now - call.begun < RAPID_S:
+            if now - self._rapid_since >= CONTROL_PERIOD_S:
+                self._rapid_since = now
+                self._rapid_resets = 0
+            self._rapid_resets += 1
+            if self._rapid_resets > MAX_RAPID_RESETS:
+                return self._fail(ENHANCE_YOUR_CALM, f"{MAX_RAPID_RESETS} calls given up at once within "
+                                                     f"{CONTROL_PERIOD_S:.0f} s")
+        return call.end(True)
+
+    cdef int _refuse(self, uint32_t stream, str message, bint ends) except -1:
+        """Answer a call with RESOURCE_EXHAUSTED, without a trace of it."""
+        self._control()
+        self.write(frame_bytes(HEADERS, END_HEADERS | END_STREAM, stream, trailer_block(8, message, None, True)))
+        return 0 if ends else self.reset(stream, NO_ERROR)
 
     # -- frames out --------------------------------------------------------------------------------------------
 
@@ -527,6 +585,24 @@ cdef class Connection(Link):
         self.flush()
         if not self.calls:
             self.close()
+
+    def retire(self):
+        """Ask the client to call over another connection from now on; end when it has heard of it and the last call has ended."""
+        if self.is_retiring or self.is_draining or self.is_closed:
+            return
+        self.is_retiring = True
+        self.write(frame_bytes(GOAWAY, 0, 0, uint32_bytes(MAX_STREAM) + uint32_bytes(NO_ERROR)))
+        self.awaits_ping = True
+        self.write(frame_bytes(PING, 0, 0, _RETIRING))
+        self.flush()
+
+    def check_again(self):
+        """End the calls of those who may not make them any more."""
+        for call in list(self.calls.values()):
+            error = self.service.authorize((<Call>call).method.path, (<Call>call).invocation_metadata())
+            if error is not None and (<Call>call).trailers is None:
+                (<Call>call).expel(error)
+        self.flush()
 
     def close(self):
         """Close when everything written has left; calls that have not ended are cancelled."""

@@ -56,6 +56,11 @@ cdef class Call:
     cdef object trailing
     cdef double deadline               # on the loop's clock, 0 for none
     cdef object encoding
+    cdef double begun                  # the loop's time of the read that it came with
+    # where its messages were when `runtime._ext.http2_stalls` looked: which side, how far, for how many looks
+    cdef int seen_side
+    cdef Py_ssize_t seen_place
+    cdef int seen_looks
 
     cdef int feed(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef Py_ssize_t room(self) noexcept

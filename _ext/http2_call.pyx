@@ -542,6 +542,15 @@ cdef class Call:
             if task is not None:
                 task.cancel()
 
+    def expel(self, error):
+        """End the call with the status of an exception, and its handler with it."""
+        if not self.is_done:
+            self.is_cancelled = True
+            task = self.task
+            self.fail(error)
+            if task is not None:
+                task.cancel()
+
     def fail(self, error):
         """End the call with the status that belongs to an exception."""
         code, message, trailing = self.connection.service.status_of(self.method.path, error)
@@ -558,6 +567,9 @@ cdef class Call:
         if cancelled:
             self.is_cancelled = True
         connection.calls.pop(self.stream_id, None)
+        if connection.peer is not None:
+            connection.peer.calls -= 1
+            connection.whole.calls -= 1
         connection.service.account.used -= self.held
         connection.service.lookahead -= self.ahead
         self.held = 0

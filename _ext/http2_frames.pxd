@@ -42,6 +42,7 @@ cdef enum:
     MAX_HEADER_BLOCK = 1 << 16
     MAX_CONTINUATIONS = 32
     MAX_STREAMS = 1 << 16
+    MAX_STREAM = 0x7FFFFFFF
     # A stream may run this far ahead of a handler that reads slowly; a client sends a message of 16 MB in 0.87 of the time
     # that a window of 4 MB takes.
     STREAM_WINDOW = 16 << 20
@@ -52,6 +53,10 @@ cdef enum:
     MAX_WINDOW = 0x7FFFFFFF
     # Control frames without effect that a peer may send within CONTROL_PERIOD_S.
     MAX_CONTROL_FRAMES = 10000
+    # Calls that a peer may give up within a second of their start, in CONTROL_PERIOD_S.
+    MAX_RAPID_RESETS = 4000
+    # Header blocks above this size count as bytes in flight as long as their call lasts.
+    SMALL_HEADERS = 1024
     # Above this much unsent, frames that ask for an answer are no longer read.
     MAX_UNSENT = 16 << 20
     # Bytes of one message handed to the transport before other calls get their turn.

@@ -48,8 +48,13 @@ cdef bytes trailer_block(int code, str message, object trailing, bint with_heade
         fields.append((b"content-type", b"application/grpc"))
     fields.append((b"grpc-status", b"%d" % code))
     if message:
-        fields.append((b"grpc-message",
-                       quote_from_bytes(message.encode("utf-8", "surrogatepass"), safe=_MESSAGE_SAFE).encode()))
+        quoted = quote_from_bytes(message.encode("utf-8", "surrogatepass"), safe=_MESSAGE_SAFE).encode()
+        # A header's value neither begins nor ends with a blank (RFC 9113, section 8.2.1).
+        bare = quoted.strip(b" ")
+        if bare != quoted:
+            before = len(quoted) - len(quoted.lstrip(b" "))
+            quoted = b"%20" * before + bare + b"%20" * (len(quoted) - before - len(bare))
+        fields.append((b"grpc-message", quoted))
     for key, value in trailing or ():
         name = key.lower().encode() if isinstance(key, str) else key
         if name.endswith(b"-bin"):

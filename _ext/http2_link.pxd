@@ -3,10 +3,20 @@
 from libc.stdint cimport int64_t, uint32_t
 
 
+cdef class Tally:
+    cdef readonly str name
+    cdef public long connections
+    cdef public long calls              # that have not ended
+    cdef readonly long max_calls
+
+
 cdef class Link:
     cdef readonly object service
     cdef object transport
     cdef object loop
+    cdef public Tally peer              # what this peer has open; None for a client's connection
+    cdef public Tally whole             # what all peers have
+    cdef readonly double last_activity  # when something was read last, on the loop's clock
     cdef dict calls                     # stream id to Call
     cdef object blocked                 # deque of calls that wait for the connection's window or the socket
     cdef list out                       # buffers to write at the end of this turn
@@ -15,6 +25,7 @@ cdef class Link:
     cdef int64_t initial_send_window    # of each new call
     cdef Py_ssize_t max_frame           # the peer's
     cdef bint is_paused                 # the socket takes no more for now
+    cdef bint is_retiring               # the client is asked to leave
     cdef bint is_draining
     cdef bint is_closed
     cdef long control_frames            # since the last call, without effect

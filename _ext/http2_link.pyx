@@ -9,6 +9,22 @@ from collections import deque
 from runtime._ext.http2_frames cimport DEFAULT_WINDOW, RST_STREAM, frame_bytes, uint32_bytes
 
 
+cdef class Tally:
+    """How much one peer, or all of them, have open.
+
+    Parameters
+    ----------
+    name : str
+        Whose it is.
+    max_calls : int
+        Calls that may be open at once; those beyond are refused.
+    """
+
+    def __init__(self, str name, long max_calls):
+        self.name = name
+        self.max_calls = max_calls
+
+
 cdef class Link:
     """What all calls of a connection write through.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["memory_bytes", "num_descriptors", "num_threads", "resident_bytes"]
+__all__ = ["descriptor_limit", "memory_bytes", "num_descriptors", "num_threads", "resident_bytes"]
 
 
 def memory_bytes() -> int:
@@ -20,6 +20,14 @@ def memory_bytes() -> int:
         except (OSError, ValueError):  # absent, or the word "max"
             continue
     return total
+
+
+def descriptor_limit() -> int:
+    """Return how many descriptors this process may have open; a large number where there is no limit."""
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 30 if soft == resource.RLIM_INFINITY else soft
 
 
 def resident_bytes() -> int:

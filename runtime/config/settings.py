@@ -180,6 +180,35 @@ class Settings:
         parse.seconds(1, 86400), 60.0, metavar="SECONDS",
         help="silence after which a connection is asked if it still lives",
     )
+    handshake_timeout_s: float = setting(
+        parse.seconds(0.1, 3600), 10.0, metavar="SECONDS",
+        help="time a new connection gets for TLS and to say that it speaks gRPC; also the time for a call's headers",
+    )
+    stall_timeout_s: float = setting(
+        parse.seconds(1, 86400), 120.0, metavar="SECONDS",
+        help="time in which a request under way, or an answer that the client takes, must go on by 64 KiB, or end",
+    )
+    unread_timeout_s: float = setting(
+        parse.seconds(1, 86400 * 366), 3600.0, metavar="SECONDS",
+        help="the same for a message of an answer stream, whose reader may pause",
+    )
+    idle_timeout_s: float = setting(
+        parse.seconds(0, 86400 * 366), 3600.0, metavar="SECONDS",
+        help="time without a call after which a client is asked to leave, and to come back when it has one; 0: never",
+    )
+    max_connections: int = setting(
+        parse.integer(1, 1 << 24), 10_000, metavar="N",
+        help="connections at once; never more than leave a fifth of the descriptors that the process may open",
+    )
+    max_connections_per_peer: int = setting(
+        parse.integer(0, 1 << 24), 0, metavar="N",
+        help="those of one address; 0: half of all, or all where only this machine can connect",
+    )
+    max_open_calls: int = setting(
+        parse.integer(1, 1 << 24), 100_000, metavar="N",
+        help="calls that have not ended, of all connections; of one address half, or all where only this machine can "
+        "connect",
+    )
     peer_timeout_s: float = setting(
         parse.seconds(1, 86400), 15.0, metavar="SECONDS",
         help="time after which another task of the cluster that is awaited and does not answer counts as lost",
@@ -288,9 +317,6 @@ class Settings:
     )
     command_worker_ca: Path | None = setting(
         parse.optional_path, None, metavar="FILE", help="PEM certificates by which workers made here know the server"
-    )
-    handshake_timeout_s: float = setting(
-        parse.seconds(0.1, 3600), 10.0, metavar="SECONDS", help="time a new connection gets to say that it speaks gRPC"
     )
     transport: str = setting(
         parse.choice("native", "grpc"), "native", metavar="NAME",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.edge import auth, sockets
 from runtime.edge.acceptor import make_server
+from runtime.edge.connections import Limits
 from runtime.edge.handlers import Router, refusal, wrap
 from runtime.errors import Error, FailedPrecondition, Unavailable
 
@@ -62,6 +63,8 @@ class GrpcTransport:
 
     def add(self, method: MethodForm, handler: Callable[..., Any]) -> None:
         """See :class:`runtime.edge.transport.Transport`."""
+        if self._router.open_calls is not None:
+            handler = self._router.open_calls.watched(method, handler)
         self._router.add(method.path, wrap(method, handler, self._account))
 
     def refuse(self, method: MethodForm, error: Error) -> None:
@@ -71,6 +74,11 @@ class GrpcTransport:
     async def start(self) -> None:
         """See :class:`runtime.edge.transport.Transport`."""
         await self._server.start()
+
+    def check_again(self) -> None:
+        """See :class:`runtime.edge.transport.Transport`."""
+        if self._router.open_calls is not None:
+            self._router.open_calls.check_again()
 
     async def stop(self, grace_s: float) -> None:
         """See :class:`runtime.edge.transport.Transport`."""
@@ -85,6 +93,7 @@ class GrpcTransport:
 
 def _options(settings: Settings) -> list[tuple[str, Any]]:
     # A message larger than all that may be in flight is refused by its length, before its bytes are read.
+    limits = Limits.of(settings)
     max_bytes = min(settings.max_bytes_in_flight, _MAX_MESSAGE_BYTES)
     return [
         ("grpc.max_receive_message_length", max_bytes),
@@ -101,6 +110,10 @@ def _options(settings: Settings) -> list[tuple[str, Any]]:
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.server_handshake_timeout_ms", int(settings.handshake_timeout_s * 1000)),
+        # The library has no limits per address, and none on messages that do not go on.
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.max_concurrent_streams", min(limits.calls, 1 << 16)),
+        *([("grpc.max_connection_idle_ms", int(settings.idle_timeout_s * 1000))] if settings.idle_timeout_s else []),
     ]
 
 

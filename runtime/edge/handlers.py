@@ -7,6 +7,7 @@ call about a quarter of its time.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -47,6 +48,7 @@ class Router(grpc.GenericRpcHandler):
     def __init__(self, authorize: Authorize | None) -> None:
         self.handlers: dict[str, Rpc] = {}
         self.unknown_method = "no such method here"
+        self.open_calls = None if authorize is None else OpenCalls(authorize)
         self._authorize = authorize
 
     @property
@@ -64,10 +66,79 @@ class Router(grpc.GenericRpcHandler):
             error = self._authorize(handler_call_details.method, handler_call_details.invocation_metadata)
             if error is not None:
                 return refusal(error)
+            assert self.open_calls is not None
+            self.open_calls.enter(handler_call_details)
         return self.handlers.get(handler_call_details.method)
 
     # The name under which gRPC's own resolver of methods has it.
     resolve_handler = service
+
+
+class OpenCalls:
+    """Calls that were let in, so that they can be ended when their credential is taken away.
+
+    Parameters
+    ----------
+    authorize : callable
+        See :class:`Router`.
+    """
+
+    def __init__(self, authorize: Authorize) -> None:
+        self._authorize = authorize
+        self._open: dict[asyncio.Task[Any], grpc.HandlerCallDetails] = {}
+        self._expelled: dict[asyncio.Task[Any], Error] = {}
+
+    def check_again(self) -> None:
+        """End the calls of those who may not make them any more."""
+        for task, details in list(self._open.items()):
+            error = self._authorize(details.method, details.invocation_metadata)
+            if error is not None and task not in self._expelled:
+                self._expelled[task] = error
+                task.cancel()
+
+    def watched(self, method: MethodForm, handler: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a handler that can be ended by :meth:`check_again`."""
+
+        async def answer(request: Any, context: Any) -> Any:
+            try:
+                return await handler(request, context)
+            except asyncio.CancelledError:
+                self._explain()
+                raise
+
+        async def stream(request: Any, context: Any) -> AsyncIterator[Answer]:
+            answers = handler(request, context)
+            try:
+                async for message in answers:
+                    yield message
+            except asyncio.CancelledError:
+                self._explain()
+                raise
+            finally:
+                close = getattr(answers, "aclose", None)
+                if close is not None:
+                    await close()
+
+        return stream if method.server_streaming else answer
+
+    def enter(self, details: grpc.HandlerCallDetails) -> None:
+        """Note the call of the task that runs: it counts from its headers on, also while its request is awaited."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._open[task] = details
+            task.add_done_callback(self._leave)
+
+    def _leave(self, task: asyncio.Task[Any]) -> None:
+        self._open.pop(task, None)
+        self._expelled.pop(task, None)
+
+    def _explain(self) -> None:
+        """Raise the error that a call was ended with, if it was not its client that left."""
+        task = asyncio.current_task()
+        error = None if task is None else self._expelled.get(task)
+        if task is not None and error is not None:
+            task.uncancel()
+            raise error from None
 
 
 def refusal(error: Error) -> Rpc:

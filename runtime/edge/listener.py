@@ -15,7 +15,7 @@ from runtime.edge.fleet_joining import check_joining, membership
 from runtime.edge.health import Health
 from runtime.edge.limits import Account
 from runtime.edge.reflection import Reflection
-from runtime.edge.tokens import Tokens
+from runtime.edge.tokens import RELOAD_INTERVAL_S, Tokens
 from runtime.edge.transport import Transport, make_transport
 from runtime.edge.unavailable_planes import absent_method
 from runtime.errors import Internal
@@ -56,6 +56,7 @@ class Listener:
         self._stopping: asyncio.Task[None] | None = None
         self._certificate: OwnCertificate | None = None
         self._membership: asyncio.Task[None] | None = None
+        self._token_watch: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
 
     @property
@@ -108,6 +109,8 @@ class Listener:
         self.account.open()
         self._transport = transport
         await transport.start()
+        if tokens is not None:
+            self._token_watch = asyncio.ensure_future(_watch(tokens, transport))
         if self.settings.fleet_join:
             self._membership = asyncio.ensure_future(membership(self.settings).run())
 
@@ -117,6 +120,10 @@ class Listener:
             self._membership.cancel()
             await asyncio.wait([self._membership])
             self._membership = None
+        if self._token_watch is not None:
+            self._token_watch.cancel()
+            await asyncio.wait([self._token_watch])
+            self._token_watch = None
         if self._certificate is not None:
             await self._certificate.stop()
             self._certificate = None
@@ -215,6 +222,20 @@ class Listener:
             logger.warning("tokens travel in clear text: no TLS", extra={"address": self.settings.listen})
         elif not has_tls:
             logger.warning("anyone who reaches this address can run code here", extra={"address": self.settings.listen})
+
+
+async def _watch(tokens: Tokens, transport: Transport) -> None:
+    """End the calls of tokens that are revoked while they run."""
+    seen = tokens.generation
+    while True:
+        await asyncio.sleep(RELOAD_INTERVAL_S)
+        tokens.refresh()
+        if tokens.generation != seen:
+            seen = tokens.generation
+            try:
+                transport.check_again()
+            except Exception:
+                logger.exception("open calls could not be checked again")
 
 
 def _check_tables(tables: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:

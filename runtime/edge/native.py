@@ -11,18 +11,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runtime._ext.http2 import Connection
 from runtime._ext.http2_call import Abort, Call, Method
+from runtime._ext.http2_link import Tally
+from runtime._ext.http2_stalls import look
 from runtime._ext.message_parts import MessageParts
 from runtime.edge import sockets as listening
+from runtime.edge.connections import Census, Gate, Limits
 from runtime.edge.failures import as_domain_error
 from runtime.edge.limits import WATCHED_ANSWER_BYTES, Account
 from runtime.edge.live_tls import LiveTls
-from runtime.edge.sockets import BACKLOG
 from runtime.errors import Error, header_message
 
 if TYPE_CHECKING:
@@ -36,8 +41,11 @@ logger = logging.getLogger(__name__)
 # Read from all connections of the loop, one after the other; an incomplete frame is kept by its connection. Large
 # enough for a long DATA frame to arrive in few reads, small enough to stay in the cache on the way to the message.
 READ_BUFFER_BYTES = 256 << 10
-# How often connections are looked at for signs of life.
+# How often connections are looked at for signs of life, and for what does not go on.
 WATCH_INTERVAL_S = 5.0
+# When all places are taken, connections that have had no call for so long make room, so many at a time.
+IDLE_GOES_S = 30.0
+IDLE_GO_AT_ONCE = 32
 # How often certificate files are looked at for a change.
 TLS_INTERVAL_S = 1.0
 # A connection that does not answer a ping for this long is dead.
@@ -46,6 +54,31 @@ PING_TIMEOUT_S = 20.0
 
 class _Protocol(Connection, asyncio.BufferedProtocol):
     """A connection as asyncio wants it; everything is in the compiled base."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a client may take, in seconds.
+
+    Attributes
+    ----------
+    keepalive_s : float
+        A connection silent for so long is asked for a sign of life.
+    greet_s : float
+        From a connection to the client's greeting, TLS included; from the first to the last byte of a call's headers.
+    stall_s : float
+        A message under way that goes on by less than 64 KiB in this time, and does not end, ends its call.
+    unread_s : float
+        The same for messages of an answer stream.
+    idle_s : float
+        A connection without a call for so long is retired; 0 for never.
+    """
+
+    keepalive_s: float = 60.0
+    greet_s: float = 10.0
+    stall_s: float = 120.0
+    unread_s: float = 3600.0
+    idle_s: float = 3600.0
 
 
 class NativeServer:
@@ -59,16 +92,15 @@ class NativeServer:
         Takes a call's path and metadata; returns the error that refuses it, or None.
     as_error : callable
         ``as_error(path, exception)`` returns the domain error that a client is told.
-    keepalive_s : float
-        A connection silent for so long is asked for a sign of life.
-    handshake_timeout_s : float
-        A connection without a client's greeting after so long is closed.
+    patience : Patience
+    limits : Limits
+        How much may be open at once.
 
     Concurrency: every method belongs to the loop on which `start` ran.
     """
 
     def __init__(self, account: Account, authorize: Authorize | None, as_error: Callable[[str, Exception], Error],
-                 keepalive_s: float, handshake_timeout_s: float) -> None:
+                 patience: Patience = Patience(), limits: Limits = Limits()) -> None:  # noqa: B008 - both are frozen
         self.methods: dict[bytes, Method] = {}
         self.account = account
         self.authorize = authorize
@@ -76,11 +108,13 @@ class NativeServer:
         self.lookahead = 0
         self.read_buffer = bytearray(READ_BUFFER_BYTES)
         self._as_error = as_error
-        self._keepalive_s = keepalive_s
-        self._handshake_timeout_s = handshake_timeout_s
+        self.patience = patience
+        self.census = Census(limits)
+        self._made_room_at = -math.inf
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._servers: list[asyncio.Server] = []
+        self._entering: dict[asyncio.Task[None], socket.socket | None] = {}
+        self._gate: Gate | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._tls: LiveTls | None = None
         self._tls_watch: asyncio.TimerHandle | None = None
@@ -100,26 +134,73 @@ class NativeServer:
     async def start(self, sockets: list[socket.socket], tls: LiveTls | None = None) -> None:
         """Answer on listening sockets, which are closed when the server stops."""
         loop = self._loop = asyncio.get_running_loop()
-        handshake: dict[str, Any] = {}
-        context = None
         if tls is not None:
             self._tls = tls
-            context = tls.context
-            handshake["ssl_handshake_timeout"] = self._handshake_timeout_s
             self._tls_watch = loop.call_later(TLS_INTERVAL_S, self._refresh_tls)
+        self._gate = Gate(loop, self.census, self._enter, self._make_room)
+        self._gate.open(sockets)
+        self._watch = loop.call_later(self._look_every_s, self._look)
 
-        def protocol() -> asyncio.BufferedProtocol:
-            return _Protocol(self, loop)
+    @property
+    def _look_every_s(self) -> float:
+        return min(WATCH_INTERVAL_S, max(0.05, self.patience.greet_s / 2))
 
-        for one in sockets:
-            create = loop.create_unix_server if one.family == socket.AF_UNIX else loop.create_server
-            self._servers.append(await create(protocol, sock=one, ssl=context, backlog=BACKLOG, **handshake))
-        self._watch = loop.call_later(WATCH_INTERVAL_S, self._look)
+    def _enter(self, connected: socket.socket, peer: Tally) -> None:
+        """Take a connection; TLS comes first, in a task."""
+        assert self._loop is not None
+        connection = _Protocol(self, self._loop)
+        connection.peer, connection.whole = peer, self.census.whole
+        task = self._loop.create_task(self._adopt(connected, connection, peer.name))
+        self._entering[task] = connected
+
+        def entered(done: asyncio.Task[None]) -> None:
+            left = self._entering.pop(done)
+            if left is not None:  # cancelled before it began
+                left.close()
+            if connection not in self._connections:
+                self._release(connection)
+
+        task.add_done_callback(entered)
+
+    async def _adopt(self, connected: socket.socket, connection: _Protocol, name: str) -> None:
+        assert self._loop is not None
+        task = asyncio.current_task()
+        assert task is not None
+        self._entering[task] = None  # from now on the socket is its transport's
+        options: dict[str, Any] = {}
+        if self._tls is not None:
+            options = {"ssl": self._tls.context, "ssl_handshake_timeout": self.patience.greet_s}
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, connected, **options)
+        except (OSError, ssl.SSLError) as error:  # no TLS, not in time, or gone
+            logger.debug("a connection did not come about", extra={"peer": name, "reason": str(error)})
+
+    def _release(self, connection: Connection) -> None:
+        peer, connection.peer = connection.peer, None
+        if peer is not None:
+            self.census.leave(peer)
+
+    def _make_room(self) -> None:
+        """Cut connections that have had no call for long; called when there is no place for a new one."""
+        assert self._loop is not None
+        now = self._loop.time()
+        if now - self._made_room_at < 1.0:
+            return
+        self._made_room_at = now
+        idle = [one for one in self._connections if not one.num_calls and now - one.idle_since > IDLE_GOES_S]
+        idle.sort(key=lambda one: one.idle_since)
+        for connection in idle[:IDLE_GO_AT_ONCE]:
+            connection.abort()
+            self._release(connection)
+        if idle:
+            logger.warning("idle connections were cut to make room", extra={"number": len(idle[:IDLE_GO_AT_ONCE])})
 
     def drain(self) -> None:
         """Close the port; tell clients to go elsewhere; connections end with their last call."""
-        for server in self._servers:
-            server.close()
+        if self._gate is not None:
+            self._gate.close()
+        for task in list(self._entering):
+            task.cancel()
         for connection in list(self._connections):
             connection.drain()
 
@@ -137,8 +218,8 @@ class NativeServer:
             connection.abort()
         for task in list(self._tasks):
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=10.0)
+        if self._tasks or self._entering:
+            await asyncio.wait({*self._tasks, *self._entering}, timeout=10.0)
         for watch in (self._watch, self._tls_watch):
             if watch is not None:
                 watch.cancel()
@@ -155,6 +236,7 @@ class NativeServer:
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""
         self._connections.discard(connection)
+        self._release(connection)
         if not self._connections:
             self._empty.set()
 
@@ -238,20 +320,38 @@ class NativeServer:
             connection.abort()
 
     def _look(self) -> None:
-        """Ask silent connections for a sign of life; close those that owe one, or never greeted."""
+        """Ask silent connections for a sign of life; close those that owe one; end what does not go on."""
         assert self._loop is not None
         now = self._loop.time()
+        patience, every_s = self.patience, self._look_every_s
+        looks, stream_looks = (math.ceil(seconds / every_s) for seconds in (patience.stall_s, patience.unread_s))
         for connection in list(self._connections):
+            try:
+                reason = look(connection, now, patience.greet_s, looks, stream_looks)
+            except Exception:
+                logger.exception("a connection could not be looked at; it is cut")
+                connection.abort()
+                continue
+            if reason is not None:
+                logger.info("connection cut", extra={"reason": reason})
+                connection.abort()
+                continue
             silent = now - connection.last_activity
             if not connection.is_ready:
-                if silent > self._handshake_timeout_s:
+                continue
+            if connection.awaits_ping:
+                if silent > patience.keepalive_s + PING_TIMEOUT_S:
                     connection.abort()
-            elif connection.awaits_ping:
-                if silent > self._keepalive_s + PING_TIMEOUT_S:
-                    connection.abort()
-            elif silent > self._keepalive_s:
+            elif silent > patience.keepalive_s:
                 connection.ping()
-        self._watch = self._loop.call_later(WATCH_INTERVAL_S, self._look)
+            if patience.idle_s and not connection.num_calls and now - connection.idle_since > patience.idle_s:
+                connection.retire()
+        self._watch = self._loop.call_later(every_s, self._look)
+
+    def check_again(self) -> None:
+        """End the calls of those who may not make them any more."""
+        for connection in list(self._connections):
+            connection.check_again()
 
 
 class NativeTransport:
@@ -260,8 +360,9 @@ class NativeTransport:
     def __init__(self, settings: Settings, account: Account, authorize: Authorize | None) -> None:
         self._settings = settings
         self._tls = LiveTls(settings, ["h2"]) if settings.tls_cert is not None else None
-        self._server = NativeServer(account, authorize, as_domain_error, settings.keepalive_s,
-                                    settings.handshake_timeout_s)
+        patience = Patience(settings.keepalive_s, settings.handshake_timeout_s, settings.stall_timeout_s,
+                            settings.unread_timeout_s, settings.idle_timeout_s)
+        self._server = NativeServer(account, authorize, as_domain_error, patience, Limits.of(settings))
         self._sockets: list[socket.socket] = []
 
     @property
@@ -291,6 +392,10 @@ class NativeTransport:
     async def start(self) -> None:
         """See :class:`runtime.edge.transport.Transport`."""
         await self._server.start(self._sockets, self._tls)
+
+    def check_again(self) -> None:
+        """See :class:`runtime.edge.transport.Transport`."""
+        self._server.check_again()
 
     async def stop(self, grace_s: float) -> None:
         """See :class:`runtime.edge.transport.Transport`."""

@@ -98,6 +98,8 @@ class Tokens:
         self._stamp: tuple[int, int, int] | None = None
         self._next_look = 0.0
         self._clock: Callable[[], float] = time.monotonic
+        self.generation = 0
+        """Counts the changes of what is accepted."""
         self._set(_parse(tokens, origin))
         if not (self._named or self._clear):
             raise InvalidArgument(f"{origin} holds no token; expected one a line")
@@ -171,7 +173,12 @@ class Tokens:
             raise Unauthenticated("the token is not one that this server accepts")
         return accepted
 
+    def refresh(self) -> None:
+        """Read the file again if it has changed."""
+        self._reload()
+
     def _set(self, tokens: list[Token]) -> None:
+        self.generation += 1
         self._named = {token.name: token for token in tokens if token.name.startswith(_PREFIX)}
         self._clear = [token for token in tokens if not token.name.startswith(_PREFIX)]
 

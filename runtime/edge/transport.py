@@ -58,6 +58,10 @@ class Transport(Protocol):
         """Begin to answer."""
         ...
 
+    def check_again(self) -> None:
+        """Ask ``authorize`` again about every open call, and end those that it refuses by now."""
+        ...
+
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, give open ones ``grace_s`` seconds, cancel what is left, free everything.
 

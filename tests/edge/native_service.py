@@ -14,9 +14,10 @@ import uvloop
 
 from runtime._ext.message_parts import MessageParts
 from runtime.edge import sockets
+from runtime.edge.connections import Limits
 from runtime.edge.failures import as_domain_error
 from runtime.edge.limits import Account
-from runtime.edge.native import NativeServer
+from runtime.edge.native import NativeServer, Patience
 from runtime.errors import FailedPrecondition, InvalidArgument
 
 SERVICE = "/test.Echo/"
@@ -116,7 +117,8 @@ class RunningService:
 @contextlib.contextmanager
 def running(*, limit: int = 1 << 30, authorize: Any = None, tls: ssl.SSLContext | None = None,
             unix_path: Path | None = None, keepalive_s: float = 60.0,
-            handshake_timeout_s: float = 20.0, loop_kind: str = "asyncio") -> Iterator[RunningService]:
+            handshake_timeout_s: float = 20.0, loop_kind: str = "asyncio", limits: Limits | None = None,
+            **more: float) -> Iterator[RunningService]:
     """Serve until the end of the block."""
     started: dict[str, Any] = {}
     ready = threading.Event()
@@ -125,7 +127,8 @@ def running(*, limit: int = 1 << 30, authorize: Any = None, tls: ssl.SSLContext 
         echo = EchoService()
         echo.release = asyncio.Event()
         account = Account(limit)
-        server = NativeServer(account, authorize, as_domain_error, keepalive_s, handshake_timeout_s)
+        patience = Patience(keepalive_s, handshake_timeout_s, **more)
+        server = NativeServer(account, authorize, as_domain_error, patience, limits or Limits())
         for name, client_streaming, server_streaming in (
                 ("echo", False, False), ("fail", False, False), ("crash", False, False), ("wait", False, False),
                 ("parts", False, False),

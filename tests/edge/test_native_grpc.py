@@ -58,6 +58,7 @@ def test_immediate_method_that_declines_runs_its_handler(channel: grpc.Channel) 
 
 @pytest.mark.parametrize(("name", "request_", "code", "text"), [
     ("fail", "x \N{SNOWMAN} %".encode(), grpc.StatusCode.FAILED_PRECONDITION, "x \N{SNOWMAN} %"),
+    ("fail", b" blanks  ", grpc.StatusCode.FAILED_PRECONDITION, " blanks  "),
     ("now", b"fail", grpc.StatusCode.INVALID_ARGUMENT, "field 'x' is 7; it must be below 5 \N{SNOWMAN} 100%"),
 ])
 def test_domain_error_arrives_with_code_and_text(channel: grpc.Channel, name: str, request_: bytes,

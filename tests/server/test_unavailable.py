@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 
 import grpc
@@ -29,13 +28,6 @@ def bare() -> Iterator[Client]:
             yield client
     finally:
         plane.PLANES.update(before)
-
-
-@pytest.fixture(scope="module")
-def real() -> Iterator[Client]:
-    """A client of a server with the planes of this release."""
-    with runtime.Server() as server, connect(server.address) as client:
-        yield client
 
 
 def plane_of(path: str) -> str:
@@ -111,26 +103,6 @@ def test_unknown_service_is_unimplemented(bare: Client, path: str) -> None:
 
 def test_refused_method_does_not_read_a_large_request(bare: Client) -> None:
     assert bare.failure("/pb.WorkerSaver/SaveMachine", bytes(64 << 20)).code() is grpc.StatusCode.UNIMPLEMENTED
-
-
-@pytest.mark.parametrize("path", METHODS)
-def test_malformed_bytes_are_an_error_and_harm_nobody(real: Client, path: str) -> None:
-    source = random.Random(path)
-    requests = [b"\xff", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"\x08", source.randbytes(50), b"\x0b" * 300]
-    for request in requests:
-        try:
-            call(real, path, [request, request])
-        except grpc.RpcError as error:
-            # Unless it happens to parse, in which case any error of the method itself is as good.
-            assert error.code() not in (
-                grpc.StatusCode.UNKNOWN,
-                grpc.StatusCode.INTERNAL,
-                grpc.StatusCode.UNAVAILABLE,
-            ), (
-                request,
-                error,
-            )
-    assert real.unary(HEALTH) == b"\x08\x01"
 
 
 OK = b"grpc-status\x010"
