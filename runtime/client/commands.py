@@ -157,7 +157,7 @@ class CommandClient:
         number: int = self._call("SubmitTask", request, **{"x-tq-request-id": str(uuid.uuid4())}).task_id
         return number
 
-    def list(self, statuses: str = "", limit: int = 0, offset: int = 0) -> list[Command]:
+    def list(self, statuses: str = "", limit: int = 0, offset: int = 0, first: int = 0) -> list[Command]:
         """Return commands by ascending id.
 
         Parameters
@@ -166,6 +166,8 @@ class CommandClient:
             Letters of those that are wanted; all when empty.
         limit, offset : int
             How many at most (0: all), and how many to leave out.
+        first : int
+            Only those from this id on.
         """
         unknown = set(statuses) - {str(status) for status in Status}
         if unknown:
@@ -174,15 +176,16 @@ class CommandClient:
         if statuses:
             request.status_filter = statuses
         metadata = {"x-tq-offset": str(offset)} if offset else {}
+        if first:
+            metadata["x-tq-first-id"] = str(first)
         if limit:
             metadata["x-tq-limit"] = str(limit)
         reply = self._call("ListTasks", request, **metadata)
         return [Command(one.task_id, one.command, one.container, Status(one.status)) for one in reply.tasks]
 
     def get(self, number: int) -> Command:
-        """Return one command; raises NotFound if there is none of that id."""
-        # Ids are given in order from 1 and never taken away.
-        for command in self.list(limit=1, offset=max(0, number - 1)):
+        """Return one command; raises NotFound if there is none of that id, or not any more."""
+        for command in self.list(limit=1, first=number):
             if command.id == number:
                 return command
         raise NotFound(f"{self.target}: there is no command {number}")

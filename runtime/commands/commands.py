@@ -33,6 +33,7 @@ from runtime.commands.model import (
 from runtime.commands.pings import PingAnswer, Pings
 from runtime.commands.presence import Presence
 from runtime.commands.remarks import Remarks
+from runtime.commands.retention import Retention
 from runtime.commands.sweep import Sweep
 from runtime.errors import Aborted, Error, InvalidArgument, NotFound
 from runtime.store.commands import CommandRows, CommandStore
@@ -79,6 +80,7 @@ class Commands:
         self._stopping = asyncio.Event()
         self._pings = Pings(self)
         self._sweep = Sweep(self)
+        self._retention = Retention(self)
         self._remarks = Remarks(logs)
         self._watchers: list[Callable[[CommandChange], None]] = [self.deliveries.changed, self._remarks.changed]
         store.watch(self._changed)
@@ -102,6 +104,7 @@ class Commands:
         for number, holder, time_s in cancelled:
             self.deliveries.notice_cancelled(holder, number, max(0.0, now_s - time_s))
         self._sweep.start()
+        self._retention.start()
 
     def drain(self) -> None:
         """Let those go who wait: they ask the next server."""
@@ -113,6 +116,7 @@ class Commands:
         """End what goes on. The store is closed by others."""
         self.drain()
         await self._sweep.stop()
+        await self._retention.stop()
         await self._remarks.finish()
         await self.logs.close()
 
@@ -182,7 +186,8 @@ class Commands:
         return command
 
     async def list_commands(
-        self, letters: str, limit: int, offset: int, convert: Callable[[list[tuple[int, str, str, str]]], _V]
+        self, letters: str, first: int, limit: int, offset: int,
+        convert: Callable[[list[tuple[int, str, str, str]]], _V],
     ) -> _V:
         """Return commands by ascending id, as ``convert`` makes them of number, text, container and status.
 
@@ -190,13 +195,15 @@ class Commands:
         ----------
         letters : str
             Statuses that are wanted; empty for all.
-        limit : int
-            How many at most; -1 for all.
+        first : int
+            Those from this id on.
+        limit, offset : int
+            How many at most (-1 for all), and how many of them are left out.
         convert : callable
             Called in a thread: lists may be long.
         """
         statuses = sorted(set(letters)) if letters else None
-        return await self.store.read_in_thread(lambda rows: convert(rows.commands(statuses, limit, offset)))
+        return await self.store.read_in_thread(lambda rows: convert(rows.commands(statuses, limit, offset, first)))
 
     # Workers
 

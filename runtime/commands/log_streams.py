@@ -11,7 +11,7 @@ from runtime.commands.checks import MAX_LOG_BYTES, check_id, check_text, log_typ
 from runtime.commands.log_records import NO_SEQUENCE, Record, split
 from runtime.commands.logs import LogFile, Logs
 from runtime.commands.model import TERMINAL, Caller, Status
-from runtime.errors import Aborted, InvalidArgument, NotFound, Unavailable
+from runtime.errors import Aborted, InvalidArgument, Unavailable
 from runtime.store.commands import CommandStore
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class LogSession:
         check_id(number, "task_id")
         state = self._store.read(lambda rows: rows.state_of(number))
         if state is None:
-            raise NotFound(f"task {number} is not known")
+            raise self._store.read(lambda rows: rows.unknown(number))
         _, worker, attempt, _ = state
         caller = self._caller
         if caller.worker and (worker != caller.worker or (caller.attempt and caller.attempt != attempt)):
@@ -118,7 +118,7 @@ async def follow(commands: Commands, number: int, start: int, follows: bool) -> 
             event.clear()
             state = commands.store.read(lambda rows: rows.state_of(number))
             if state is None:
-                raise NotFound(f"task {number} is not known")
+                raise commands.store.read(lambda rows: rows.unknown(number))
             left = _time_left(state[0], state[3], commands.now_s())
             is_over = not follows or (left is not None and (logs.is_complete(number) or left <= 0))
             is_written = logs.is_written(number)

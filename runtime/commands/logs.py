@@ -155,6 +155,17 @@ class Logs:
                 file.folder_synced = True
                 file.synced = max(file.synced, size)
 
+    async def remove(self, number: int) -> bool:
+        """Remove a command's output, unless somebody sends it; return whether it is gone."""
+        file = self._files.get(number)
+        if number in self._senders or number in self._loading or (
+            file is not None and (file.users or file.writing is not None)
+        ):
+            return False
+        self._files.pop(number, None)
+        await self._run(_remove, self.path(number))
+        return True
+
     @contextmanager
     def sending(self, number: int) -> Iterator[None]:
         """Count a stream that sends a command's output as open."""
@@ -336,6 +347,10 @@ def _write(path: Path, data: bytes, end: int) -> None:
             # Half of it would hide what others write behind it.
             file.truncate(end)
             raise
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
 def _sync(path: Path, with_folder: bool) -> None:

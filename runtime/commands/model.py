@@ -239,6 +239,8 @@ class Rules:
         Whether a worker that registers again with another concurrency gets it.
     log_limit : int
         Bytes of output kept of one command; 0: all.
+    retention_s : float
+        How long a command is kept that has ended; 0: for ever.
     server_name : str
         Begins the names of workers that are made here.
     max_workers : int
@@ -256,6 +258,7 @@ class Rules:
     default_container: str = "bare"
     request_sets_concurrency: bool = False
     log_limit: int = 256 << 20
+    retention_s: float = 0.0
     server_name: str = field(default="tr-")
     max_workers: int = 1000
     register_s: float = 60.0

@@ -140,6 +140,7 @@ class Pings:
             if row.status is Status.ASSIGNED and row.worker == number:
                 deliveries.offered(number, row.number)
                 offers.append(Offer(row.number, row.text, row.container, Status.ASSIGNED, row.attempt))
-        for row in map(rows.command, deliveries.cancelled(number)):
+        cancelled = [command for command in deliveries.cancelled(number) if rows.has_command(command)]
+        for row in map(rows.command, cancelled):
             offers.append(Offer(row.number, row.text, row.container, Status.CANCELLED, row.attempt))
         return PingAnswer(worker.concurrency, offers, gone)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from runtime.commands.model import Rules
 from runtime.commands.service import TaskQueueService
-from runtime.errors import Error, Unavailable
+from runtime.store.opening import OpenedOnce, take_up
 
 if TYPE_CHECKING:
     from runtime.commands.commands import Commands
     from runtime.commands.workforce import Workforce
     from runtime.config import Settings
     from runtime.edge.plane import Handler
+    from runtime.store.sqlite.store import SqliteStore
 
 __all__ = ["LOGS_FOLDER", "WORKERS_FOLDER", "CommandPlane", "create_plane"]
 
@@ -39,9 +39,8 @@ class CommandPlane:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._opening: asyncio.Task[tuple[Commands, Workforce]] | None = None
-        self._stopping = False
-        self._service = TaskQueueService(self.opened)
+        self._opened = OpenedOnce(settings.data_dir, self._make)
+        self._service = TaskQueueService(self._opened.get)
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
         """Return the handlers by service and method name."""
@@ -55,90 +54,49 @@ class CommandPlane:
         FailedPrecondition
             Another server uses the data directory that was chosen for this one.
         """
-        from runtime.store.opening import take_up
-
-        await take_up(self._settings.data_dir, self._settings.data_is_chosen, self.opened, "takes no commands")
-
-    async def opened(self) -> tuple[Commands, Workforce]:
-        """Return the commands and the workforce of this server, opening the store if need be.
-
-        Raises
-        ------
-        Error
-            If it cannot be opened; the next call tries again.
-        """
-        if self._stopping:
-            raise Unavailable("the server stops")
-        if self._opening is None:
-            self._opening = asyncio.get_running_loop().create_task(self._open())
-        opening = self._opening
-        try:
-            return await asyncio.shield(opening)
-        except Error:
-            if self._opening is opening:
-                self._opening = None
-            raise
+        settings = self._settings
+        await take_up(settings.data_dir, settings.data_is_chosen, self._opened.get, "takes no commands")
 
     def drain(self) -> None:
         """Let those go who wait for output or for work: they ask the next server."""
-        found = self._found()
+        found = self._opened.found
         if found is not None:
             found[0].drain()
 
     async def stop(self, grace: float) -> None:
         """End what goes on, and close the store. Workers that were made here go on."""
-        from runtime.store.opening import SharedStores
-
-        self._stopping = True
-        if self._opening is not None:
-            await asyncio.wait([self._opening])
-        found = self._found()
+        found = await self._opened.stop()
         if found is None:
             return
         commands, workforce = found
         await workforce.stop()
         await commands.stop()
-        await SharedStores.close(self._settings.data_dir)
+        await self._opened.close()
 
-    def _found(self) -> tuple[Commands, Workforce] | None:
-        opening = self._opening
-        if opening is None or not opening.done() or opening.cancelled() or opening.exception() is not None:
-            return None
-        return opening.result()
-
-    async def _open(self) -> tuple[Commands, Workforce]:
+    async def _make(self, store: SqliteStore) -> tuple[Commands, Workforce]:
         from runtime.commands.commands import Commands
         from runtime.commands.logs import Logs
         from runtime.commands.workforce import Workforce
         from runtime.providers.base import Surroundings, load
-        from runtime.store import failpoints
-        from runtime.store.opening import SharedStores
         from runtime.store.sqlite.command_tables import CommandTables
 
         settings = self._settings
-        failpoints.load()
-        store = await SharedStores.open(settings.data_dir)
-        try:
-            rules = rules_of(settings)
-            commands = Commands(
-                store.plane(CommandTables), Logs(settings.data_dir / LOGS_FOLDER, rules.log_limit, time.time), rules
-            )
-            await commands.start()
-            surroundings = Surroundings(
-                address=settings.listen,
-                folder=settings.data_dir / WORKERS_FOLDER,
-                prefix=rules.server_name,
-                allows_bare=settings.command_local_bare,
-                token_file=settings.command_worker_token_file,
-                ca_file=settings.command_worker_ca,
-                uses_tls=settings.tls_cert is not None,
-                needs_token=settings.token_file is not None,
-            )
-            workforce = Workforce(commands, {name: load(name, surroundings) for name in settings.command_providers})
-            await workforce.start()
-        except BaseException:
-            await SharedStores.close(settings.data_dir)
-            raise
+        rules = rules_of(settings)
+        logs = Logs(settings.data_dir / LOGS_FOLDER, rules.log_limit, time.time)
+        commands = Commands(store.plane(CommandTables), logs, rules)
+        await commands.start()
+        surroundings = Surroundings(
+            address=settings.listen,
+            folder=settings.data_dir / WORKERS_FOLDER,
+            prefix=rules.server_name,
+            allows_bare=settings.command_local_bare,
+            token_file=settings.command_worker_token_file,
+            ca_file=settings.command_worker_ca,
+            uses_tls=settings.tls_cert is not None,
+            needs_token=settings.token_file is not None,
+        )
+        workforce = Workforce(commands, {name: load(name, surroundings) for name in settings.command_providers})
+        await workforce.start()
         return commands, workforce
 
 
@@ -154,6 +112,7 @@ def rules_of(settings: Settings) -> Rules:
         default_container=settings.command_default_container,
         request_sets_concurrency=settings.command_request_sets_concurrency,
         log_limit=settings.command_log_limit,
+        retention_s=settings.command_retention_s,
         server_name=settings.command_server_name,
         max_workers=settings.command_max_workers,
         register_s=settings.command_register_s,

@@ -78,11 +78,14 @@ class TaskQueueService:
         metadata = _metadata(context)
         limit = checks.metadata_number(metadata, "x-tq-limit", 1 << 62)
         offset = checks.metadata_number(metadata, "x-tq-offset", 1 << 62)
+        first = checks.metadata_number(metadata, "x-tq-first-id", 1 << 62)
         letters = message.status_filter
         if len(letters) > 64:
             raise InvalidArgument(f"status_filter: has {len(letters)} letters; there are 14 statuses")
         commands = await self._commands()
-        return await commands.list_commands(letters, -1 if limit is None else limit, offset or 0, _task_list)
+        return await commands.list_commands(
+            letters, first or 0, -1 if limit is None else limit, offset or 0, _task_list
+        )
 
     # Workers
 

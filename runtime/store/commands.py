@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from runtime.commands.model import CommandRow, JobRow, JobState, Status, WorkerRow, WorkerStatus
+from runtime.errors import NotFound
 from runtime.store.store import PlaneStore, Transaction
 
 __all__ = ["CommandEvent", "CommandRows", "CommandStore"]
@@ -45,12 +46,16 @@ class CommandRows(Transaction, Protocol):
         Raises
         ------
         NotFound
-            There is none of that number.
+            There is none of that number, or not any more.
         """
         ...
 
     def has_command(self, number: int) -> bool:
         """Return whether there is a command of that number."""
+        ...
+
+    def unknown(self, number: int) -> NotFound:
+        """Return the error for a command that is not there: whether it never was, or is kept no more."""
         ...
 
     def state_of(self, number: int) -> tuple[Status, int, int, float] | None:
@@ -62,9 +67,20 @@ class CommandRows(Transaction, Protocol):
         ...
 
     def commands(
-        self, statuses: Sequence[str] | None = None, limit: int = -1, offset: int = 0
+        self, statuses: Sequence[str] | None = None, limit: int = -1, offset: int = 0, first: int = 0
     ) -> list[tuple[int, str, str, str]]:
-        """Return number, text, container and status of commands by number; ``statuses`` None: of all."""
+        """Return number, text, container and status of commands by number from ``first`` on.
+
+        ``statuses`` None: of all.
+        """
+        ...
+
+    def ended_before(self, time_s: float, limit: int) -> list[int]:
+        """Return commands that ended before a time, those that ended first at the begin."""
+        ...
+
+    def remove_ended(self, number: int, time_s: float) -> None:
+        """Remove a command with its events, if it ended before a time and nobody has queued it again."""
         ...
 
     def pending(self, limit: int) -> list[CommandRow]:

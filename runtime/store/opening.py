@@ -7,14 +7,16 @@ import importlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from runtime.errors import FailedPrecondition
+from runtime.errors import Error, FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:
     from runtime.store.sqlite.store import SqliteStore
 
-__all__ = ["FILE_NAME", "TABLES", "SharedStores", "take_up"]
+__all__ = ["FILE_NAME", "TABLES", "OpenedOnce", "SharedStores", "take_up"]
+
+V = TypeVar("V")
 
 logger = logging.getLogger(__name__)
 
@@ -112,3 +114,70 @@ class SharedStores:
         if opening.done() and not opening.cancelled() and opening.exception() is None:
             return opening.result()
         return None
+
+
+class OpenedOnce(Generic[V]):
+    """What a plane makes of the store of its data directory: made by the first call that needs it.
+
+    Parameters
+    ----------
+    data_dir : Path
+    make : callable
+        ``async def make(store)``; when it fails the store is given back, and the next call tries again.
+    """
+
+    def __init__(self, data_dir: Path, make: Callable[[SqliteStore], Awaitable[V]]) -> None:
+        self._data_dir = data_dir
+        self._make = make
+        self._opening: asyncio.Task[V] | None = None
+        self._stopping = False
+
+    async def get(self) -> V:
+        """Return it, opening the store if need be.
+
+        Raises
+        ------
+        Error
+            If that fails, or `stop` was called.
+        """
+        if self._stopping:
+            raise Unavailable("the server stops")
+        if self._opening is None:
+            self._opening = asyncio.get_running_loop().create_task(self._open())
+        opening = self._opening
+        try:
+            return await asyncio.shield(opening)
+        except Error:
+            if self._opening is opening:
+                self._opening = None
+            raise
+
+    @property
+    def found(self) -> V | None:
+        """What was made, if it was."""
+        opening = self._opening
+        if opening is None or not opening.done() or opening.cancelled() or opening.exception() is not None:
+            return None
+        return opening.result()
+
+    async def stop(self) -> V | None:
+        """Open nothing more, and return what is open; the caller ends it, and gives the store back with `close`."""
+        self._stopping = True
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        return self.found
+
+    async def close(self) -> None:
+        """Give the store back."""
+        await SharedStores.close(self._data_dir)
+
+    async def _open(self) -> V:
+        from runtime.store import failpoints
+
+        failpoints.load()
+        store = await SharedStores.open(self._data_dir)
+        try:
+            return await self._make(store)
+        except BaseException:
+            await SharedStores.close(self._data_dir)
+            raise

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from runtime.errors import Error, Unavailable
+from runtime.store.opening import OpenedOnce, take_up
 from runtime.tasks.inspector_service import InspectorService
 from runtime.tasks.results_service import ResultsService
 from runtime.tasks.service import SubmitterService
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from runtime.config import Settings
     from runtime.edge.plane import Handler
     from runtime.objects.files import FileObjects
+    from runtime.store.sqlite.store import SqliteStore
     from runtime.tasks.agents.agents import Agents
     from runtime.tasks.tasks import Tasks
 
@@ -40,10 +40,9 @@ class TaskPlane:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._opening: asyncio.Task[Tasks] | None = None
+        self._opened = OpenedOnce(settings.data_dir, self._make)
         self._objects: FileObjects | None = None
         self._agents: Agents | None = None
-        self._stopping = False
         self.submitter = SubmitterService(self.tasks, settings.data_chunk_max_size, settings.lenient_small_tasks)
         self.submitter_v3 = SubmitterV3Service(self.submitter)
         self.workers = WorkersService(self.agents)
@@ -63,8 +62,6 @@ class TaskPlane:
         FailedPrecondition
             Another server uses the data directory that was chosen for this one.
         """
-        from runtime.store.opening import take_up
-
         await take_up(self._settings.data_dir, self._settings.data_is_chosen, self.tasks, "takes no tasks")
         if self._settings.task_workers:
             from runtime.tasks.agents.endpoint import Endpoint
@@ -94,35 +91,20 @@ class TaskPlane:
         Error
             If it cannot be opened; the next call tries again.
         """
-        if self._stopping:
-            raise Unavailable("the server stops")
-        if self._opening is None:
-            self._opening = asyncio.get_running_loop().create_task(self._open())
-        opening = self._opening
-        try:
-            return await asyncio.shield(opening)
-        except Error:
-            if self._opening is opening:
-                self._opening = None
-            raise
+        return await self._opened.get()
 
     def drain(self) -> None:
         """Let those go who wait for results: they ask the next server; start no further task."""
         if self._agents is not None:
             self._agents.drain()
         self.workers.drain()
-        tasks = self._opened()
+        tasks = self._opened.found
         if tasks is not None:
             tasks.waiting.close()
 
     async def stop(self, grace: float) -> None:
         """End what goes on, and close the store."""
-        from runtime.store.opening import SharedStores
-
-        self._stopping = True
-        if self._opening is not None:
-            await asyncio.wait([self._opening])
-        tasks = self._opened()
+        tasks = await self._opened.stop()
         if tasks is None:
             return
         if self._agents is not None:
@@ -130,38 +112,24 @@ class TaskPlane:
         await tasks.stop()
         assert self._objects is not None
         await self._objects.close()
-        await SharedStores.close(self._settings.data_dir)
+        await self._opened.close()
 
-    def _opened(self) -> Tasks | None:
-        opening = self._opening
-        if opening is None or not opening.done() or opening.cancelled() or opening.exception() is not None:
-            return None
-        return opening.result()
-
-    async def _open(self) -> Tasks:
+    async def _make(self, store: SqliteStore) -> Tasks:
         from runtime.objects.files import FileObjects
-        from runtime.store import failpoints
-        from runtime.store.opening import SharedStores
         from runtime.store.sqlite.task_tables import SqliteTaskTables
         from runtime.tasks.tasks import Limits, Tasks
 
         settings = self._settings
-        failpoints.load()
-        store = await SharedStores.open(settings.data_dir)
-        try:
-            objects = self._objects = FileObjects(settings.data_dir / OBJECTS_FOLDER)
-            limits = Limits(
-                chunk_bytes=settings.data_chunk_max_size,
-                max_priority=settings.max_priority,
-                lease_ttl_s=settings.task_lease_s,
-                heartbeat_s=settings.task_heartbeat_s,
-                cancel_grace_s=settings.task_cancel_grace_s,
-            )
-            tasks = Tasks(store.plane(SqliteTaskTables), objects, limits)
-            await tasks.start()
-        except BaseException:
-            await SharedStores.close(settings.data_dir)
-            raise
+        objects = self._objects = FileObjects(settings.data_dir / OBJECTS_FOLDER)
+        limits = Limits(
+            chunk_bytes=settings.data_chunk_max_size,
+            max_priority=settings.max_priority,
+            lease_ttl_s=settings.task_lease_s,
+            heartbeat_s=settings.task_heartbeat_s,
+            cancel_grace_s=settings.task_cancel_grace_s,
+        )
+        tasks = Tasks(store.plane(SqliteTaskTables), objects, limits)
+        await tasks.start()
         return tasks
 
 

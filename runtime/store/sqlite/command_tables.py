@@ -48,6 +48,8 @@ _SCHEMA = (
     "CREATE INDEX worker_jobs_open ON worker_jobs (state, number) WHERE state IN ('P', 'R')",
 )
 
+_RETENTION = ("CREATE INDEX commands_ended ON commands (modified) WHERE status IN ('S', 'F', 'X')",)
+
 _COMMAND = "number, text, container, status, worker, attempt, created, modified, cause"
 _WORKER = (
     "number, name, status, concurrency, prefetch, instance, provider, flavor, region, handle, created, seen, "
@@ -55,6 +57,7 @@ _WORKER = (
 )
 _JOB = "number, worker, action, state, tries, due, created, modified, cause"
 _HELD = "status IN ('A', 'C', 'D', 'O', 'R', 'U', 'V')"
+_ENDED = "status IN ('S', 'F', 'X')"
 _STATUS = {str(status): status for status in Status}
 _WORKER_STATUS = {str(status): status for status in WorkerStatus}
 
@@ -63,7 +66,7 @@ class CommandTables(Tables):
     """Commands, workers and jobs in an SQLite file."""
 
     PLANE: ClassVar[str] = "commands"
-    MIGRATIONS: ClassVar[Sequence[Sequence[str]]] = (_SCHEMA,)
+    MIGRATIONS: ClassVar[Sequence[Sequence[str]]] = (_SCHEMA, _RETENTION)
 
     def __init__(self, connection: sqlite3.Connection, epoch: int) -> None:
         super().__init__(connection, epoch)
@@ -116,8 +119,15 @@ class CommandTables(Tables):
         """See `runtime.store.commands.CommandRows`."""
         row = self._execute(f"SELECT {_COMMAND} FROM commands WHERE number = ?", (number,)).fetchone()
         if row is None:
-            raise NotFound(f"task {number} is not known")
+            raise self.unknown(number)
         return _command(row)
+
+    def unknown(self, number: int) -> NotFound:
+        """See `runtime.store.commands.CommandRows`."""
+        last = self._execute("SELECT seq FROM sqlite_sequence WHERE name = 'commands'").fetchone()
+        if last is not None and number <= last[0]:
+            return NotFound(f"task {number} is not known any more: it ended longer ago than commands are kept")
+        return NotFound(f"task {number} is not known")
 
     def has_command(self, number: int) -> bool:
         """See `runtime.store.commands.CommandRows`."""
@@ -141,17 +151,35 @@ class CommandTables(Tables):
         )
 
     def commands(
-        self, statuses: Sequence[str] | None = None, limit: int = -1, offset: int = 0
+        self, statuses: Sequence[str] | None = None, limit: int = -1, offset: int = 0, first: int = 0
     ) -> list[tuple[int, str, str, str]]:
         """See `runtime.store.commands.CommandRows`."""
         condition, values = "", []
         if statuses is not None:
-            condition = f"WHERE status IN ({', '.join('?' * len(statuses))})"
+            condition = f"AND status IN ({', '.join('?' * len(statuses))})"
             values = list(statuses)
         return self._execute(
-            f"SELECT number, text, container, status FROM commands {condition} ORDER BY number LIMIT ? OFFSET ?",
-            (*values, limit, offset),
+            "SELECT number, text, container, status FROM commands "
+            f"WHERE number >= ? {condition} ORDER BY number LIMIT ? OFFSET ?",
+            (first, *values, limit, offset),
         ).fetchall()
+
+    def ended_before(self, time_s: float, limit: int) -> list[int]:
+        """See `runtime.store.commands.CommandRows`."""
+        rows = self._execute(
+            f"SELECT number FROM commands INDEXED BY commands_ended WHERE {_ENDED} AND modified < ? "
+            "ORDER BY modified LIMIT ?",
+            (time_s, limit),
+        )
+        return [number for (number,) in rows]
+
+    def remove_ended(self, number: int, time_s: float) -> None:
+        """See `runtime.store.commands.CommandRows`."""
+        removed = self._execute(
+            f"DELETE FROM commands WHERE number = ? AND {_ENDED} AND modified < ?", (number, time_s)
+        )
+        if removed.rowcount:
+            self._execute("DELETE FROM command_events WHERE command = ?", (number,))
 
     def pending(self, limit: int) -> list[CommandRow]:
         """See `runtime.store.commands.CommandRows`."""
