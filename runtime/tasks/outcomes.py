@@ -75,6 +75,13 @@ class Outcomes:
         self._pending.append(_Pending(outcome, future, held))
         return future
 
+    def write_now(self, outcome: Outcome) -> asyncio.Future[TaskStatus]:
+        """Write an outcome of many tasks without waiting for others to come along; see `write`."""
+        future = self.write(outcome)
+        if self._retry is None:
+            self._flush()
+        return future
+
     def close(self) -> None:
         """Stop trying again."""
         self._closed = True

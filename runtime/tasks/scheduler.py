@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from runtime.errors import Error, Unavailable
 from runtime.objects.value import Value
@@ -106,6 +106,8 @@ class Scheduler:
         self._turns: dict[int, int] = {}
         self._asking = False
         self.is_closed = False
+        # Whether something may be ready; False only when the store has said that nothing was, behind all that is known.
+        self.has_ready = True
         self._retry: asyncio.TimerHandle | None = None
 
     async def acquire(self, owner: str, limit: int = 1) -> list[Lease]:
@@ -123,8 +125,8 @@ class Scheduler:
             raise
 
     def wake(self) -> None:
-        """Look for ready tasks, if somebody waits for one."""
-        if self._asking or self.is_closed:
+        """Look for ready tasks, if there may be some and somebody waits for one."""
+        if self._asking or self.is_closed or not self.has_ready:
             return
         while self._waiting and self._waiting[0].future.done():
             self._waiting.popleft()
@@ -149,10 +151,44 @@ class Scheduler:
         if not requests:
             self._asking = False
             return
+        write = self._tasks.store.write(self._taking(requests, is_on_disk=False))
+        write.add_done_callback(self._asked)
+
+    def take_along(self) -> Callable[[TaskTables], None] | None:
+        """Return what is to run at the end of a write that makes tasks ready; None when nobody waits for one.
+
+        A worker with nothing to do has its task as soon as the task is on disk, without a write of its own. Whoever
+        takes it sees to it that `along_ended` is called when the write has ended.
+        """
+        if self._asking or self.is_closed:
+            return None
+        requests = [request for request in self._waiting if not request.future.done()]
+        if not requests:
+            return None
+        self._asking = True
+        return self._taking(requests, is_on_disk=True)
+
+    def along_ended(self, write: asyncio.Future[Any]) -> None:
+        """A write has ended that took what `take_along` had returned."""
+        if write.cancelled() or write.exception() is not None:
+            self._asking = False
+            self.wake()
+
+    def _taking(self, requests: Sequence[_Request], is_on_disk: bool) -> Callable[[TaskTables], None]:
+        """Return the function of a write that acquires tasks.
+
+        Parameters
+        ----------
+        is_on_disk : bool
+            Whether they are handed out when the write is on disk, and not before.
+        """
         now_s = self._tasks.now_s()
 
         def take(tables: TaskTables) -> None:
-            chosen = next_tasks(tables, self._turns, sum(request.limit for request in requests))
+            number = sum(request.limit for request in requests)
+            chosen = next_tasks(tables, self._turns, number)
+            if len(chosen) < number:
+                tables.note(transitions.QueueEmpty())
             cancelling = self._tasks.cancelling
             ended: list[int] = []
             if cancelling:
@@ -166,11 +202,11 @@ class Scheduler:
             for request, rows in shares:
                 transitions.dispatch_all(tables, rows, request.owner)
                 found.append((request, [self._lease(tables, row, specs[row.spec]) for row in rows]))
-            tables.before_commit(lambda: self._hand_out(found, bool(ended)))
+            handed_out = tables.after_commit if is_on_disk else tables.before_commit
+            handed_out(lambda: self._hand_out(found, bool(ended)))
             tables.after_rollback(lambda: self._lose(found))
 
-        write = self._tasks.store.write(take)
-        write.add_done_callback(self._asked)
+        return take
 
     def _lease(self, tables: TaskTables, row: TaskRow, spec: SpecRow) -> Lease:
         task = LeasedTask(

@@ -29,9 +29,9 @@ from runtime.tasks.model import (
     TaskRow,
     TaskStatus,
 )
-from runtime.tasks.outcomes import Outcome, Outcomes
+from runtime.tasks.outcomes import Outcomes
 from runtime.tasks.scheduler import Scheduler
-from runtime.tasks.transitions import TaskChange, TaskChanges
+from runtime.tasks.transitions import QueueEmpty, TaskChange, TaskChanges
 from runtime.tasks.waiting import Waiting
 
 __all__ = ["AGENT_LOST", "Limits", "ResultView", "TaskView", "Tasks"]
@@ -298,14 +298,20 @@ class Tasks:
         """
         values = [request.payload for request in requests if request.payload.ref is not None]
         now_s = self.now_s()
+        take_along = self.scheduler.take_along()
 
         def create(tables: TaskTables) -> tuple[str, ...]:
             if options is not None:
                 self.check_options(options)
             creation.create_tasks(tables, session_id, options, requests, now_s)
+            if take_along is not None:
+                take_along(tables)
             return ()
 
-        return await self._create(values, create)
+        write = self.store.write(create)
+        if take_along is not None:
+            write.add_done_callback(self.scheduler.along_ended)
+        return await self._create(values, write)
 
     def check_session(self, session_id: str) -> None:
         """Raise what `create_tasks` would for a session that takes no tasks."""
@@ -551,7 +557,7 @@ class Tasks:
             creation.stage_subtasks(tables, task, options, requests, now_s)
             return ()
 
-        return await self._create(values, stage)
+        return await self._create(values, self.store.write(stage))
 
     async def succeed(self, lease: Lease, values: Mapping[str, Value]) -> TaskStatus:
         """See `Lease.succeed`."""
@@ -604,13 +610,16 @@ class Tasks:
                 tables.after_commit(lambda: self._lose_all(lost))
             return TaskStatus.COMPLETED
 
-        return asyncio.ensure_future(self._record_all(write, mine, now_s))
+        return asyncio.ensure_future(self._record_all(self._outcomes.write_now(write), mine, now_s))
 
     async def _record_all(
-        self, write: Outcome, ended: Sequence[tuple[Lease, Mapping[str, Value]]], now_s: float
+        self,
+        writing: asyncio.Future[TaskStatus],
+        ended: Sequence[tuple[Lease, Mapping[str, Value]]],
+        now_s: float,
     ) -> None:
         try:
-            await self._outcomes.write(write)
+            await writing
         except (Unavailable, ResourceExhausted):
             raise  # the server stops
         except Exception:
@@ -657,10 +666,9 @@ class Tasks:
     # Inside
 
     async def _create(
-        self, held: Sequence[Value], create: Callable[[TaskTables], tuple[str, ...]]
+        self, held: Sequence[Value], write: asyncio.Future[tuple[str, ...]]
     ) -> tuple[str, ...]:
-        """Run a creation whose payloads are held; the ids that stand against it are an answer, no error."""
-        write = self.store.write(create)
+        """Wait for a creation whose payloads are held; the ids that stand against it are an answer, no error."""
         try:
             # What is being written must not be let go because its caller has gone.
             return await (self._shielded(self._write_held(write, held)) if held else write)
@@ -737,10 +745,14 @@ class Tasks:
                     self._cancelling(change.number)
             elif isinstance(change, TaskChanges):
                 is_ready = is_ready or change.has_ready
+            elif isinstance(change, QueueEmpty):
+                # What got ready before this was taken by the same write, or one before it.
+                is_ready = self.scheduler.has_ready = False
             elif isinstance(change, UnusedObject):
                 self.objects.remove(change.digest)
         self.waiting.notify(changes)
         if is_ready:
+            self.scheduler.has_ready = True
             self.scheduler.wake()
             if self.on_ready is not None:
                 self.on_ready()

@@ -26,6 +26,7 @@ __all__ = [
     "LEGAL",
     "Completion",
     "Completions",
+    "QueueEmpty",
     "ResultChange",
     "SessionChange",
     "TaskChange",
@@ -107,6 +108,10 @@ class TaskChanges(NamedTuple):
         for task in self.tasks:
             is_ready = self.after is _T.SUBMITTED and task.missing == 0
             yield TaskChange(task.session, task.number, task.id, self.before, self.after, is_ready, False)
+
+
+class QueueEmpty(NamedTuple):
+    """Nothing was ready that nobody had taken, at this point of the history."""
 
 
 class Completions(NamedTuple):

@@ -14,7 +14,7 @@ from runtime.errors import Error, NotFound, Unavailable
 from runtime.objects.value import Value
 from runtime.store.tasks import TaskStore, TaskTables
 from runtime.tasks.filters import TaskFilter
-from runtime.tasks.model import ENDED_BADLY, TERMINAL, ResultStatus, TaskStatus
+from runtime.tasks.model import ENDED_BADLY, TERMINAL, ResultRow, ResultStatus, TaskStatus
 from runtime.tasks.transitions import Completions, ResultChange, TaskChange
 
 __all__ = ["Collector", "Waiting"]
@@ -269,16 +269,20 @@ class Waiting:
         Unavailable
             The server stops.
         """
-        while True:
-            self._check_open()
-            session = self.store.read(lambda tables: tables.session_by_id(session_id))
+
+        def look(tables: TaskTables) -> tuple[int, ResultStatus]:
+            session = tables.session_by_id(session_id)
             if session is None:
                 raise NotFound(f"session {session_id!r} is not known")
-            number = session.number
-            found = self.store.read(lambda tables, number=number: tables.result(number, key))  # type: ignore[misc]
+            found = tables.result(session.number, key)
             if found is None:
                 raise NotFound(f"result {key!r} is not known in session {session_id!r}")
-            if found.status is not ResultStatus.CREATED:
+            return session.number, found.status
+
+        while True:
+            self._check_open()
+            number, status = self.store.read(look)
+            if status is not ResultStatus.CREATED:
                 return
             # Nothing runs between the look and this, so no change is missed.
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -302,28 +306,33 @@ class Waiting:
             The server stops.
         """
         self._check_open()
-        session = self.store.read(lambda tables: tables.session_by_id(session_id))
-        if session is None:
-            raise NotFound(f"session {session_id!r} is not known")
         wanted = list(dict.fromkeys(keys))
-        collector = Collector(self, session.number, wanted)
-        # Told of changes from now on, so that what changes during the look is not missed.
-        self._collectors.setdefault(session.number, {})[collector] = None
+        is_short = len(wanted) <= _SHORT
 
-        def look(tables: TaskTables) -> dict[str, ResultStatus]:
-            return {row.key: row.status for row in tables.results(session.number, wanted)}
+        def begin(tables: TaskTables) -> tuple[int, list[ResultRow]]:
+            session = tables.session_by_id(session_id)
+            if session is None:
+                raise NotFound(f"session {session_id!r} is not known")
+            return session.number, tables.results(session.number, wanted) if is_short else []
 
+        number, rows = self.store.read(begin)
+        # Nothing runs between a short look and this, so no change is missed; it is told of those during a long one.
+        collector = Collector(self, number, wanted)
+        self._collectors.setdefault(number, {})[collector] = None
         try:
-            found = self.store.read(look) if len(wanted) <= _SHORT else await self.store.read_in_thread(look)
+            if not is_short:
+                rows = await self.store.read_in_thread(lambda tables: tables.results(number, wanted))
+            found = {row.key for row in rows}
             for key in wanted:
                 if key not in found:
                     raise NotFound(f"result {key!r} is not known in session {session_id!r}")
         except BaseException:
             collector.leave()
             raise
-        for key, status in found.items():
-            if status is not ResultStatus.CREATED:
-                collector.settle(key)
+        for row in rows:
+            if row.status is not ResultStatus.CREATED:
+                is_small = row.status is ResultStatus.COMPLETED and row.value.ref is None
+                collector.settle(row.key, row.value if is_small else None)
         if self._closed:
             collector.close()
         return collector

@@ -11,18 +11,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from runtime import wire
 from runtime.client.access import Access
 from runtime.client.tasks.calls import Calls
-from runtime.client.tasks.completion import completed
+from runtime.client.tasks.completion import collect_one, completed
 from runtime.client.tasks.failures import TaskFailed, failure_of
 from runtime.client.tasks.payloads import Payload, decoded
 from runtime.client.tasks.progress import Progress, progress_of
-from runtime.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from runtime.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    Unimplemented,
+)
 from runtime.tasks.model import TaskOptions, TaskStatus
 
 __all__ = ["AsyncTaskClient", "AsyncTaskHandle", "AsyncTaskSession", "make_options"]
@@ -319,18 +327,17 @@ class AsyncTaskSession:
         following = self._prepared(next(groups, None), message)
         while following is not None:
             group, request = following
-            creating = asyncio.ensure_future(self._create(group, request, message, is_named))
+            creation = self._create(group, request, message, is_named)
             try:
-                await asyncio.sleep(0)
-                # While the server is at work, the next request is made.
-                following = self._prepared(next(groups, None), message)
-                await creating
+                if done + len(group) == len(new):
+                    following = None
+                    await creation
+                else:
+                    following = await self._beside(creation, groups, message)
             except (AlreadyExists, FailedPrecondition) as error:
                 if not done:
                     raise
                 raise type(error)(f"{error.message}; the first {done} of {len(new)} tasks are stored") from None
-            finally:
-                creating.cancel()
             done += len(group)
         return [AsyncTaskHandle(self, task.id, task.keys) for task in new]
 
@@ -485,6 +492,19 @@ class AsyncTaskSession:
                 payload=task.payload.tobytes(),
             )
         return group, request.SerializeToString()
+
+    async def _beside(
+        self, creation: Coroutine[Any, Any, None], groups: Iterator[tuple[list[_New], bool]], options: Any
+    ) -> tuple[list[_New], bytes | None] | None:
+        """Wait for a creation, and prepare the next group while the server is at work."""
+        creating = asyncio.ensure_future(creation)
+        try:
+            await asyncio.sleep(0)
+            following = self._prepared(next(groups, None), options)
+            await creating
+            return following
+        finally:
+            creating.cancel()
 
     async def _create(self, group: Sequence[_New], request: bytes | None, options: Any, is_named: bool) -> None:
         if request is not None:
@@ -644,10 +664,11 @@ class AsyncTaskHandle:
             If the server goes away in the middle.
         """
         wanted = self._key(key)
+        if not (self._values and wanted in self._values):
+            await self.available(wanted, with_value=True)
         if self._values and wanted in self._values:
             yield self._values.pop(wanted)
             return
-        await self.available(wanted)
         message = wire.armonik.ResultRequest(session=self.session.id, key=wanted)
         is_complete = False
         path = _SUBMITTER + "TryGetResultStream"
@@ -679,12 +700,24 @@ class AsyncTaskHandle:
         """Cancel it; one that has ended stays as it is."""
         await self.session.cancel_tasks([self])
 
-    async def available(self, key: str) -> None:
-        """Wait until a result is there; raises TaskFailed if it never will be."""
+    async def available(self, key: str, *, with_value: bool = False) -> None:
+        """Wait until a result is there, and keep it if asked to and it is small.
+
+        Raises
+        ------
+        TaskFailed
+            It never will be there.
+        """
         if self.failure is not None:
             raise self.failure
         if self._is_done:
             return
+        if with_value:
+            with contextlib.suppress(Unimplemented):
+                await collect_one(self, key)
+                if self.failure is not None:
+                    raise self.failure
+                return
         message = wire.armonik.ResultRequest(session=self.session.id, key=key)
         reply = await self.session.client.submitter(
             "WaitForAvailability", message, wire.armonik.AvailabilityReply, waits=True

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 from runtime.client.tasks.aio import AsyncTaskClient, AsyncTaskHandle, AsyncTaskSession
 from runtime.client.tasks.failures import TaskFailed
 from runtime.client.tasks.progress import Progress
+from runtime.edge.loops import new_loop
 from runtime.errors import FailedPrecondition
 
 __all__ = ["TaskClient", "TaskHandle", "TaskSession"]
@@ -31,7 +32,7 @@ class _Background:
     """An event loop on a thread of its own, on which coroutines of other threads run."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = new_loop("auto")
         self._thread = threading.Thread(target=self._loop.run_forever, name="tensor-runtime-tasks", daemon=True)
         self._thread.start()
         self._is_closed = False

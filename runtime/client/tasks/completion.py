@@ -20,7 +20,7 @@ from runtime.tasks.model import ResultStatus
 if TYPE_CHECKING:
     from runtime.client.tasks.aio import AsyncTaskHandle, AsyncTaskSession
 
-__all__ = ["completed"]
+__all__ = ["collect_one", "completed"]
 
 _V = TypeVar("_V")
 
@@ -67,6 +67,32 @@ async def completed(
                         yield some
     except _TimeIsUp:
         raise DeadlineExceeded(f"{len(left)} of {len(handles)} tasks have not ended within {timeout_s:g} s") from None
+
+
+async def collect_one(handle: AsyncTaskHandle, key: str) -> None:
+    """Wait until one result of a task is there, and have the task keep it if it is small; or note why it never will be.
+
+    Raises
+    ------
+    Unimplemented
+        By a server of another kind.
+    Error
+        If the server cannot be asked.
+    """
+    session = handle.session
+    request = wire.runtime_v1.CollectRequest(session_id=session.id, key=[key])
+
+    async def once() -> None:
+        replies = session.client.calls.download(_PATH, request, wire.runtime_v1.CollectReply)
+        async with contextlib.aclosing(replies):
+            async for reply in replies:
+                for result in reply.result:
+                    if result.status == "ABORTED":
+                        handle.failure = failure_with(result.owner_id, result.owner_status, result.error)
+                    elif result.HasField("value"):
+                        handle.keep(key, result.value)
+
+    await session.client.calls.repeated(once)
 
 
 class _TimeIsUp(Exception):

@@ -100,7 +100,7 @@ class Agent:
         self._leaving = False
         self._running: dict[Attempt, None] = {}
         self._outcomes: dict[asyncio.Future[Any], None] = {}
-        self._acquiring: dict[asyncio.Task[Lease], None] = {}
+        self._acquiring: dict[asyncio.Future[Lease], None] = {}
         self._stream: BatchStream | None = None
         self._is_batching = False
         self._refuses_batches = False
@@ -367,14 +367,18 @@ class Agent:
 
     async def _acquire(self) -> Lease | None:
         """Return the lease of the next task; None when the agent is to look around before it goes on."""
-        acquire = asyncio.ensure_future(self._supply.next())
+        acquire = self._supply.next()
         self._acquiring[acquire] = None
         try:
-            return await acquire
+            await acquire
+            if self._is_usable and not self._leaving:
+                return acquire.result()
+            self._forget(acquire)
+            return None
         except asyncio.CancelledError:
             own = asyncio.current_task()
             if own is not None and own.cancelling():
-                acquire.cancel()
+                self._forget(acquire)
                 raise
             return None
         except Error:
@@ -384,6 +388,11 @@ class Agent:
             return None
         finally:
             del self._acquiring[acquire]
+
+    def _forget(self, acquire: asyncio.Future[Lease]) -> None:
+        """Give back what has come for somebody who does not want it any more."""
+        if acquire.done() and not acquire.cancelled() and acquire.exception() is None:
+            self._tasks.give_back([acquire.result()])
 
     def _stop_acquiring(self) -> None:
         for acquire in self._acquiring:

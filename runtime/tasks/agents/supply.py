@@ -80,29 +80,20 @@ class Supply:
                 future.set_result(left.popleft())
         self._tasks.give_back(left)
 
-    async def next(self) -> Lease:
-        """Wait for the next task, and return its lease; cancelling loses nothing.
-
-        Raises
-        ------
-        Unavailable
-            The server stops.
-        """
-        lease = self.take()
-        if lease is not None:
-            return lease
-        self._taken += 1
+    def next(self) -> asyncio.Future[Lease]:
+        """Return the future lease of the next task, UNAVAILABLE when the server stops; cancelling it loses nothing."""
         future: asyncio.Future[Lease] = self._loop.create_future()
+        self._taken += 1
         self._waiting.append(future)
+        future.add_done_callback(self._unwanted)
         self._refill()
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self._tasks.give_back([future.result()])
-            if self._acquiring is not None and all(waiting.done() for waiting in self._waiting) and not self._ahead():
-                self._acquiring.cancel()  # nobody wants what would come
-            raise
+        return future
+
+    def _unwanted(self, future: asyncio.Future[Lease]) -> None:
+        if not future.cancelled() or self._acquiring is None or self._ahead():
+            return
+        if all(waiting.done() for waiting in self._waiting):
+            self._acquiring.cancel()  # nobody wants what would come
 
     def work(self, change: int) -> None:
         """Note that so many more tasks run at a time."""
