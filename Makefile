@@ -1,5 +1,5 @@
-# Each target sets up what it needs in .venv and nothing else, except that tests of the sandbox want bubblewrap on the
-# machine: `make test` installs Debian's package where root runs it. PYTHON makes the environment: 3.11 or newer.
+# Each target sets up what it needs in .venv and nothing else, except that tests of isolation want bubblewrap and podman
+# on the machine: `make test` installs Debian's packages where root runs it. PYTHON makes the environment: 3.11 or newer.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -65,9 +65,10 @@ $(VENV)/.run: $(VENV)/.build setup.py pyproject.toml
 
 $(VENV)/.test: $(VENV)/.build setup.py pyproject.toml
 	$(EDITABLE) '.[test,examples]'
-	@command -v bwrap >/dev/null || \
-		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get install -q -y bubblewrap; } || \
-		echo "bubblewrap is not there and cannot be installed: the tests of the sandbox will say so"
+	@{ command -v bwrap && command -v podman; } >/dev/null || \
+		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		apt-get install -q -y --no-install-recommends bubblewrap podman catatonit runc busybox-static; } || \
+		echo "bubblewrap or podman is not there and cannot be installed: the tests of isolation will say so"
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.build setup.py pyproject.toml

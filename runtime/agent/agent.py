@@ -169,7 +169,10 @@ class Agent:
         folder = CommandFolder(self._options.state, task.number, task.attempt)
         why_not = ""
         try:
-            spec = self._runners.spec(folder, task.text, task.container, self._slots.limit, self._calls.worker)
+            # In a thread, as a program for containers may have to be asked whether it works.
+            spec = await asyncio.to_thread(
+                self._runners.spec, folder, task.text, task.container, self._slots.limit, self._calls.worker
+            )
             await asyncio.to_thread(folder.prepare, spec)
         except (FailedPrecondition, InvalidArgument) as error:
             why_not = error.message

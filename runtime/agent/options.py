@@ -28,6 +28,8 @@ class AgentOptions:
         Its folder, which no other agent uses.
     allows_bare, allows_containers : bool
         Whether it runs commands on the machine itself, and in containers.
+    container_program : str
+        What runs containers; empty: docker or podman, whichever works.
     limits : CommandLimits
         What each command may use at most; it may ask for less.
     sandbox : str
@@ -54,6 +56,7 @@ class AgentOptions:
     allows_bare: bool = False
     allows_containers: bool = True
     sandbox: str = "auto"
+    container_program: str = ""
     limits: CommandLimits = CommandLimits(output=OUTPUT_BYTES)
     cpus: int = 0
     memory: int = 0

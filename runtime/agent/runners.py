@@ -20,6 +20,11 @@ logger = logging.getLogger(__name__)
 
 BARE = "bare"
 _CONTAINER_PROGRAMS = ("docker", "podman")
+# What their clients find their daemons, images and settings by.
+_OF_CONTAINERS = (
+    "DOCKER_", "CONTAINER_", "CONTAINERS_", "XDG_", "DBUS_SESSION_BUS_ADDRESS", "REGISTRY_AUTH_FILE", "HTTP_PROXY",
+    "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+)
 _PROBE_S = 10.0
 # What of the agent's environment commands get; tokens and settings stay here.
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM")
@@ -45,14 +50,38 @@ class Runners:
         self._bubblewrap = None if options.sandbox == "off" else _find_bubblewrap()
         if options.sandbox == "on" and self._bubblewrap is None:
             raise FailedPrecondition("--sandbox on: bubblewrap (bwrap) is not installed, or does not work here")
-        self._container_program = next(
-            (path for path in map(shutil.which, _CONTAINER_PROGRAMS) if path is not None), None
-        )
+        self._container_program: str | None = None
 
     @property
     def is_sandboxed(self) -> bool:
         """Whether bare commands run in a sandbox."""
         return self._bubblewrap is not None
+
+    def container_program(self) -> str:
+        """Return the program that runs containers: the one that was named, or the first that is there and works.
+
+        One that does not work is tried again the next time: its daemon may have started.
+
+        Raises
+        ------
+        FailedPrecondition
+            There is none.
+        """
+        if self._container_program is not None:
+            return self._container_program
+        named = self._options.container_program
+        why = []
+        for name in (named,) if named else _CONTAINER_PROGRAMS:
+            path = shutil.which(name)
+            if path is None:
+                continue
+            reason = _why_not(path)
+            if not reason:
+                self._container_program = path
+                return path
+            why.append(f"{name} is installed on this worker, but does not work: {reason}")
+        wanted = named or f"neither {' nor '.join(_CONTAINER_PROGRAMS)}"
+        raise FailedPrecondition("; ".join(why) or f"{wanted} is {'not ' if named else ''}installed on this worker")
 
     def spec(self, folder: CommandFolder, text: str, container: str, concurrency: int, worker: int) -> dict[str, Any]:
         """Return what the supervisor needs to run a command.
@@ -80,6 +109,9 @@ class Runners:
         else:
             argv, cleanup = self._container(folder, text, container, limits, memory, worker, shares)
             folders = {}
+            environment.update(
+                {name: value for name, value in os.environ.items() if name.startswith(_OF_CONTAINERS)}
+            )
         return {
             "argv": argv,
             "cwd": str(folder.work),
@@ -116,14 +148,14 @@ class Runners:
         options = self._options
         if not options.allows_containers:
             raise FailedPrecondition("this worker runs no containers: it was started with --no-container")
-        if self._container_program is None:
-            raise FailedPrecondition(
-                f"container {container!r}: neither {' nor '.join(_CONTAINER_PROGRAMS)} is installed on this worker"
-            )
         if container.startswith("-"):
             raise FailedPrecondition(f"container {container!r} is no name of an image")
+        try:
+            program = self.container_program()
+        except FailedPrecondition as error:
+            raise FailedPrecondition(f"container {container!r}: {error.message}") from None
         name = f"tq-{worker}-{folder.number}-{folder.attempt}"
-        words = [self._container_program, "run", "--rm", "--init", "--name", name,
+        words = [program, "run", "--rm", "--init", "--name", name,
                  "-v", f"{folder.work}:{_INSIDE}", "-w", _INSIDE]
         inside = {variable: f"{_INSIDE}/{sub}" for variable, sub in _FOLDERS.items()}
         for variable, value in {**inside, **shares, **options.environment}.items():
@@ -136,7 +168,21 @@ class Runners:
             words += ["--pids-limit", str(limits.processes)]
         if limits.files:
             words += ["--ulimit", f"nofile={limits.files}:{limits.files}"]
-        return [*words, container, "sh", "-c", text], [self._container_program, "rm", "-f", name]
+        return [*words, container, "sh", "-c", text], [program, "rm", "-f", name]
+
+
+def _why_not(program: str) -> str:
+    """Return why a program for containers does not work here; empty if it does."""
+    try:
+        done = subprocess.run(
+            [program, "version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_PROBE_S, check=False
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    if not done.returncode:
+        return ""
+    told = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    return told[-1] if told else f"its status is {done.returncode}"
 
 
 def _find_bubblewrap() -> str | None:

@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     allowed = parser.add_argument_group("what is run")
     allowed.add_argument("--allow-bare", action="store_true", help="run commands without a container, too")
     allowed.add_argument("--no-container", action="store_true", help="run no containers")
+    allowed.add_argument("--container-program", default="", metavar="NAME",
+                         help="what runs containers [docker or podman, whichever works]")
     allowed.add_argument("--sandbox", choices=("auto", "on", "off"), default="auto",
                          help="run bare commands in bubblewrap: where it works, always, never [%(default)s]")
     allowed.add_argument("--env", action="append", default=[], metavar="NAME=VALUE",
@@ -128,6 +130,7 @@ def _agent_options(options: argparse.Namespace) -> AgentOptions:
         allows_bare=options.allow_bare,
         allows_containers=not options.no_container,
         sandbox=options.sandbox,
+        container_program=options.container_program,
         limits=_limits(options),
         cpus=options.cpus,
         memory=_size(options.memory, "--memory"),
