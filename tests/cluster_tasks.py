@@ -179,6 +179,10 @@ class Task:
             assert status is None, f"{self.name} ended with {status}\n{self.log()}"
             time.sleep(0.01)
 
+    def has_ended(self) -> bool:
+        """Tell whether the process has ended by itself."""
+        return self.pid != 0 and self._status() is not None
+
     def _status(self) -> int | None:
         """Return what the process ended with; None while it runs."""
         if self._process is not None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-import runtime
-from tests import processes
+from tests.cluster_tasks import OURS, Forks, Tasks
 from tests.interop.programs import Answers, run_program
 from tests.interop.test_loops import about
 
@@ -25,26 +23,21 @@ CLUSTERS = ("ours-ours", "ours-tensorflow", "tensorflow-ours")
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
+def answers(tmp_path_factory: pytest.TempPathFactory, tensorflow_forks: Forks) -> Iterator[Answers]:
     """What a client saw of every cluster."""
     with contextlib.ExitStack() as stack:
-        targets = {}
-        clusters = []
+        clusters = {}
         for name in (*CLUSTERS, THEIRS):
-            theirs = [job for job, whose in zip(("master", "worker"), name.split("-"), strict=True) if whose != "ours"]
-            cluster = stack.enter_context(runtime.Cluster(
-                jobs={"master": 1, "worker": 1}, absent=[(job, 0) for job in theirs], grace_s=1))
-            clusters.append(cluster)
-            for job in theirs:
-                addresses = {other: list(tasks.values()) for other, tasks in cluster.spec.jobs.items()}
-                stack.enter_context(processes.start_tensorflow_server(
-                    tmp_path_factory.mktemp(f"{name}-{job}"),
-                    json.dumps({"cluster": addresses, "job": job, "task": 0})))
-            targets[name] = cluster.target
-        yield run_program(PROGRAM, targets, timeout_s=300)
-        for cluster in clusters:
-            assert not cluster.failed()
-            assert not any("Traceback" in task.log() for task in cluster.tasks)
+            jobs = {job: [whose] for job, whose in zip(("master", "worker"), name.split("-"), strict=True)}
+            clusters[name] = stack.enter_context(Tasks(tmp_path_factory.mktemp(name), jobs, forks=tensorflow_forks))
+            clusters[name].start()
+        yield run_program(PROGRAM, {name: tasks["master", 0].target for name, tasks in clusters.items()},
+                          timeout_s=300)
+        for tasks in clusters.values():
+            for task in tasks:
+                if task.whose == OURS:
+                    assert not task.has_ended(), task.log()
+                    assert "Traceback" not in task.log()
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS)
