@@ -74,9 +74,14 @@ class Forks:
                 f"TensorFlow's forks gave no answer in {START_S} s")
             return self._pids.pop(number)
 
-    def serve(self, out: Path, cluster: Mapping[str, Sequence[str]], job: str, index: int, port: int = 0) -> int:
-        """Start a server and return its process id, before it is ready; its port is the task's if not told."""
-        return self._fork(out, {"server": {"cluster": cluster, "job": job, "task": index, "port": port}})
+    def serve(self, out: Path, cluster: Mapping[str, Sequence[str]], job: str, index: int, port: int = 0,
+              leader: str = "") -> int:
+        """Start a server and return its process id, before it is ready.
+
+        Its port is the task's own if not told; `leader` is the task that leads collectives.
+        """
+        return self._fork(out, {"server": {"cluster": cluster, "job": job, "task": index, "port": port,
+                                           "leader": leader}})
 
     def run(self, out: Path, program: Path, *arguments: str) -> Callable[[float], list[dict[str, Any]]]:
         """Start a program that prints JSON objects, one a line; return what waits for its end and gives them.
@@ -159,7 +164,7 @@ class Task:
         if self.whose == THEIRS:
             assert self._tasks.forks is not None
             port = int(self.address.rpartition(":")[2])
-            self.pid = self._tasks.forks.serve(self.out, cluster, self.job, self.index, port)
+            self.pid = self._tasks.forks.serve(self.out, cluster, self.job, self.index, port, self._tasks.leader)
         else:
             command = [*self._tasks.prefix(self), *processes.serve_command(
                 "--services", "graph", "--listen", self.address, "--data-dir", str(folder / "data"), "--cluster",
@@ -249,6 +254,8 @@ class Tasks:
         ``prefix(task)``: what stands before the command of a server of ours.
     told : mapping of str to sequence of str, optional
         The cluster that the servers are told of, where they find each other at other addresses than their own.
+    leader : str
+        The task that leads collectives, for TensorFlow's servers; ours find it by themselves.
 
     Attributes
     ----------
@@ -261,10 +268,11 @@ class Tasks:
     def __init__(self, folder: Path, whose: Mapping[str, Sequence[str]], options: Sequence[str] = (),
                  forks: Forks | None = None, hosts: Mapping[tuple[str, int], str] | None = None,
                  prefix: Callable[[Task], Sequence[str]] = lambda task: (),
-                 told: Mapping[str, Sequence[str]] | None = None) -> None:
+                 told: Mapping[str, Sequence[str]] | None = None, leader: str = "") -> None:
         self.folder = folder
         self.options = tuple(options)
         self.forks = forks
+        self.leader = leader
         self.prefix = prefix
         self._ports: list[HeldPort] = []
         self.cluster = {job: [self._address((hosts or {}).get((job, index))) for index in range(len(kinds))]

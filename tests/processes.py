@@ -136,10 +136,8 @@ def start_server(
     return start_process(command, folder / "server.log", OUR_START_TIMEOUT_S, whole)
 
 
-def start_tensorflow_server(
-    folder: Path, server_def_json: str | None = None
-) -> contextlib.AbstractContextManager[ServerProcess]:
-    """Start TensorFlow's own server: the job ``local`` with one task, or the task that the argument tells."""
+def start_tensorflow_server(folder: Path) -> contextlib.AbstractContextManager[ServerProcess]:
+    """Start TensorFlow's own server, the only task of the job ``localhost``; `tests.cluster_tasks` has its clusters."""
     script = Path(__file__).with_name("tensorflow_server.py")
-    command = [str(peers.peer_python()), str(script), *([server_def_json] if server_def_json else [])]
+    command = [str(peers.peer_python()), str(script)]
     return start_process(command, folder / "tensorflow.log", PEER_START_TIMEOUT_S, peers.peer_environment())

@@ -1,11 +1,11 @@
 """Run TensorFlow's servers and programs as forks of one interpreter that has imported TensorFlow already.
 
 Importing takes 5 to 10 s, a fork some milliseconds. Started in the peer interpreter; reads one JSON object a line:
-``{"server": {"cluster": ..., "job": ..., "task": ..., "port": ...}}``, with port 0 for the task's own, or ``{"program":
-PATH, "arguments": [...]}``, with a ``number`` from 1 on, and ``out`` and ``err``, the files that the fork writes to.
-Answers each with ``{"number": NUMBER, "pid": PID}`` (number 0, when it is ready, is this process), and writes
-``{"pid": PID, "ended": STATUS}`` when a fork has ended. The forks end with this process, and this process when its
-standard input closes.
+``{"server": {"cluster": ..., "job": ..., "task": ..., "port": ..., "leader": ...}}``, with port 0 for its own and
+perhaps the task that leads collectives, or ``{"program": PATH, "arguments": [...]}``, with a ``number`` from 1 on, and
+``out`` and ``err``, the files that the fork writes to. Answers each with ``{"number": NUMBER, "pid": PID}`` (number 0,
+when it is ready, is this process), and writes ``{"pid": PID, "ended": STATUS}`` when a fork has ended. The forks end
+with this process, and this process when its standard input closes.
 """
 
 from __future__ import annotations
@@ -48,9 +48,11 @@ def serve(given: dict[str, Any]) -> None:
     """Be one task of a cluster until killed."""
     import tensorflow.compat.v1 as tf
 
+    config = tf.ConfigProto()
+    config.experimental.collective_group_leader = given["leader"]
     server = tf.train.Server(tf.train.ServerDef(
         cluster=tf.train.ClusterSpec(given["cluster"]).as_cluster_def(), job_name=given["job"],
-        task_index=given["task"], protocol="grpc", port=given["port"]))
+        task_index=given["task"], protocol="grpc", port=given["port"], default_session_config=config))
     print(f"ready {server.target}", flush=True)
     while True:
         signal.pause()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import itertools
 from collections.abc import Iterator
 
 import pytest
 
-from tests import processes
+from tests.cluster_tasks import OURS, Forks, Tasks
 from tests.interop.programs import Answers, run_program
 from tests.interop.test_loops import about
 
@@ -22,27 +22,20 @@ CLUSTERS = ("ours-ours", "ours-tensorflow", "tensorflow-ours")
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
+def answers(tmp_path_factory: pytest.TempPathFactory, tensorflow_forks: Forks) -> Iterator[Answers]:
     """What a client saw of every cluster."""
     with contextlib.ExitStack() as stack:
-        targets = {}
-        ours = []
+        clusters = {}
         for name in (*CLUSTERS, THEIRS):
-            cluster = {"worker": [f"127.0.0.1:{processes.free_port()}" for _ in range(2)]}
-            for index, whose in enumerate(name.split("-")):
-                folder = tmp_path_factory.mktemp(f"{name}-{index}")
-                if whose == "ours":
-                    ours.append(stack.enter_context(processes.start_server(
-                        folder, "--cluster", json.dumps(cluster), "--job", "worker", "--task", str(index),
-                        listen=cluster["worker"][index])))
-                else:
-                    stack.enter_context(processes.start_tensorflow_server(
-                        folder, json.dumps({"cluster": cluster, "job": "worker", "task": index, "leader": LEADER})))
-            targets[name] = ",".join(f"grpc://{address}" for address in cluster["worker"])
+            clusters[name] = stack.enter_context(Tasks(
+                tmp_path_factory.mktemp(name), {"worker": name.split("-")}, forks=tensorflow_forks, leader=LEADER))
+            clusters[name].start()
+        targets = {name: ",".join(task.target for task in tasks) for name, tasks in clusters.items()}
         yield run_program("collectives_tf", targets, timeout_s=300)
-        for one in ours:
-            assert one.process.poll() is None, one.log()
-            assert "Traceback" not in one.log()
+        for task in itertools.chain(*clusters.values()):
+            if task.whose == OURS:
+                assert not task.has_ended(), task.log()
+                assert "Traceback" not in task.log()
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS)
