@@ -3,10 +3,12 @@
     python examples/digits_cluster.py                            starts a cluster of its own: ps, two workers
     python examples/digits_cluster.py --cluster JSON_OR_FILE     uses one that runs, this project's or TensorFlow's
     python examples/digits_cluster.py --mode async               a client for each worker
+    python examples/digits_cluster.py --mode sync                the same, with gradients averaged over all of them
 
 The weights lie on the parameter server, each worker has batches of its own. In-graph, the default, one client has a
 graph with a part for every worker, and a step averages their gradients. Async, each worker has a graph and a client of
-its own, a thread of this program here, and updates the weights as it comes to it. ``examples/digits_cluster_tf.py`` is
+its own, a thread of this program here, and updates the weights as it comes to it. Sync, it leaves its gradients on the
+parameter server and waits until the weights have been updated with the average. ``examples/digits_cluster_tf.py`` is
 the same for TensorFlow's client. Ends with status 0 if at least 95 % of the test images are recognised.
 """
 
@@ -66,6 +68,50 @@ class Replica:
 
     def feeds(self, images: Any, labels: Any) -> dict[Any, Any]:
         return {self.images: images, self.labels: labels}
+
+
+class Averaging:
+    """Updates of the weights with gradients averaged over all workers: what SyncReplicasOptimizer is for TensorFlow.
+
+    Each worker adds its gradients to accumulators on the parameter server. The first one waits there for those of all,
+    updates the weights with their average, and tells the others by a token for each.
+    """
+
+    def __init__(self, graph: runtime.Graph, loss: Any, options: argparse.Namespace, task: int, workers: list[int]
+                 ) -> None:
+        optimizer = Adam(options.learning_rate)
+        with graph.device(f"/job:worker/task:{task}"):
+            gradients = optimizer.compute_gradients(loss)
+        self._is_first = task == workers[0]
+        self._step = graph.placeholder("int64", [], name="step")
+        averages, pushes, resets = [], [], []
+        with graph.device(PS):
+            for gradient, variable in gradients:
+                place = graph.op("ResourceConditionalAccumulator", dtype=variable.dtype, shape=variable.shape,
+                                 shared_name=f"{variable.name}/gradients")
+                pushes.append(graph.op("ResourceAccumulatorApplyGradient", place, self._step, gradient))
+                resets.append(graph.op("ResourceAccumulatorSetGlobalStep", place, np.int64(0)))
+                average = graph.op("ResourceAccumulatorTakeGradient", place, np.int32(len(workers)),
+                                   dtype=variable.dtype)
+                averages.append((average, variable))
+            tokens = {other: graph.op("FIFOQueueV2", component_types=["bool"], shapes=[[]],
+                                      shared_name=f"{options.mode}/tokens{other}") for other in workers[1:]}
+            with graph.control_dependencies([optimizer.apply_gradients(averages)]):
+                told = [graph.op("QueueEnqueueV2", queue, [np.bool_(True)]) for queue in tokens.values()]
+            with graph.control_dependencies(told):
+                update = graph.op("NoOp")
+            self.start = [graph.global_variables_initializer(), *resets]
+            self.push = pushes
+            self._then = update if self._is_first else graph.op("QueueDequeueV2", tokens[task],
+                                                                component_types=["bool"])[0]
+
+    def feeds(self, step: int) -> dict[Any, Any]:
+        """Return what says which update a gradient belongs to."""
+        return {self._step: np.int64(step)}
+
+    def wait(self, session: runtime.Session) -> None:
+        """Return when the weights have been updated."""
+        session.run(self._then)
 
 
 class Training:
@@ -133,6 +179,8 @@ def train_between_graphs(spec: ClusterSpec, digits: digits_data.Digits, options:
     """Train with a client for each worker; return the accuracy."""
     workers = sorted(spec.jobs["worker"])
     all_here = threading.Barrier(len(workers))
+    sessions: list[runtime.Session] = []
+    errors: list[Error] = []
 
     def steps(task: int) -> Iterator[int]:
         """Yield the numbers of a worker's steps, each when its turn has come."""
@@ -149,12 +197,18 @@ def train_between_graphs(spec: ClusterSpec, digits: digits_data.Digits, options:
         is_chief = task == workers[0]
         graph = runtime.Graph()
         replica = Replica(graph, Weights(graph, options), task)
-        with graph.device(PS):
-            train = Adam(options.learning_rate).minimize(replica.loss)
-            start = graph.global_variables_initializer()
+        averaging = None
+        if options.mode == "sync":
+            averaging = Averaging(graph, replica.loss, options, task, workers)
+            train, start = averaging.push, averaging.start
+        else:
+            with graph.device(PS):
+                train = Adam(options.learning_rate).minimize(replica.loss)
+                start = graph.global_variables_initializer()
         # A worker that dies then stops its own client, and no other one.
         config = runtime.wire.ConfigProto(device_filters=["/job:ps", f"/job:worker/task:{task}"])
         with runtime.Session(f"grpc://{spec.address('worker', task)}", graph, config) as session:
+            sessions.append(session)
             try:
                 if is_chief:
                     session.run(start)
@@ -163,18 +217,23 @@ def train_between_graphs(spec: ClusterSpec, digits: digits_data.Digits, options:
                 all_here.wait()
                 batches = digits_data.endless_batches(digits, options.batch, (options.seed, task))
                 for step in steps(task):
-                    loss, _ = session.run([replica.loss, train], replica.feeds(*next(batches)))
+                    feeds = replica.feeds(*next(batches)) | (averaging.feeds(step) if averaging else {})
+                    loss, _ = session.run([replica.loss, train], feeds)
                     training.note(task, step, float(loss))
-            except Error:
+                    if averaging:
+                        averaging.wait(session)
+            except Error as error:
+                errors.append(error)
                 all_here.abort()  # nobody waits for a worker that has failed
+                for other in list(sessions):
+                    other.close()
                 raise
             return float(session.run(replica.accuracy, replica.feeds(digits.test_images, digits.test_labels)))
 
     with ThreadPoolExecutor(len(workers)) as threads:
         running = [threads.submit(work, task) for task in workers]
-    errors = [error for error in (one.exception() for one in running) if error is not None]
-    for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
-        raise error  # the one that the others broke off for
+    if errors:
+        raise errors[0]  # the one that the others broke off for
     # Whoever ends last has seen all updates.
     return max(one.result() for one in running)
 
@@ -182,7 +241,7 @@ def train_between_graphs(spec: ClusterSpec, digits: digits_data.Digits, options:
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cluster", help='JSON: {"ps": ["host:port"], "worker": ["host:port", ...]}, or a file of it')
-    parser.add_argument("--mode", choices=["in-graph", "async"], default="in-graph")
+    parser.add_argument("--mode", choices=["in-graph", "async", "sync"], default="in-graph")
     parser.add_argument("--in-turns", action="store_true",
                         help="async: one worker's step behind the other's, so that every run gives the same losses")
     parser.add_argument("--master", help="grpc://HOST:PORT, in-graph: the server to connect to, in place of worker 0")
