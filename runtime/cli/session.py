@@ -1,4 +1,4 @@
-"""``tensor-runtime session list|show|cancel|wait``: the sessions of a server's task plane."""
+"""``tensor-runtime session list|show|cancel|wait|delete``: the sessions of a server's task plane."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cancel = forms.add_parser("cancel", help="cancel a session and all of its tasks")
     wait = forms.add_parser("wait", help="wait until all tasks of a session have ended; status 1 if one failed")
     wait.add_argument("--timeout", type=float, default=None, metavar="SECONDS", help="give up after so long")
+    delete = forms.add_parser("delete", help="delete sessions in which all has ended, with their tasks and results")
+    delete.add_argument("sessions", metavar="SESSION", nargs="+", help="their ids")
     for form in (show, cancel, wait):
         form.add_argument("session", metavar="SESSION", help="its id")
     for form in (listed, show):
@@ -39,6 +41,8 @@ def run(options: argparse.Namespace) -> int:
         asked(options, lambda client: client.attach(options.session).cancel())
         print(f"canceled {options.session}")
         return 0
+    if options.form == "delete":
+        return _delete(options)
     if options.form == "wait":
         return _wait(options)
     sessions = asked(options, lambda client: _sessions(client, options))
@@ -88,6 +92,22 @@ def _plain(session: Any) -> dict[str, Any]:
         },
         "num_tasks": dict(session.num_tasks),
     }
+
+
+def _delete(options: argparse.Namespace) -> int:
+    from runtime.cli.task_plane import asked
+
+    async def delete(client: AsyncTaskClient) -> None:
+        from runtime import wire
+        from runtime.cli.task_plane import inspect
+
+        for session in options.sessions:
+            message = wire.runtime_v1.DeleteSessionRequest(session_id=session)
+            await inspect(client, "DeleteSession", message, wire.runtime_v1.DeleteSessionReply)
+            print(f"deleted {session}")
+
+    asked(options, delete)
+    return 0
 
 
 def _wait(options: argparse.Namespace) -> int:

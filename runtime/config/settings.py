@@ -169,6 +169,17 @@ class Settings:
     task_cancel_grace_s: float = setting(
         parse.seconds(0, 86400), 5.0, metavar="SECONDS", help="time that a worker gets to end a task that is canceled"
     )
+    task_retry_delay_s: float = setting(
+        parse.seconds(0, 86400), 0.0, metavar="SECONDS",
+        help="time before an attempt that failed is followed by the next; twice as long after each",
+    )
+    task_retry_delay_max_s: float = setting(
+        parse.seconds(0, 86400), 300.0, metavar="SECONDS", help="longest time between two attempts"
+    )
+    task_retention_s: float = setting(
+        parse.seconds(0, 10 * 365 * 86400), 15 * 86400.0, metavar="SECONDS",
+        help="time after which a session in which nothing happens any more is deleted with its results; 0: never",
+    )
     task_workers: tuple[str, ...] = setting(
         parse.endpoints, (), metavar="LIST",
         help="workers that get this server's tasks, separated by commas: unix:PATH, HOST:PORT, or grpcs://HOST:PORT"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -132,10 +133,12 @@ class Inspector:
             rows = tables.task_page(session, numbers, after, limit + 1)
             names: dict[int, str] = {}
             for row in rows:
-                if row.session not in names:
+                if row.session not in names and tables.has_session(row.session):
                     names[row.session] = tables.session(row.session).id
             page = rows[:limit]
-            return [(row, names[row.session]) for row in page], page[-1].number if len(rows) > limit else 0
+            # Those of a session that is being deleted are on their way out.
+            looks = [(row, names[row.session]) for row in page if row.session in names]
+            return looks, page[-1].number if len(rows) > limit else 0
 
         return await self._tasks.store.read_in_thread(find)
 
@@ -174,7 +177,7 @@ class Inspector:
 
         def find(tables: TaskTables) -> TaskLook:
             row = tables.task_by_id(task_id)
-            if row is None:
+            if row is None or not tables.has_session(row.session):
                 raise NotFound(f"task {task_id!r} is not known")
             spec = tables.spec(row.spec)
             session = tables.session(row.session)
@@ -247,6 +250,11 @@ def _why(
         reasons.append(f"attempt {task.attempt} failed before; {task.max_retries - task.attempt + 1} are left")
     if session.status is SessionStatus.CANCELED:
         return [f"its session {session.id!r} is canceled", *reasons]
+    due_s = tables.delayed_until(task.number)
+    if due_s is not None:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(due_s))
+        left_s = max(0.0, due_s - now_s)
+        return [f"it waits until {when}, {left_s:.1f} s more, before attempt {task.attempt + 1}", *reasons]
     if task.missing:
         return [*_missing(dependencies), *reasons]
     above, before = tables.ready_before(task)

@@ -42,6 +42,7 @@ class InspectorService:
                 "ListTasks": self.list_tasks,
                 "GetTask": self.get_task,
                 "ListResults": self.list_results,
+                "DeleteSession": self.delete_session,
             }
         }
 
@@ -76,6 +77,14 @@ class InspectorService:
             payload_bytes=look.payload_bytes,
             why=look.why,
         ).SerializeToString()
+
+    async def delete_session(self, request: bytes, context: Any) -> bytes:
+        """DeleteSession."""
+        message = messages.parse(wire.runtime_v1.DeleteSessionRequest, request)
+        if not message.session_id:
+            raise InvalidArgument("session_id: must not be empty")
+        await (await self._tasks()).retention.delete(message.session_id)
+        return wire.runtime_v1.DeleteSessionReply().SerializeToString()
 
     async def list_results(self, request: bytes, context: Any) -> bytes:
         """ListResults."""

@@ -17,6 +17,7 @@ __all__ = [
     "ENDED_BADLY",
     "RUNNING",
     "TERMINAL",
+    "UNFINISHED",
     "FailureKind",
     "ResultRow",
     "ResultStatus",
@@ -71,6 +72,9 @@ TERMINAL = frozenset(
     {TaskStatus.COMPLETED, TaskStatus.ERROR, TaskStatus.FAILED, TaskStatus.TIMEOUT, TaskStatus.CANCELED}
 )
 """Statuses that never change again."""
+
+UNFINISHED = frozenset(TaskStatus) - TERMINAL
+"""All other statuses."""
 
 ENDED_BADLY = frozenset({TaskStatus.ERROR, TaskStatus.FAILED, TaskStatus.TIMEOUT})
 """Terminal statuses of an attempt that did not succeed and was not canceled."""

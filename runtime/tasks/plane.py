@@ -117,6 +117,7 @@ class TaskPlane:
     async def _make(self, store: SqliteStore) -> Tasks:
         from runtime.objects.files import FileObjects
         from runtime.store.sqlite.task_tables import SqliteTaskTables
+        from runtime.tasks.delays import RetryDelay
         from runtime.tasks.tasks import Limits, Tasks
 
         settings = self._settings
@@ -127,6 +128,8 @@ class TaskPlane:
             lease_ttl_s=settings.task_lease_s,
             heartbeat_s=settings.task_heartbeat_s,
             cancel_grace_s=settings.task_cancel_grace_s,
+            retry_delay=RetryDelay(settings.task_retry_delay_s, settings.task_retry_delay_max_s),
+            retention_s=settings.task_retention_s,
         )
         tasks = Tasks(store.plane(SqliteTaskTables), objects, limits)
         await tasks.start()

@@ -9,7 +9,7 @@ from runtime.store.tasks import TaskTables
 from runtime.tasks import transitions
 from runtime.tasks.model import ResultStatus, TaskRow, TaskStatus
 
-__all__ = ["ABORTED_INPUT", "abort_dependents", "abort_owned", "complete", "drop_payload"]
+__all__ = ["ABORTED_INPUT", "abort_dependents", "abort_owned", "complete", "drop_payload", "miss_one_less"]
 
 ABORTED_INPUT = "One of the input data is aborted."
 
@@ -17,18 +17,22 @@ ABORTED_INPUT = "One of the input data is aborted."
 def complete(tables: TaskTables, session: int, key: str) -> None:
     """Tell those who wait for a key that is now COMPLETED; who misses nothing more takes its place in the queue."""
     for number in tables.take_waiting(session, key):
-        task = tables.task(number)
-        task.missing -= 1
-        if task.missing == 0 and task.status is TaskStatus.SUBMITTED:
-            task.place = tables.number()
-            tables.update_task(task)
-            tables.note(
-                transitions.TaskChange(
-                    session, number, task.id, TaskStatus.SUBMITTED, TaskStatus.SUBMITTED, True, task.next != 0
-                )
+        miss_one_less(tables, tables.task(number))
+
+
+def miss_one_less(tables: TaskTables, task: TaskRow) -> None:
+    """Count down what a queued task waits for, and let it take its place at the end of the queue when that was all."""
+    task.missing -= 1
+    is_ready = task.missing == 0 and task.status is TaskStatus.SUBMITTED
+    if is_ready:
+        task.place = tables.number()
+    tables.update_task(task)
+    if is_ready:
+        tables.note(
+            transitions.TaskChange(
+                task.session, task.number, task.id, TaskStatus.SUBMITTED, TaskStatus.SUBMITTED, True, task.next != 0
             )
-        else:
-            tables.update_task(task)
+        )
 
 
 def abort_owned(tables: TaskTables, task: TaskRow, now_s: float) -> None:

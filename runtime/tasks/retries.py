@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from runtime.store.tasks import TaskTables
 from runtime.tasks import cancellation, propagation, transitions
+from runtime.tasks.delays import NO_DELAY, Delayed, RetryDelay
 from runtime.tasks.model import FailureKind, ResultStatus, SessionStatus, TaskRow, TaskStatus
 
 __all__ = ["attempt_id", "fail"]
@@ -14,8 +15,10 @@ def attempt_id(initial_id: str, attempt: int) -> str:
     return f"{initial_id}###{attempt}" if attempt else initial_id
 
 
-def fail(tables: TaskTables, task: TaskRow, kind: FailureKind, text: str, now_s: float) -> TaskRow | None:
-    """End a DISPATCHED or PROCESSING attempt that failed, and queue its successor.
+def fail(
+    tables: TaskTables, task: TaskRow, kind: FailureKind, text: str, now_s: float, delay: RetryDelay = NO_DELAY
+) -> TaskRow | None:
+    """End a DISPATCHED or PROCESSING attempt that failed, and queue its successor, some time later as ``delay`` says.
 
     Returns
     -------
@@ -23,7 +26,7 @@ def fail(tables: TaskTables, task: TaskRow, kind: FailureKind, text: str, now_s:
         The successor, if there is one.
     """
     after = TaskStatus.TIMEOUT if kind is FailureKind.TIMEOUT else TaskStatus.ERROR
-    successor = None if kind is FailureKind.PROTOCOL else _successor(tables, task, now_s)
+    successor = None if kind is FailureKind.PROTOCOL else _successor(tables, task, now_s, delay)
     task.error = text
     if successor is None:
         transitions.move_task(tables, task, after, now_s=now_s)
@@ -42,7 +45,7 @@ def fail(tables: TaskTables, task: TaskRow, kind: FailureKind, text: str, now_s:
     return successor
 
 
-def _successor(tables: TaskTables, task: TaskRow, now_s: float) -> TaskRow | None:
+def _successor(tables: TaskTables, task: TaskRow, now_s: float, delay: RetryDelay) -> TaskRow | None:
     """Return the next attempt as it is to be inserted; None when this was the last."""
     if task.attempt >= task.max_retries or tables.session(task.session).status is not SessionStatus.RUNNING:
         return None
@@ -52,6 +55,10 @@ def _successor(tables: TaskTables, task: TaskRow, now_s: float) -> TaskRow | Non
         # A client has given this very id to a task of its own.
         return None
     number = tables.number()
+    wait_s = delay.before(task.attempt + 1)
+    if wait_s > 0:
+        tables.delay(number, now_s + wait_s)
+        tables.note(Delayed(now_s + wait_s))
     # All its dependencies are completed, or the attempt before it would not have been acquired.
     return TaskRow(
         number,
@@ -62,7 +69,9 @@ def _successor(tables: TaskTables, task: TaskRow, now_s: float) -> TaskRow | Non
         task.priority,
         task.max_retries,
         TaskStatus.SUBMITTED,
-        place=tables.number(),
+        # Time is the one thing that it may wait for.
+        missing=int(wait_s > 0),
+        place=0 if wait_s > 0 else tables.number(),
         created_s=now_s,
         submitted_s=now_s,
     )

@@ -15,6 +15,7 @@ from runtime.objects.objects import ObjectStore, ValueWriter
 from runtime.objects.value import UnusedObject, Value
 from runtime.store.tasks import TaskStore, TaskTables
 from runtime.tasks import cancellation, completion, creation, retries, transitions
+from runtime.tasks.delays import NO_DELAY, Delayed, Delays, RetryDelay
 from runtime.tasks.filters import SessionFilter, TaskFilter
 from runtime.tasks.leases import HEARTBEAT_S, TTL_S, Lease, LeaseLost, LeaseTable
 from runtime.tasks.model import (
@@ -30,6 +31,7 @@ from runtime.tasks.model import (
     TaskStatus,
 )
 from runtime.tasks.outcomes import Outcomes
+from runtime.tasks.retention import Retention
 from runtime.tasks.scheduler import Scheduler
 from runtime.tasks.transitions import QueueEmpty, TaskChange, TaskChanges
 from runtime.tasks.waiting import Waiting
@@ -67,6 +69,10 @@ class Limits:
         See `runtime.tasks.leases`.
     cancel_grace_s : float
         Seconds that the call of a canceled task may take to end before it is given up.
+    retry_delay : RetryDelay
+        How long attempts wait after a failure.
+    retention_s : float
+        See `runtime.tasks.retention.Retention`.
     """
 
     chunk_bytes: int = 84000
@@ -74,6 +80,8 @@ class Limits:
     lease_ttl_s: float = TTL_S
     heartbeat_s: float = HEARTBEAT_S
     cancel_grace_s: float = 5.0
+    retry_delay: RetryDelay = NO_DELAY
+    retention_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,8 @@ class Tasks:
         self.leases = LeaseTable(self.limits.lease_ttl_s, self._expired)
         self.scheduler = Scheduler(self)
         self.waiting = Waiting(store)
+        self.retention = Retention(self, self.limits.retention_s)
+        self._delays = Delays(self)
         self.on_ready: Callable[[], object] | None = None
         self.cancelling: dict[int, None] = {}
         self._loop = asyncio.get_running_loop()
@@ -159,16 +169,20 @@ class Tasks:
                 if task.status is TaskStatus.DISPATCHED:
                     _release(tables, task, now_s)
                 elif task.status is TaskStatus.PROCESSING:
-                    retries.fail(tables, task, FailureKind.CALL, AGENT_LOST, now_s)
+                    retries.fail(tables, task, FailureKind.CALL, AGENT_LOST, now_s, self.limits.retry_delay)
                 elif task.status is TaskStatus.CANCELING:
                     cancellation.end_canceling(tables, task, now_s)
             return tables.canceled_sessions_left()
 
         for number, session_id in await self.store.write(recover):
             self.cancelling[number] = None
-            self._in_background(self._cancel_rest(number, session_id))
+            self.in_background(self._cancel_rest(number, session_id))
         self._sweep = asyncio.ensure_future(self.objects.sweep(self._referred))
-        self._in_background(self._sweep)
+        self.in_background(self._sweep)
+        self.retention.start(self.store.read(lambda tables: tables.deletions_left()))
+        due_s = self.store.read(lambda tables: tables.next_due())
+        if due_s is not None:
+            self._delays.arm(due_s)
 
     async def swept(self) -> int:
         """Wait until the objects that the last server left without a row are gone; return how many there were."""
@@ -178,6 +192,8 @@ class Tasks:
         """Let everybody who waits go, and give back what agents have not given back. The store is closed by others."""
         self.scheduler.close()
         self.waiting.close()
+        self.retention.close()
+        self._delays.close()
         self._outcomes.close()
         if self._start_timer is not None:
             self._start_timer.cancel()
@@ -238,7 +254,7 @@ class Tasks:
 
         number = await self.store.write(cancel)
         if number is not None:
-            await self._shielded(self._cancel_rest(number, session_id))
+            await self.shielded(self._cancel_rest(number, session_id))
 
     async def _cancel_rest(self, number: int, session_id: str) -> None:
         """Cancel the tasks of a canceled session, a part at a time; none of them begins meanwhile."""
@@ -361,7 +377,7 @@ class Tasks:
 
         def find(tables: TaskTables) -> TaskView:
             row = tables.task_by_id(task_id)
-            if row is None:
+            if row is None or not tables.has_session(row.session):
                 raise NotFound(f"task {task_id!r} is not known")
             return TaskView(row, self.session_id(tables, row.session))
 
@@ -493,11 +509,11 @@ class Tasks:
         """Put tasks that were acquired and not started back to their places, soon."""
         for lease in leases:
             if not lease.is_ended and not lease.is_lost:
-                self._in_background(self._end(lease, _release))
+                self.in_background(self._end(lease, _release))
 
     def confirm_soon(self, lease: Lease) -> None:
         """Say, without waiting for the disk, that nothing runs of a task that is to be canceled."""
-        self._in_background(self.confirm_cancelled(lease))
+        self.in_background(self.confirm_cancelled(lease))
 
     def lose(self, lease: Lease) -> None:
         """Tell an agent that a lease is not its own any more."""
@@ -589,7 +605,7 @@ class Tasks:
             lost: list[Lease] = []
             standing = tables.standing([lease.number for lease, _ in mine])
             for lease, values in mine:
-                fence, status = standing[lease.number]
+                fence, status = standing.get(lease.number, (0, TaskStatus.CANCELED))
                 task = lease.task
                 if fence == lease.fence and status in RUNNING and _is_simple(lease, values):
                     ((key, value),) = values.items()
@@ -627,7 +643,7 @@ class Tasks:
             if len(ended) == 1:
                 raise
             for lease, values in ended:
-                self._in_background(
+                self.in_background(
                     self._outcomes.write(
                         functools.partial(self._write_success, lease=lease, values=values, now_s=now_s)
                     )
@@ -652,7 +668,10 @@ class Tasks:
     async def fail(self, lease: Lease, kind: FailureKind, text: str) -> TaskStatus:
         """See `Lease.fail`."""
         return await self._end(
-            lease, lambda tables, task, now_s: _ignore(retries.fail(tables, task, kind, text, now_s))
+            lease,
+            lambda tables, task, now_s: _ignore(
+                retries.fail(tables, task, kind, text, now_s, self.limits.retry_delay)
+            ),
         )
 
     async def release(self, lease: Lease) -> TaskStatus:
@@ -671,7 +690,7 @@ class Tasks:
         """Wait for a creation whose payloads are held; the ids that stand against it are an answer, no error."""
         try:
             # What is being written must not be let go because its caller has gone.
-            return await (self._shielded(self._write_held(write, held)) if held else write)
+            return await (self.shielded(self._write_held(write, held)) if held else write)
         except creation.Refused as refused:
             return refused.ids
 
@@ -706,7 +725,8 @@ class Tasks:
             self.lose(lease)
             raise
 
-    async def _shielded(self, work: Coroutine[Any, Any, _V]) -> _V:
+    async def shielded(self, work: Coroutine[Any, Any, _V]) -> _V:
+        """Do work that goes on when its caller goes away."""
         task = self._loop.create_task(work)
         self._background[task] = None
         task.add_done_callback(lambda done: self._background.pop(done, None))
@@ -721,12 +741,12 @@ class Tasks:
 
         def write(tables: TaskTables) -> None:
             for lease in leases:
-                task = tables.task(lease.number)
-                if task.fence == lease.fence and task.status is TaskStatus.DISPATCHED:
+                task = tables.find_task(lease.number)
+                if task is not None and task.fence == lease.fence and task.status is TaskStatus.DISPATCHED:
                     assert lease.started_s is not None
                     transitions.move_task(tables, task, TaskStatus.PROCESSING, now_s=lease.started_s)
 
-        self._in_background(self.store.write(write))
+        self.in_background(self.store.write(write))
 
     def _expired(self, lease: Lease) -> None:
         """Take a lease away from an agent that gives no sign of life."""
@@ -734,7 +754,11 @@ class Tasks:
         logger.warning(
             "an agent gave no sign of life and loses its task", extra={"agent": lease.owner, "task": lease.task.id}
         )
-        self._in_background(self._outcomes.write(lambda tables: _fail_unless_ended(tables, lease, self.now_s())))
+        self.in_background(self._fail_lost(lease))
+
+    def _fail_lost(self, lease: Lease) -> asyncio.Future[TaskStatus]:
+        delay = self.limits.retry_delay
+        return self._outcomes.write(lambda tables: _fail_unless_ended(tables, lease, self.now_s(), delay))
 
     def _notify(self, changes: list[Any]) -> None:
         is_ready = False
@@ -750,6 +774,8 @@ class Tasks:
                 is_ready = self.scheduler.has_ready = False
             elif isinstance(change, UnusedObject):
                 self.objects.remove(change.digest)
+            elif isinstance(change, Delayed):
+                self._delays.arm(change.due_s)
         self.waiting.notify(changes)
         if is_ready:
             self.scheduler.has_ready = True
@@ -769,7 +795,7 @@ class Tasks:
         """End a canceled attempt whose agent has not said that its call is gone."""
         if not lease.is_ended and not lease.is_lost:
             self.lose(lease)
-            self._in_background(self._outcomes.write(lambda tables: _fail_unless_ended(tables, lease, self.now_s())))
+            self.in_background(self._fail_lost(lease))
 
     def let_go(self, values: Sequence[Value]) -> None:
         """Hold these values no longer, and remove those that no row refers to."""
@@ -788,7 +814,8 @@ class Tasks:
     async def _referred(self, digests: list[bytes]) -> set[bytes]:
         return await self.store.read_in_thread(lambda tables: tables.referred(digests))
 
-    def _in_background(self, work: Any) -> None:
+    def in_background(self, work: Any) -> None:
+        """Do work for which nobody waits; `stop` does."""
         future = asyncio.ensure_future(work)
         self._background[future] = None
         future.add_done_callback(self._background_done)
@@ -826,10 +853,14 @@ def _leased(tables: TaskTables, lease: Lease) -> TaskRow:
     Raises
     ------
     LeaseLost
-        If the lease is not the task's last, or the attempt has ended.
+        If the lease is not the task's last, the attempt has ended, or its session is gone.
     """
-    task = tables.task(lease.number)
-    if task.fence != lease.fence or (task.status not in RUNNING and task.status is not TaskStatus.CANCELING):
+    task = tables.find_task(lease.number)
+    if (
+        task is None
+        or task.fence != lease.fence
+        or (task.status not in RUNNING and task.status is not TaskStatus.CANCELING)
+    ):
         raise LeaseLost(f"task {lease.task.id!r}: the lease of agent {lease.owner!r} has ended")
     return task
 
@@ -865,14 +896,16 @@ def _release(tables: TaskTables, task: TaskRow, now_s: float) -> None:
     transitions.move_task(tables, task, TaskStatus.SUBMITTED, now_s=now_s)
 
 
-def _fail_unless_ended(tables: TaskTables, lease: Lease, now_s: float) -> TaskStatus:
-    task = tables.task(lease.number)
+def _fail_unless_ended(tables: TaskTables, lease: Lease, now_s: float, delay: RetryDelay) -> TaskStatus:
+    task = tables.find_task(lease.number)
+    if task is None:
+        return TaskStatus.CANCELED
     if task.fence != lease.fence:
         return task.status
     if task.status is TaskStatus.CANCELING:
         cancellation.end_canceling(tables, task, now_s)
     elif task.status in RUNNING:
-        retries.fail(tables, task, FailureKind.CALL, AGENT_LOST, now_s)
+        retries.fail(tables, task, FailureKind.CALL, AGENT_LOST, now_s, delay)
     return task.status
 
 

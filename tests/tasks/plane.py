@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from runtime.objects.files import FileObjects
@@ -25,11 +26,13 @@ def open_store(path: Path | None) -> SqliteStore:
 
 
 @contextlib.asynccontextmanager
-async def open_plane(folder: Path | None = None, limits: Limits | None = None) -> AsyncIterator[Tasks]:
+async def open_plane(
+    folder: Path | None = None, limits: Limits | None = None, now_s: Callable[[], float] = time.time
+) -> AsyncIterator[Tasks]:
     """Return a plane on a store in ``folder``, or in memory."""
     store = open_store(None if folder is None else folder / "store.db")
     objects = FileObjects(Path("/nonexistent") if folder is None else folder / "objects")
-    tasks = Tasks(store.plane(SqliteTaskTables), objects, limits)
+    tasks = Tasks(store.plane(SqliteTaskTables), objects, limits, now_s=now_s)
     try:
         await tasks.start()
         yield tasks

@@ -23,6 +23,8 @@ MEMORY = ":memory:"
 _APPLICATION_ID = 0x54525354
 _STATEMENTS_CACHED = 256
 _CACHE_KIB = 32 * 1024
+# Readers are several; what they read is in the system's cache too.
+_READER_CACHE_KIB = 8 * 1024
 # The log is copied into the file when it has so many pages of 4 KiB; each time costs two syncs of the disk.
 _CHECKPOINT_PAGES = 8192
 # After such a copy the log keeps this many bytes of disk at most.
@@ -110,6 +112,7 @@ class Database:
         if self.path is None:
             return self.writer
         connection = self.connect()
+        connection.execute(f"PRAGMA cache_size=-{_READER_CACHE_KIB}")
         connection.execute("PRAGMA query_only=ON")
         return connection
 

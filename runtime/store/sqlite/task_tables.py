@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 from runtime.objects.value import Value
-from runtime.store.sqlite.object_tables import ObjectTables, value_columns, value_of
+from runtime.store.sqlite.object_tables import value_columns, value_of
+from runtime.store.sqlite.retention_tables import RETENTION_SCHEMA, RetentionTables
 from runtime.store.tasks import Exists, TaskSelection
 from runtime.tasks.model import (
+    UNFINISHED,
     ResultRow,
     ResultStatus,
     SessionRow,
@@ -94,11 +96,11 @@ def _result_row(row: Sequence[Any]) -> ResultRow:
     return ResultRow(row[0], row[1], row[2], _RESULT_STATUS[row[3]], row[4], value_of(*row[5:9]))
 
 
-class SqliteTaskTables(ObjectTables):
+class SqliteTaskTables(RetentionTables):
     """The rows of the task plane in SQLite."""
 
     PLANE: ClassVar[str] = "tasks"
-    MIGRATIONS: ClassVar[Sequence[Sequence[str]]] = (_SCHEMA,)
+    MIGRATIONS: ClassVar[Sequence[Sequence[str]]] = (_SCHEMA, RETENTION_SCHEMA)
 
     def __init__(self, connection: sqlite3.Connection, epoch: int) -> None:
         super().__init__(connection, epoch)
@@ -255,7 +257,13 @@ class SqliteTaskTables(ObjectTables):
     # Single rows
 
     def task(self, number: int) -> TaskRow:
-        return _task_row(self._execute(f"SELECT {_TASK} FROM tasks WHERE number = ?", (number,)).fetchone())
+        task = self.find_task(number)
+        assert task is not None, f"no task has number {number}"
+        return task
+
+    def find_task(self, number: int) -> TaskRow | None:
+        row = self._execute(f"SELECT {_TASK} FROM tasks WHERE number = ?", (number,)).fetchone()
+        return None if row is None else _task_row(row)
 
     def task_by_id(self, task_id: str) -> TaskRow | None:
         row = self._execute(f"SELECT {_TASK} FROM tasks WHERE id = ?", (task_id,)).fetchone()
@@ -516,6 +524,15 @@ class SqliteTaskTables(ObjectTables):
     def counts(self, session: int) -> dict[TaskStatus, int]:
         query = "SELECT status, tasks FROM task_counts WHERE session = ? AND tasks > 0 ORDER BY status"
         return {_TASK_STATUS[status]: number for status, number in self._execute(query, (session,))}
+
+    def num_unfinished(self, session: int) -> int:
+        # Earlier writes of this group may not be in the table yet.
+        found = {int(status): number for status, number in self.counts(session).items()}
+        for counted in (self._kept_counts, self._counted):
+            for (one, status), change in counted.items():
+                if one == session:
+                    found[status] = found.get(status, 0) + change
+        return sum(number for status, number in found.items() if status in UNFINISHED)
 
     def all_counts(self) -> dict[tuple[int, TaskStatus], int]:
         rows = self._execute("SELECT session, status, tasks FROM task_counts WHERE tasks > 0")

@@ -88,12 +88,23 @@ def test_lists_and_details(worked: str, capsys: pytest.CaptureFixture[str], tmp_
 
         assert shell("session", "cancel", "shown") == (0, "canceled shown\n")
         assert "CANCELED" in shell("session", "list", "--status", "CANCELED")[1]
+        assert shell("session", "delete", "shown") == (0, "deleted shown\n")
+        status, text = shell("session", "show", "shown")
+        assert status == 1
+        assert "shown" in text
+        other = client.session("unfinished")
+        other.submit(b"echo never", dependencies=["nothing"])
+        status, text = shell("session", "delete", "unfinished")
+        assert status == 1
+        assert "1 tasks that have not ended: cancel it before" in text
+        other.cancel()
 
 
 def test_what_does_not_exist_is_named(worked: str, capsys: pytest.CaptureFixture[str]) -> None:
     shell = Shell(worked, capsys)
     for words in (
         ("session", "show", "nobody"),
+        ("session", "delete", "nobody"),
         ("task", "show", "nobody"),
         ("task", "why", "nobody"),
         ("task", "cancel", "nobody"),

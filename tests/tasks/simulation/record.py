@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from runtime.objects.value import Value
 from runtime.store.sqlite.task_tables import SqliteTaskTables
+from runtime.tasks.delays import RetryDelay
 from runtime.tasks.filters import TaskFilter
 from runtime.tasks.leases import Lease
 from runtime.tasks.model import (
@@ -27,12 +28,15 @@ from tests.tasks.simulation.server import Disk
 class Record:
     """Everything that was acknowledged or seen in a story; what contradicts it raises AssertionError."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, delay: RetryDelay) -> None:
         self._disk = disk
+        self._delay = delay
         self.sessions: list[str] = []
         self.created: dict[str, TaskRequest] = {}
         self.session_of: dict[str, str] = {}
         self.canceled_sessions: set[str] = set()
+        # Being deleted: their tasks may be there, or not.
+        self.going: set[str] = set()
         self._seen: dict[str, TaskStatus] = {}
         self._committed: dict[str, dict[str, bytes]] = {}
         self._failed: set[str] = set()
@@ -51,7 +55,7 @@ class Record:
 
     def note_statuses(self, asked: Iterable[str], statuses: Mapping[str, TaskStatus]) -> None:
         """A client reads statuses: all are there, and none goes back."""
-        assert set(statuses) == set(asked), "a task that was acknowledged is lost"
+        assert set(statuses) >= set(filter(self._stays, asked)), "a task that was acknowledged is lost"
         for task_id, status in statuses.items():
             before = self._seen.get(task_id, TaskStatus.CREATING)
             assert _reaches(before, status), f"{task_id}: {before.name} became {status.name}"
@@ -59,10 +63,21 @@ class Record:
 
     def note_canceled(self, task_id: str) -> None:
         """A cancel was acknowledged: from now on nothing of the task comes to a good end."""
+        if not self._stays(task_id):
+            return
         last = self._attempts(task_id)[-1]
         if last.status not in TERMINAL:
             assert last.status is TaskStatus.CANCELING, f"{last.id} is {last.status.name} although it was canceled"
             self._canceled.add(last.id)
+
+    def note_deleted(self, session: str) -> None:
+        """The end of a session was acknowledged: whatever was said of it counts no more."""
+        self.sessions.remove(session)
+        for known in (self.created, self.session_of, self._seen, self._committed, self._leases):
+            for task_id in [task_id for task_id in known if task_id.startswith(session + "/")]:
+                del known[task_id]  # type: ignore[attr-defined]
+        for key in [key for key in self._finals if key[0] == session]:
+            del self._finals[key]
 
     def note_result(self, session: str, key: str, result: ResultView) -> None:
         """A client is told that a result has ended."""
@@ -146,11 +161,24 @@ class Record:
             keys = request.expected_keys
             assert len(tables.results(session.number, keys)) == len(keys), f"results of {task_id} are lost"
 
+    def check_nothing_is_left(self) -> None:
+        """Check that every session is gone with all that belonged to it, when nothing has happened for long."""
+        tables = ("sessions", "tasks", "specs", "results", "waiting", "task_counts", "objects", "deletions", "delayed")
+        for table in tables:
+            (number,) = self._disk.connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+            assert number == 0, f"{number} {table} are left of sessions that are gone"
+        assert not self._disk.objects, "objects are left of sessions that are gone"
+
     def _check_task(self, tables: SqliteTaskTables, row: TaskRow, tasks: Mapping[int, TaskRow]) -> None:
         spec = tables.spec(row.spec)
         max_retries = tables.options(spec.options_number).max_retries
         assert row.status in TERMINAL and row.ended_s is not None and row.attempt <= max_retries
         assert row.next == 0 or tasks[row.next].attempt == row.attempt + 1
+        if row.next != 0 and row.ended_s is not None:
+            following = tasks[row.next]
+            if following.started_s is not None:
+                waited_s = following.started_s - row.ended_s
+                assert waited_s >= self._delay.before(following.attempt) - 1e-6, f"{following.id} has begun too soon"
         is_running = tables.session(row.session).status is SessionStatus.RUNNING
         if row.id in self._failed:
             is_last = row.attempt == max_retries or not is_running
@@ -172,6 +200,9 @@ class Record:
             parent = tasks[spec.parent]
             if parent.status is not TaskStatus.COMPLETED:
                 assert row.status is TaskStatus.CANCELED, f"{row.id} ran although {parent.id} has not succeeded"
+
+    def _stays(self, task_id: str) -> bool:
+        return task_id in self.created and self.session_of[task_id] not in self.going
 
     def _check_result(
         self, row: ResultRow | None, status: ResultStatus, content: bytes, owner: int | None = None

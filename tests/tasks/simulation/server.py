@@ -13,13 +13,15 @@ from runtime.store.sqlite.database import Database
 from runtime.store.sqlite.object_tables import ObjectTables
 from runtime.store.sqlite.store import SqliteStore
 from runtime.store.sqlite.task_tables import SqliteTaskTables
+from runtime.tasks.delays import RetryDelay
 from runtime.tasks.tasks import Limits, Tasks
 from tests.tasks.simulation.objects import MemoryObjects
 
 V = TypeVar("V")
 
 PLANES = (ObjectTables, SqliteTaskTables)
-LIMITS = Limits(lease_ttl_s=2.0, heartbeat_s=0.5, cancel_grace_s=0.7)
+LIMITS = Limits(lease_ttl_s=2.0, heartbeat_s=0.5, cancel_grace_s=0.7, retention_s=100.0)
+DELAY = RetryDelay(0.2, 0.3)
 
 
 class Crash(KeyboardInterrupt):
@@ -53,11 +55,11 @@ class Disk:
 class Server:
     """One life of the server, from its start to a crash or the end."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, limits: Limits) -> None:
         self.store = SqliteStore(None, PLANES, threads=False, connection=disk.connection)
         self.objects = MemoryObjects(disk.objects)
         now_s = asyncio.get_running_loop().time
-        self.tasks = Tasks(self.store.plane(SqliteTaskTables), self.objects, LIMITS, now_s=now_s)
+        self.tasks = Tasks(self.store.plane(SqliteTaskTables), self.objects, limits, now_s=now_s)
         self.gone = asyncio.Event()
         self._calls: dict[asyncio.Task[Any], None] = {}
 
@@ -69,6 +71,8 @@ class Server:
         store.write = lambda tables, function: asyncio.get_event_loop().create_future()
         tasks: Any = self.tasks
         tasks.leases.close()
+        tasks.retention.close()
+        tasks._delays.close()
         for timer in (tasks._start_timer, tasks._outcomes._retry, tasks.scheduler._retry):
             if timer is not None:
                 timer.cancel()

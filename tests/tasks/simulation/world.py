@@ -12,9 +12,10 @@ import copy
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from runtime.errors import Error, FailedPrecondition, Unavailable
+from runtime.errors import Error, FailedPrecondition, NotFound, Unavailable
 from runtime.objects.value import Value
 from runtime.store import failpoints
 from runtime.tasks.filters import TaskFilter
@@ -24,7 +25,7 @@ from runtime.tasks.tasks import ResultView, Tasks
 from tests.tasks.simulation.clock import FakeLoop
 from tests.tasks.simulation.objects import LARGE
 from tests.tasks.simulation.record import Record
-from tests.tasks.simulation.server import LIMITS, Crash, Disk, Server
+from tests.tasks.simulation.server import DELAY, LIMITS, Crash, Disk, Server
 
 V = TypeVar("V")
 
@@ -41,7 +42,8 @@ class World:
         self.random = random.Random(seed)
         self.loop = loop
         self.disk = Disk()
-        self.record = Record(self.disk)
+        self.limits = replace(LIMITS, retry_delay=DELAY) if self.random.random() < 0.5 else LIMITS
+        self.record = Record(self.disk, self.limits.retry_delay)
         self.server: Server | None = None
         self.up = asyncio.Event()
         self.num_crashes = 0
@@ -53,7 +55,7 @@ class World:
 
     async def run(self) -> None:
         """Live through the seed's story, and check that it ended well."""
-        self.server = Server(self.disk)
+        self.server = Server(self.disk, self.limits)
         await self._boot()
         story = asyncio.current_task()
         assert story is not None
@@ -72,8 +74,11 @@ class World:
             for task in others:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+        failpoints.clear()
         self.record.check_end()
         assert not +self.server.objects.held, "objects are held by nobody"
+        await asyncio.sleep(2 * LIMITS.retention_s)
+        self.record.check_nothing_is_left()
 
     # The server's lives
 
@@ -96,7 +101,7 @@ class World:
             while self.server.gone.is_set():
                 await asyncio.sleep(self.random.uniform(0.0, 0.5))
                 self.record.check_counters()
-                self.server = Server(self.disk)
+                self.server = Server(self.disk, self.limits)
                 if self.random.random() < 0.2 and self.num_crashes < 3:
                     # It may well die again while it takes up what it finds.
                     self._set_crash(most=2)
@@ -161,6 +166,8 @@ class World:
             await asyncio.sleep(self.random.expovariate(2.0))
         for wait in waits:
             await wait
+        if self.random.random() < 0.3:
+            await self._delete(self.random.choice(sessions))
 
     async def _create(self, session: str, requests: list[TaskRequest], options: TaskOptions | None) -> None:
         """Create as a careful client does: after an unknown outcome it sends the request once more."""
@@ -210,6 +217,32 @@ class World:
         self.record.canceled_sessions.add(session)
         with contextlib.suppress(Error):
             await self._retrying(lambda tasks: tasks.cancel_session(session))
+
+    async def _delete(self, session: str) -> None:
+        """Delete a session; one in which something has not ended stays as it is."""
+        selection = TaskFilter(sessions=(session,))
+        is_over = self.random.random() < 0.7
+        if is_over:
+            await self._retrying(lambda tasks: tasks.wait_for_tasks(selection))
+        is_first = True
+
+        async def delete(tasks: Tasks) -> bool:
+            nonlocal is_first
+            is_again, is_first = not is_first, False
+            try:
+                await tasks.retention.delete(session)
+            except FailedPrecondition:
+                assert not is_over, "a session where all had ended was not deleted"
+                return False
+            except NotFound:
+                assert is_again, "a session is gone that nobody has deleted"
+            return True
+
+        self.record.going.add(session)
+        if await self._retrying(delete):
+            self.record.note_deleted(session)
+        else:
+            self.record.going.remove(session)
 
     async def _wait(self, session: str, key: str) -> None:
         async def wait(tasks: Tasks) -> ResultView:

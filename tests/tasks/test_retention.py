@@ -1,0 +1,183 @@
+"""Sessions go with all that belongs to them: when a client says so, or when nothing has happened in them for long."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import FailedPrecondition, NotFound
+from runtime.store.opening import FILE_NAME
+from runtime.store.sqlite.database import Database
+from runtime.store.sqlite.object_tables import ObjectTables
+from runtime.store.sqlite.task_tables import SqliteTaskTables
+from runtime.tasks import retention
+from runtime.tasks.filters import SessionFilter, TaskFilter
+from runtime.tasks.tasks import Limits, Tasks
+from tests.leaks import run_async
+from tests.tasks.plane import OPTIONS, acquire, open_plane, request, run_all
+
+DAY_S = 86400.0
+LARGE = b"x" * 300_000
+
+
+class Clock:
+    """A date that a test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 1.7e9
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def run_large(tasks: Tasks) -> None:
+    """Let the next task succeed with a result that lies in an object."""
+    lease = await acquire(tasks)
+    writer = lease.result_writer()
+    await writer.write(LARGE)
+    await lease.succeed({lease.task.expected_keys[0]: await writer.finish()})
+
+
+def counted(folder: Path) -> dict[str, int]:
+    """Return how many rows each table has."""
+    names = ("sessions", "tasks", "specs", "results", "task_counts", "objects", "deletions")
+    connection = sqlite3.connect(folder / FILE_NAME)
+    try:
+        return {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names}
+    finally:
+        connection.close()
+
+
+def test_deleted_session_leaves_no_row_and_no_object(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with open_plane(tmp_path) as tasks:
+            for session in ("kept", "gone"):
+                await tasks.create_session(session, OPTIONS)
+                await tasks.create_tasks(session, [request(f"{session}{number}") for number in range(3)])
+            for number in range(6):
+                await (run_large(tasks) if number < 2 else run_all(tasks, 1))
+            await tasks.create_tasks("kept", [request("other")])
+            await run_large(tasks)
+            before = len(list((tmp_path / "objects").glob("??/*")))
+            with pytest.raises(NotFound):
+                await tasks.retention.delete("nobody")
+            await tasks.retention.delete("gone")
+            with pytest.raises(NotFound):
+                await tasks.retention.delete("gone")
+            assert tasks.list_sessions(SessionFilter()) == ["kept"]
+            for ask in (lambda: tasks.task("gone0"), lambda: tasks.result("gone", "gone0")):
+                with pytest.raises(NotFound):
+                    ask()
+            assert await tasks.task_statuses(["gone0", "kept0"]) == await tasks.task_statuses(["kept0"]) != {}
+            # The same content is referred to by what is kept.
+            assert len(list((tmp_path / "objects").glob("??/*"))) == before == 1
+            # Its ids and keys are free again.
+            assert await tasks.create_session("gone", OPTIONS)
+            assert await tasks.create_tasks("gone", [request("gone0")]) == ()
+            await run_all(tasks, 1)
+            await tasks.retention.delete("gone")
+            await tasks.retention.delete("kept")
+        assert set(counted(tmp_path).values()) == {0}
+        assert list((tmp_path / "objects").glob("??/*")) == []
+
+    run_async(work)
+
+
+def test_session_with_unfinished_tasks_is_not_deleted() -> None:
+    async def work() -> None:
+        async with open_plane() as tasks:
+            await tasks.create_session("s", OPTIONS)
+            await tasks.create_tasks("s", [request("a"), request("b")])
+            lease = await acquire(tasks)
+            with pytest.raises(FailedPrecondition, match="2 tasks that have not ended: cancel it"):
+                await tasks.retention.delete("s")
+            await tasks.cancel_session("s")
+            with pytest.raises(FailedPrecondition, match="1 tasks"):
+                await tasks.retention.delete("s")
+            await lease.confirm_cancelled()
+            await tasks.retention.delete("s")
+            assert tasks.list_sessions(SessionFilter()) == []
+
+    run_async(work)
+
+
+def test_quiet_sessions_go_and_others_stay() -> None:
+    clock = Clock()
+
+    async def work() -> None:
+        async with open_plane(limits=Limits(retention_s=10 * DAY_S), now_s=clock) as tasks:
+            for session in ("quiet", "canceled", "late", "waiting", "empty"):
+                await tasks.create_session(session, OPTIONS)
+                if session != "empty":
+                    await tasks.create_tasks(session, [request(session, needs=("never",) * (session == "waiting"))])
+            await run_all(tasks, 3)
+            await tasks.cancel_session("canceled")
+            clock.now_s += 6 * DAY_S
+            assert await tasks.retention.look() == 0
+            await tasks.create_tasks("late", [request("later")])
+            await run_all(tasks, 1)
+            clock.now_s += 6 * DAY_S
+            assert await tasks.retention.look() == 3
+            assert tasks.list_sessions(SessionFilter()) == ["late", "waiting"]
+            assert await tasks.count_tasks(TaskFilter(sessions=("quiet", "canceled"))) == {}
+            clock.now_s += 6 * DAY_S
+            assert await tasks.retention.look() == 1
+            assert tasks.list_sessions(SessionFilter()) == ["waiting"]
+
+    run_async(work)
+
+
+def test_sessions_are_looked_for_from_time_to_time() -> None:
+    async def work() -> None:
+        async with open_plane(limits=Limits(retention_s=0.08)) as tasks:
+            await tasks.create_session("s", OPTIONS)
+            while tasks.list_sessions(SessionFilter()):
+                await asyncio.sleep(0.01)
+
+    run_async(work)
+
+
+def test_next_start_goes_on_with_a_deletion(tmp_path: Path) -> None:
+    async def begin() -> None:
+        async with open_plane(tmp_path) as tasks:
+            await tasks.create_session("s", OPTIONS)
+            await tasks.create_tasks("s", [request(str(number)) for number in range(20)])
+            await run_all(tasks, 20)
+            number = await tasks.store.write(lambda tables: retention.begin(tables, "s"))
+            for _ in range(6):
+                await tasks.store.write(lambda tables: retention.delete_part(tables, number, 5))
+        assert counted(tmp_path) | {"task_counts": 0} == {
+            "sessions": 0, "tasks": 10, "specs": 10, "results": 0, "task_counts": 0, "objects": 0, "deletions": 1
+        }
+
+    async def go_on() -> None:
+        async with open_plane(tmp_path) as tasks:
+            while tasks.store.read(lambda tables: tables.deletions_left()):
+                await asyncio.sleep(0.01)
+        assert set(counted(tmp_path).values()) == {0}
+
+    run_async(begin)
+    run_async(go_on)
+
+
+def test_file_of_the_first_version_is_taken_up(tmp_path: Path) -> None:
+    class First:
+        PLANE = "tasks"
+        MIGRATIONS = SqliteTaskTables.MIGRATIONS[:1]
+
+    async def work() -> None:
+        async with open_plane(tmp_path) as tasks:
+            await tasks.create_session("s", OPTIONS)
+            await run_session(tasks)
+            await tasks.retention.delete("s")
+
+    async def run_session(tasks: Tasks) -> None:
+        assert await tasks.create_tasks("s", [request("a")]) == ()
+        await run_all(tasks, 1)
+
+    Database(tmp_path / FILE_NAME, [ObjectTables, First]).close()
+    run_async(work)
+    assert set(counted(tmp_path).values()) == {0}
