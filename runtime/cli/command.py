@@ -1,4 +1,4 @@
-"""``tensor-runtime command submit|list|show|logs|cancel|retry|why|wait``: shell commands on a server's workers."""
+"""``tensor-runtime command submit|list|show|logs|cancel|retry|hold|release|why|wait``: shell commands on workers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from runtime.client.commands import Command, CommandClient
 
 
+_OUTPUT = ("O", "o", "out", "stdout")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of all forms."""
     from runtime.cli.listing import add_output_flag
@@ -17,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     forms = parser.add_subparsers(dest="form", required=True)
     submit = forms.add_parser("submit", help="submit a command and print its id")
-    submit.add_argument("text", metavar="COMMAND", help="what `sh -c` gets, as one word")
+    submit.add_argument("text", metavar="COMMAND", help="what `sh -c` gets, as one word; -: what standard input has")
     submit.add_argument("--container", default="", metavar="IMAGE", help="image to run it in, or bare [the server's]")
     submit.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="variable; repeatable")
     submit.add_argument("--chdir", default="", metavar="DIR", help="folder to run in [one of its own]")
@@ -30,20 +33,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listed = forms.add_parser("list", help="list commands, the oldest first")
     listed.add_argument("--status", default="", metavar="LETTERS", help="only these, such as PAR or F [all]")
     listed.add_argument("--limit", type=int, default=0, metavar="N", help="so many at most [all]")
+    listed.add_argument("--tail", type=int, default=0, metavar="N", help="only the last N [all]")
     show = forms.add_parser("show", help="show one command")
     logs = forms.add_parser("logs", help="print a command's output")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the command has ended")
     why = forms.add_parser("why", help="say why a command does not run, or what it does instead")
     retry = forms.add_parser("retry", help="run commands that have ended once more")
     cancel = forms.add_parser("cancel", help="cancel commands")
+    hold = forms.add_parser("hold", help="keep commands that wait from being run")
+    release = forms.add_parser("release", help="let commands that are held run")
     wait = forms.add_parser("wait", help="wait until commands have ended; the status is 1 if one did not succeed")
     wait.add_argument("--timeout", type=float, default=None, metavar="SECONDS", help="give up after so long")
     for form in (show, logs, why):
         form.add_argument("id", type=int, metavar="ID")
-    for form in (retry, cancel, wait):
+    for form in (retry, cancel, hold, release, wait):
         form.add_argument("ids", type=int, metavar="ID", nargs="+")
     for form in (listed, show, why):
         add_output_flag(form)
+    for form in (submit, listed, logs):
+        form.add_argument("--plain", action="store_true", help="in the words of the protocol's own command line")
     for form in forms.choices.values():
         add_server_flags(form)
 
@@ -59,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     ) as client:
         form = {
             "submit": _submit, "list": _list, "show": _show, "logs": _logs, "why": _why, "retry": _retry,
-            "cancel": _cancel, "wait": _wait,
+            "cancel": _cancel, "hold": _hold, "release": _release, "wait": _wait,
         }[options.form]
         return form(client, options)
 
@@ -77,11 +85,12 @@ def _submit(client: CommandClient, options: argparse.Namespace) -> int:
     asked = {"time": options.time, "memory": options.memory, "processes": options.processes, "files": options.files,
              "output": options.output}
     limits = CommandLimits.of_words({name: text for name, text in asked.items() if text is not None}, "--")
+    text = sys.stdin.read() if options.text == "-" else options.text
     number = client.submit(
-        options.text, options.container, limits=limits, environment=environment, directory=options.chdir
+        text, options.container, limits=limits, environment=environment, directory=options.chdir
     )
     if not options.wait:
-        print(number)
+        print(f"✅ Task created with ID: {number}" if options.plain else number)
         return 0
     print(number, file=sys.stderr)
     _write(client, number, follow=True)
@@ -93,7 +102,15 @@ def _list(client: CommandClient, options: argparse.Namespace) -> int:
 
     if options.limit < 0:
         raise InvalidArgument(f"--limit must be 0 or more, got {options.limit}")
-    _print(client.list(options.status, options.limit), options.output, single=False)
+    if options.tail < 0:
+        raise InvalidArgument(f"--tail must be 0 or more, got {options.tail}")
+    commands = client.list(options.status, options.limit)[-options.tail or None :]
+    if options.plain:
+        print("📋 Task List:")
+        for one in commands:
+            print(f"🆔 ID: {one.id} | Command: {one.command} | Container: {one.container} | Status: {one.status}")
+    else:
+        _print(commands, options.output, single=False)
     return 0
 
 
@@ -103,6 +120,11 @@ def _show(client: CommandClient, options: argparse.Namespace) -> int:
 
 
 def _logs(client: CommandClient, options: argparse.Namespace) -> int:
+    if options.plain:
+        print(f"📜 Logs for Task {options.id}:")
+        for line in client.logs(options.id, follow=options.follow):
+            print(f"[{'stdout' if line.type in _OUTPUT else 'stderr'}] {line.text}", flush=True)
+        return 0
     _write(client, options.id, follow=options.follow)
     return 0
 
@@ -110,7 +132,7 @@ def _logs(client: CommandClient, options: argparse.Namespace) -> int:
 def _write(client: CommandClient, number: int, *, follow: bool) -> None:
     for line in client.logs(number, follow=follow):
         # What is no ordinary output goes where errors go.
-        print(line.text, file=sys.stdout if line.type in ("O", "o", "out", "stdout") else sys.stderr, flush=True)
+        print(line.text, file=sys.stdout if line.type in _OUTPUT else sys.stderr, flush=True)
 
 
 def _why(client: CommandClient, options: argparse.Namespace) -> int:
@@ -132,7 +154,7 @@ def _reasons(client: CommandClient, command: Command) -> list[str]:
 
     told = {
         Status.ASSIGNED: "a worker was told of it and has not taken it yet",
-        Status.SUSPENDED: f"somebody has suspended it: `tensor-runtime command retry {command.id}` queues it again",
+        Status.SUSPENDED: f"somebody has held it: `tensor-runtime command release {command.id}` queues it again",
         Status.SUCCEEDED: "it has ended well",
         Status.FAILED: f"it has failed: `tensor-runtime command logs {command.id}` says how",
         Status.CANCELLED: "it was canceled",
@@ -166,6 +188,20 @@ def _cancel(client: CommandClient, options: argparse.Namespace) -> int:
     for number in options.ids:
         client.cancel(number)
         print(f"canceled {number}")
+    return 0
+
+
+def _hold(client: CommandClient, options: argparse.Namespace) -> int:
+    for number in options.ids:
+        client.hold(number)
+        print(f"held {number}")
+    return 0
+
+
+def _release(client: CommandClient, options: argparse.Namespace) -> int:
+    for number in options.ids:
+        client.release(number)
+        print(f"queued {number}")
     return 0
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runtime.client.commands import CommandClient
 
 _SERVICE = "/runtime.v1.Workers/"
 
@@ -16,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     forms = parser.add_subparsers(dest="form", required=True)
     listed = forms.add_parser("list", help="list workers with what each does, or why it gets no tasks")
     add_output_flag(listed)
-    listed.add_argument("--of", choices=("tasks", "commands"), default="tasks", help="which workers [tasks]")
+    listed.add_argument("--of", choices=("tasks", "commands"), default=None,
+                        help="which workers [all that there are; as JSON: tasks]")
+    listed.add_argument("--plain", action="store_true", help="those for commands, in the words of their protocol")
     create = forms.add_parser("create", help="have a provider make workers for commands, and print their ids")
     create.add_argument("--provider", default="local", help="[local: processes on the server's machine]")
     create.add_argument("--number", type=int, default=1, metavar="N", help="how many [1]")
@@ -40,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the form says."""
-    if options.form in ("create", "delete") or getattr(options, "of", "") == "commands":
+    if options.form == "list":
+        return _list(options)
+    if options.form in ("create", "delete"):
         return _of_commands(options)
     from runtime import wire
     from runtime.cli.task_plane import asked
@@ -53,33 +60,72 @@ def run(options: argparse.Namespace) -> int:
         asked(options, lambda client: client.calls.unary(_SERVICE + "Add", request, messages.AddWorkerReply))
         print(f"added {options.endpoint}")
         return 0
-    if options.form == "remove":
-        request = messages.RemoveWorkerRequest(endpoint=options.endpoint)
-        if options.grace is not None:
-            request.grace_s = options.grace
-        asked(options, lambda client: client.calls.unary(_SERVICE + "Remove", request, messages.RemoveWorkerReply))
-        print(f"removed {options.endpoint}")
-        return 0
-    request = messages.ListWorkersRequest()
-    reply = asked(options, lambda client: client.calls.unary(_SERVICE + "List", request, messages.ListWorkersReply))
-    if options.output == "json":
-        from runtime.cli.listing import as_json
-
-        print(as_json([_plain(worker) for worker in reply.worker]))
-    else:
-        _print(list(reply.worker))
+    request = messages.RemoveWorkerRequest(endpoint=options.endpoint)
+    if options.grace is not None:
+        request.grace_s = options.grace
+    asked(options, lambda client: client.calls.unary(_SERVICE + "Remove", request, messages.RemoveWorkerReply))
+    print(f"removed {options.endpoint}")
     return 0
 
 
-def _of_commands(options: argparse.Namespace) -> int:
-    from runtime.cli.listing import as_json, table
+def _list(options: argparse.Namespace) -> int:
+    from runtime.cli.listing import as_json
+    from runtime.errors import Unimplemented
+
+    if options.plain:
+        print("👷 Worker List:")
+        for one in _workers_of_commands(options):
+            print(f"🔹 ID: {one.id} | Name: {one.name} | Concurrency: {one.concurrency}")
+        return 0
+    if options.output == "json":
+        if options.of == "commands":
+            print(as_json([worker._asdict() for worker in _workers_of_commands(options)]))
+        else:
+            print(as_json([_plain(worker) for worker in _workers_of_tasks(options)]))
+        return 0
+    shown = []
+    for of, read, text in (("tasks", _workers_of_tasks, _tasks_table), ("commands", _workers_of_commands, _table)):
+        if options.of in (None, of):
+            try:
+                found = text(read(options))
+            except Unimplemented:
+                if options.of is not None:
+                    raise
+                continue
+            shown.append(found if options.of else f"workers for {of}\n{found}")
+    if not shown:
+        raise Unimplemented("this server serves neither tasks nor commands")
+    print("\n\n".join(shown))
+    return 0
+
+
+def _workers_of_tasks(options: argparse.Namespace) -> list[Any]:
+    from runtime import wire
+    from runtime.cli.task_plane import asked
+
+    messages = wire.runtime_v1
+    request = messages.ListWorkersRequest()
+    reply = asked(options, lambda client: client.calls.unary(_SERVICE + "List", request, messages.ListWorkersReply))
+    return list(reply.worker)
+
+
+def _workers_of_commands(options: argparse.Namespace) -> list[Any]:
+    with _client(options) as client:
+        return list(client.workers())
+
+
+def _client(options: argparse.Namespace) -> CommandClient:
     from runtime.cli.status import default_target
     from runtime.client.commands import CommandClient
 
-    with CommandClient(
+    return CommandClient(
         options.server or default_target(), retry_s=0.0, token=options.token, ca=options.ca, cert=options.cert,
         key=options.key, server_name=options.server_name,
-    ) as client:
+    )
+
+
+def _of_commands(options: argparse.Namespace) -> int:
+    with _client(options) as client:
         if options.form == "create":
             for number in client.create_workers(
                 options.provider, options.number, concurrency=options.concurrency, prefetch=options.prefetch,
@@ -87,21 +133,19 @@ def _of_commands(options: argparse.Namespace) -> int:
             ):
                 print(number)
             return 0
-        if options.form == "delete":
-            for number in options.ids:
-                client.delete_worker(number)
-                print(f"deleted {number}")
-            return 0
-        workers = client.workers()
-    if options.output == "json":
-        print(as_json([worker._asdict() for worker in workers]))
-    else:
-        rows = [(str(worker.id), worker.name, str(worker.concurrency)) for worker in workers]
-        print(table(("ID", "NAME", "CONCURRENCY"), rows))
+        for number in options.ids:
+            client.delete_worker(number)
+            print(f"deleted {number}")
     return 0
 
 
-def _print(workers: list[Any]) -> None:
+def _table(workers: list[Any]) -> str:
+    from runtime.cli.listing import table
+
+    return table(("ID", "NAME", "CONCURRENCY"), [(str(one.id), one.name, str(one.concurrency)) for one in workers])
+
+
+def _tasks_table(workers: list[Any]) -> str:
     from runtime.cli.listing import table
 
     rows = [
@@ -111,7 +155,7 @@ def _print(workers: list[Any]) -> None:
         )
         for worker in workers
     ]
-    print(table(("ENDPOINT", "NAME", "STATE", "RUNNING", "ENDED", "FAILED", "TASKS"), rows))
+    return table(("ENDPOINT", "NAME", "STATE", "RUNNING", "ENDED", "FAILED", "TASKS"), rows)
 
 
 def _plain(worker: Any) -> dict[str, Any]:

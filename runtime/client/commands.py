@@ -195,7 +195,15 @@ class CommandClient:
         self._update(number, Status.CANCELLED)
 
     def retry(self, number: int) -> None:
-        """Put a command that has ended, or is suspended, back into the queue, as one attempt more."""
+        """Put a command that has ended back into the queue, as one attempt more."""
+        self._update(number, Status.PENDING)
+
+    def hold(self, number: int) -> None:
+        """Keep a command that no worker has begun from being run, until it is released."""
+        self._update(number, Status.SUSPENDED)
+
+    def release(self, number: int) -> None:
+        """Let a command that is held run."""
         self._update(number, Status.PENDING)
 
     def logs(self, number: int, *, follow: bool = False, start: int = 0) -> Iterator[LogLine]:

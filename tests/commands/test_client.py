@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 import time
@@ -140,6 +141,8 @@ def test_from_the_shell(queue: runtime.Server, capsys: pytest.CaptureFixture[str
     assert listed[0].split() == ["ID", "STATUS", "CONTAINER", "COMMAND"]
     assert any(line.split(maxsplit=3) == [bad, "FAILED", "bare", "exit 5"] for line in listed)
     assert "it has failed" in shell("why", bad)[1]
+    assert [line.split()[0] for line in shell("list", "--tail", "2")[1].splitlines()] == ["ID", str(int(bad) - 1), bad]
+    assert shell("hold", bad)[0] == 1
     assert shell("retry", bad)[1] == f"queued {bad}\n"
     assert shell("wait", bad, "--timeout", "60")[0] == 1
     assert shell("cancel", bad)[0] == 1
@@ -160,10 +163,29 @@ def test_workers_are_made_and_deleted_from_the_shell(
     with runtime.CommandClient(idle.target) as client:
         command = client.submit("echo made")
         assert client.join([command], timeout_s=TIMEOUT_S)[command].status is Status.SUCCEEDED
+    heading, *table = shell("list")[1].splitlines()
+    assert heading == "workers for commands" and [line.split()[0] for line in table] == ["ID", *ids]
     listed = json.loads(shell("list", "--of", "commands", "-o", "json")[1])
     assert [(str(worker["id"]), worker["concurrency"]) for worker in listed] == [(number, 3) for number in ids]
     assert shell("delete", *ids) == (0, "".join(f"deleted {number}\n" for number in ids))
     assert shell("list", "--of", "commands")[1].split() == ["ID", "NAME", "CONCURRENCY"]
+
+
+def test_hold_release_and_commands_from_standard_input(
+    idle: runtime.Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shell(*words: str) -> str:
+        capsys.readouterr()
+        assert main(["command", *words, "--server", idle.target]) == 0
+        return capsys.readouterr().out
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("echo first\necho second\n"))
+    number = shell("submit", "-").strip()
+    assert json.loads(shell("show", number, "-o", "json"))["command"] == "echo first\necho second\n"
+    assert shell("hold", number) == f"held {number}\n"
+    assert "somebody has held it" in shell("why", number)
+    assert shell("release", number) == f"queued {number}\n"
+    assert json.loads(shell("show", number, "-o", "json"))["status"] == "P"
 
 
 def test_why_a_command_waits(idle: runtime.Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,3 +120,27 @@ def test_no_worker_ever_has_more_than_it_may(rows: CommandTables, seed: int) -> 
             assert command.attempt <= 2 or status not in BEGUN or any(
                 event.cause == "requeued" for event in rows.events(number)
             )
+
+
+def test_nobody_starves_in_a_long_queue(rows: CommandTables) -> None:
+    chance = random.Random(3)
+    workers = add_workers(rows, *(1 + number % 3 for number in range(20)))
+    slots = sum(1 + number % 3 for number in range(20))
+    waiting = add_commands(rows, 600)
+    order: list[int] = []
+    idle_turns = Counter[int]()
+    while len(order) < len(waiting):
+        scheduling.assign(rows, dict.fromkeys(workers, False), 2.0)
+        held = shares(rows)
+        order += sorted(number for numbers in held.values() for number in numbers if number not in order)
+        assert sum(map(len, held.values())) == slots or len(order) == len(waiting)
+        for worker in workers:
+            idle_turns[worker] = 0 if held.get(worker) else idle_turns[worker] + 1
+        # No worker is without a command, not even for one turn, as long as some wait.
+        assert max(idle_turns.values()) == 0 or len(order) == len(waiting)
+        # As many end as it happens; every other one is held for long.
+        running = [number for numbers in held.values() for number in numbers if number % 2 or chance.random() < 0.05]
+        for number in running or [number for numbers in held.values() for number in numbers]:
+            transitions.update(rows, number, Status.SUCCEEDED, Caller(), 0, 3.0)
+    # Each had its turn before any that was submitted after it.
+    assert order == waiting

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import itertools
+import os
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import grpc
 import pytest
 
 import runtime
+from runtime.cli import main
 from runtime.edge import tokens
 from runtime.errors import FailedPrecondition
 from runtime.store import failpoints
@@ -557,6 +559,23 @@ def test_27_followers_and_one_that_does_not_read(tmp_path: Path) -> None:
         assert sum(len(entry.log_text) for entry in lazy) == 160 * 65536
 
 
+def test_27_what_a_follower_does_not_read_is_not_in_memory(tmp_path: Path) -> None:
+    def memory(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    with start_server(tmp_path, "--services", "command") as server, connect(server.address) as queue:
+        task = queue.submit()
+        lazy = [queue.follow(task) for _ in range(5)]
+        queue.send((task, "O", "x" * 65536) for _ in range(160))
+        before = memory(server.pid)
+        for _ in range(4):
+            queue.send((task, "O", "x" * 65536) for _ in range(320))
+        # That were 80 MiB, five times.
+        assert memory(server.pid) - before < 24 << 20
+        for call in lazy:
+            call.cancel()
+
+
 def test_28_logs_after_the_end(served: Queue) -> None:
     task = served.submit("x", "nobody runs this")
     served.update(task, "S")
@@ -631,6 +650,21 @@ def test_31_all_workers_or_none(tmp_path: Path) -> None:
         wait_until(lambda: len(FakeProvider.last.asked) == 1, "one worker is made, no other")
 
 
+def test_31_all_local_workers_or_none(queue: Queue, tmp_path: Path) -> None:
+    # The second of the next two would be called like this one.
+    assert queue.register("tr-worker3") == 1
+    before = queue.workers()
+    assert code(lambda: queue.create_workers("local", 2)) is grpc.StatusCode.ALREADY_EXISTS
+    assert queue.workers() == before
+    workers = queue.create_workers("local", 1)
+    try:
+        wait_until(lambda: marked(str(tmp_path / "data" / "workers")), "one is made")
+        assert [path.name for path in (tmp_path / "data" / "workers").iterdir()] == [f"tr-worker{workers[0]}"]
+    finally:
+        queue.delete_worker(workers[0])
+        wait_until(lambda: not marked(str(tmp_path / "data" / "workers")), "gone")
+
+
 def test_32_permanent_worker_that_lives(queue: Queue) -> None:
     worker = queue.register("permanent")
     assert code(lambda: queue.delete_worker(worker)) is PRECONDITION
@@ -671,6 +705,33 @@ def test_34_bare_commands(tmp_path: Path) -> None:
         long = queue.submit("head -c 1000000 /dev/zero | tr '\\0' x")
         pieces = [entry.log_text for entry in queue.follow(long)]
         assert len(pieces) > 1 and "".join(pieces) == "x" * 1_000_000
+
+
+def test_35_independent_worker_and_plain_texts(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    def shell(*words: str) -> str:
+        capsys.readouterr()
+        assert main([*words, "--plain", "--server", f"grpc://{queue.address}"]) == 0
+        return capsys.readouterr().out
+
+    good, bad = "echo one; echo two >&2; sleep 0.2", "exit 1"
+    assert shell("command", "submit", good, "--container", "bare") == "✅ Task created with ID: 1\n"
+    assert shell("command", "submit", bad) == "✅ Task created with ID: 2\n"
+    assert shell("command", "list", "--status", "P") == (
+        f"📋 Task List:\n🆔 ID: 1 | Command: {good} | Container: bare | Status: P\n"
+        f"🆔 ID: 2 | Command: {bad} | Container: bare | Status: P\n"
+    )
+    script = Path(__file__).with_name("independent_worker.py")
+    with subprocess.Popen([sys.executable, str(script), queue.address, "worker-1", "2", "0.2"]) as worker:
+        try:
+            wait_until(lambda: queue.statuses() == {1: "S", 2: "F"}, "both have ended")
+            assert shell("workers", "list") == "👷 Worker List:\n🔹 ID: 1 | Name: worker-1 | Concurrency: 2\n"
+        finally:
+            worker.kill()
+    assert shell("command", "list", "--status", "S").splitlines()[1:] == [
+        f"🆔 ID: 1 | Command: {good} | Container: bare | Status: S"
+    ]
+    heading, *lines = shell("command", "logs", "1").splitlines()
+    assert heading == "📜 Logs for Task 1:" and sorted(lines) == ["[stderr] two", "[stdout] one"]
 
 
 def test_36_tokens(tmp_path: Path) -> None:
