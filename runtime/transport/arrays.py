@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from runtime import wire
+from runtime._ext import dlpack
 from runtime._ext.buffer_pool import MIN_CAPACITY, BufferPool
 from runtime._ext.errors import InvalidArgument, ResourceExhausted
 from runtime._ext.tensor_codec import decode_tensor, encode_tensor
@@ -26,6 +27,18 @@ Array = np.ndarray[Any, Any]
 _AS_MESSAGE = "TensorProto"
 _NATIVE = re.compile(r"[<>|=](?:[biufc]\d{1,2}|[SU]\d{1,9}|V\d{1,9}|[mM]8(?:\[\d{0,9}[a-zA-Zμ]{1,7}\])?)", re.ASCII)
 _ML_DTYPES = frozenset(name for name in dir(ml_dtypes) if re.match(r"(bfloat|float|u?int)\d", name))
+# Where the processor can read; DLPack's numbers of the host, and of its memory that CUDA and ROCm have pinned.
+_HOST = (1, 3, 11)
+# DLPack's code and bits of the element types that numpy does not take from it.
+_FOREIGN_DTYPES = {
+    place: np.dtype(getattr(ml_dtypes, name))
+    for place, name in {
+        (4, 16): "bfloat16", (7, 8): "float8_e3m4", (8, 8): "float8_e4m3", (9, 8): "float8_e4m3b11fnuz",
+        (10, 8): "float8_e4m3fn", (11, 8): "float8_e4m3fnuz", (12, 8): "float8_e5m2", (13, 8): "float8_e5m2fnuz",
+        (14, 8): "float8_e8m0fnu",
+    }.items()
+    if hasattr(ml_dtypes, name)
+}
 _MAX_RANK = 64  # numpy's
 _MAX_NAME = 4096
 
@@ -77,14 +90,28 @@ def as_array(name: str, value: Any) -> Array:
         return value
     try:
         if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
-            if value.__dlpack_device__()[0] == 1:  # kDLCPU
-                return np.from_dlpack(value)
+            if value.__dlpack_device__()[0] in _HOST:
+                return _from_host(value)
             if hasattr(value, "get"):  # CuPy copies to the host by this name
                 return np.asarray(value.get())
+            if hasattr(value, "cpu"):  # and PyTorch by this one
+                return _from_host(value.cpu())
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError, BufferError) as error:
         raise InvalidArgument(f"'{name}' is a {type(value).__module__}.{type(value).__qualname__} that cannot be read "
                               f"as an array: {error}; give an array of numbers on the host") from error
+
+
+def _from_host(value: Any) -> Array:
+    """Return an array that shares the memory of another library's tensor."""
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError):  # of a type that numpy has not, or one that cannot be had
+        capsule = value.__dlpack__()
+    try:
+        return dlpack.read(capsule, _FOREIGN_DTYPES)
+    except InvalidArgument as error:
+        raise BufferError(error.message) from None
 
 
 def outgoing(name: str, value: Any) -> Outgoing:

@@ -36,7 +36,16 @@ _new_capsule.restype, _new_capsule.argtypes = ctypes.py_object, [ctypes.c_void_p
 
 
 class ForeignTensor:
-    """A vector of floats that numpy knows only by ``__dlpack__``.
+    """A tensor that numpy knows only by ``__dlpack__``.
+
+    Parameters
+    ----------
+    values : list of float, or bytes
+        The elements of a vector of floats; or the memory of what the others describe.
+    shape, strides : list of int, optional
+        In elements; without strides they lie row by row.
+    code, bits, lanes : int
+        DLPack's type.
 
     Attributes
     ----------
@@ -44,10 +53,14 @@ class ForeignTensor:
         How many of its capsules were used and given back.
     """
 
-    def __init__(self, values: list[float]) -> None:
-        self._memory = (ctypes.c_float * len(values))(*values)
-        self._shape = (ctypes.c_int64 * 1)(len(values))
-        self._strides = (ctypes.c_int64 * 1)(1)
+    def __init__(self, values: list[float] | bytes, shape: list[int] | None = None, strides: list[int] | None = None,
+                 code: int = K_DL_FLOAT, bits: int = 32, lanes: int = 1) -> None:
+        self._memory: Any = ((ctypes.c_uint8 * len(values)).from_buffer_copy(values) if isinstance(values, bytes)
+                             else (ctypes.c_float * len(values))(*values))
+        shape = [len(values)] if shape is None else shape
+        self._shape = (ctypes.c_int64 * len(shape))(*shape)
+        self._strides = None if strides is None else (ctypes.c_int64 * len(strides))(*strides)
+        self._type = _DataType(code, bits, lanes)
         self._out: list[Any] = []
         self.num_given_back = 0
 
@@ -64,7 +77,7 @@ class ForeignTensor:
             self.num_given_back += 1
 
         deleter = _Deleter(give_back)
-        managed = _Managed(_Tensor(self.address, _Device(K_DL_CPU, 0), 1, _DataType(K_DL_FLOAT, 32, 1), self._shape,
+        managed = _Managed(_Tensor(self.address, _Device(K_DL_CPU, 0), len(self._shape), self._type, self._shape,
                                    self._strides, 0), None, deleter)
         self._out.append((managed, deleter))
         return _new_capsule(ctypes.addressof(managed), b"dltensor", None)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime import wire
+from runtime._ext import dlpack
 from runtime._ext.buffer_pool import MIN_CAPACITY
 from runtime.errors import InvalidArgument
 from runtime.transport import arrays, segments
@@ -108,6 +109,40 @@ def test_a_tensor_of_another_library_is_sent_from_its_own_memory() -> None:
     assert tensor.num_given_back == 1
 
 
+@pytest.mark.parametrize(("dtype", "code"), [
+    (ml_dtypes.bfloat16, 4), (ml_dtypes.float8_e4m3fn, 10), (ml_dtypes.float8_e5m2, 12)])
+@pytest.mark.parametrize("strides", [None, [4, 1], [1, 3]])
+def test_types_that_numpy_lacks_are_sent_from_their_own_memory_too(dtype: type, code: int, strides: list[int] | None
+                                                                   ) -> None:
+    values = np.arange(12).astype(dtype)
+    tensor = ForeignTensor(values.tobytes(), [3, 4], strides, code, 8 * values.itemsize)
+    out = arrays.outgoing("x", tensor)
+    expected = values.reshape(4, 3).T if strides == [1, 3] else values.reshape(3, 4)
+    assert same(out.array, expected) and not out.array.flags.writeable
+    assert (out.content.ctypes.data, out.copied) == (tensor.address, False)
+    assert tensor.num_given_back == 0
+    del out
+    gc.collect()
+    assert tensor.num_given_back == 1
+
+
+@pytest.mark.parametrize(("code", "bits", "lanes"), [(99, 32, 1), (4, 16, 2), (4, 32, 1)])
+def test_types_that_nobody_knows_are_refused_by_name(code: int, bits: int, lanes: int) -> None:
+    tensor = ForeignTensor(b"abcdefgh", [2], None, code, bits, lanes)
+    with pytest.raises(InvalidArgument, match=f"'x' is a .*ForeignTensor that cannot be read as an array: the elements "
+                                              f"have DLPack's type {code} of {bits} bits in {lanes} lanes"):
+        arrays.outgoing("x", tensor)
+
+
+def test_a_capsule_is_used_once() -> None:
+    capsule = ForeignTensor(b"abcd", [2], None, 4, 16).__dlpack__()
+    known = {(4, 16): np.dtype(ml_dtypes.bfloat16)}
+    assert dlpack.read(capsule, known).shape == (2,)
+    for none in (capsule, 5):
+        with pytest.raises(InvalidArgument, match="is no DLPack capsule whose tensor nobody has taken yet"):
+            dlpack.read(none, known)
+
+
 def test_what_came_can_be_taken_by_another_library_without_a_copy() -> None:
     item = arrays.outgoing("x", np.zeros(200_000, np.float32)).item
     array = arrays.incoming(item, arrays.destination(item))
@@ -125,8 +160,14 @@ def test_arrays_of_a_device_are_fetched_by_their_own_method() -> None:
         def get(self) -> np.ndarray:
             return self._array.copy()
 
+    class OnTorchDevice(OnlyDlpack):
+        def cpu(self) -> OnlyDlpack:
+            return OnlyDlpack(self._array.copy())
+
     array = np.arange(10, dtype=np.float32)
     assert same(arrays.outgoing("x", OnDevice(array, device=2)).array, array)
+    assert same(arrays.outgoing("x", OnTorchDevice(array, device=2)).array, array)
+    assert np.shares_memory(arrays.outgoing("x", OnlyDlpack(array, device=3)).array, array)  # pinned, of the host
 
 
 @pytest.mark.parametrize(("fields", "text"), [
