@@ -10,8 +10,10 @@ says it is there. The roads take turns, so that a slow phase of the machine hits
   the array lies already, in chunks straight to the receiver, in chunks by way of a server;
 - ``feed, shared``, ``feed, stream``: an array fed to a step of a server that fetches one number of it;
 - ``grpc.aio``, ``grpc.aio stream``: the gRPC library, one message, or messages of 1 MiB;
-- ``flight``: Arrow Flight, a record batch (the extra ``bench`` has it; left out when it is not installed).
+- ``flight``: Arrow Flight, a record batch, both ends in programs as they come; ``flight, tuned``: the allocator set
+  as it is for the other roads (the extra ``bench`` has Flight; left out when it is not installed).
 
+Both ends keep freed memory for the next array (`runtime.process_tuning.tune_malloc`), but for ``flight``.
 ``RecvTensor`` is measured afterwards, by a TensorFlow client whose step needs a variable of another task: two tasks of
 ours, and two of TensorFlow's, in turns. ``--without-tensorflow`` leaves it out.
 """
@@ -37,13 +39,12 @@ from runtime.bench.report import add_ratios, environment, print_table, write_jso
 
 SIZES = tuple(1 << power for power in (10, 14, 18, 20, 22, 24, 26, 28, 30))
 MIN_CALLS, MAX_CALLS = 3, 2000
-# gRPC's messages end at 2 GiB, and take so much memory on their way that larger ones say nothing more.
-MOST = {"grpc.aio": 256 << 20, "grpc.aio stream": 256 << 20}
 CHUNK_BYTES = 1 << 20
-PULLS_KB = (1, 256, 1 << 10, 16 << 10, 64 << 10, 256 << 10)
+PULLS_KB = (1, 16, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
 # What the stream of chunks is set against, at 64 MiB.
-BESIDE = ("flight", "grpc.aio stream", "tcp", "memcpy")
+BESIDE = ("flight", "flight, tuned", "grpc.aio stream", "tcp", "memcpy")
 
+# What it returns is the time it took, when that is a float: of a road whose sender is a program of its own.
 Send = Callable[[np.ndarray[Any, Any]], object]
 
 
@@ -182,21 +183,24 @@ def grpc_calls(streams: bool) -> Callable[[], Any]:
     return opened
 
 
-@contextlib.contextmanager
-def flight() -> Iterator[Send]:
-    import pyarrow as pa
-    from pyarrow import flight as arrow_flight
+def flight(road: str) -> Callable[[], Any]:
+    @contextlib.contextmanager
+    def opened() -> Iterator[Send]:
+        with peer(road) as address, contextlib.ExitStack() as stack:
+            command = [sys.executable, "-m", "runtime.bench.clients.transport_peer", f"{road} sender", address]
+            sender = stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            stack.callback(sender.kill)
+            requests, times = sender.stdin, sender.stdout
+            assert requests is not None and times is not None
 
-    with peer("flight") as address, arrow_flight.connect(f"grpc://{address}") as client:
-        descriptor = arrow_flight.FlightDescriptor.for_path("x")
+            def send(array: np.ndarray[Any, Any]) -> float:
+                print(array.nbytes, file=requests, flush=True)
+                return float(times.readline())
 
-        def send(array: np.ndarray[Any, Any]) -> None:
-            batch = pa.record_batch([pa.array(array)], names=["x"])
-            writer, _ = client.do_put(descriptor, batch.schema)
-            writer.write_batch(batch)
-            writer.close()
+            yield send
 
-        yield send
+    return opened
 
 
 ROADS: dict[str, Callable[[], Any]] = {
@@ -211,7 +215,8 @@ ROADS: dict[str, Callable[[], Any]] = {
     "tcp": plain_socket("tcp"),
     "grpc.aio": grpc_calls(False),
     "grpc.aio stream": grpc_calls(True),
-    "flight": flight,
+    "flight": flight("flight"),
+    "flight, tuned": flight("flight, tuned"),
 }
 
 
@@ -229,22 +234,21 @@ def measure(roads: list[str], sizes: list[int], seconds: float) -> list[dict[str
             if "handed over" in opened:
                 shared = transport.empty(nbytes, np.uint8)
                 shared[:] = array
-            chosen = [road for road in opened if nbytes <= MOST.get(road, nbytes)]
-            times: dict[str, list[float]] = {road: [] for road in chosen}
-            for road in chosen:
+            times: dict[str, list[float]] = {road: [] for road in opened}
+            for road in opened:
                 opened[road](shared if road == "handed over" else array)  # memory is there from now on
-            spent = 0.0
-            while (spent < seconds * len(chosen) or len(times[chosen[0]]) < MIN_CALLS) \
-                    and len(times[chosen[0]]) < MAX_CALLS:
-                for road in chosen:
+            spent, rounds = 0.0, 0
+            while (spent < seconds * len(opened) or rounds < MIN_CALLS) and rounds < MAX_CALLS:
+                for road in opened:
                     sent = shared if road == "handed over" else array
                     began = time.perf_counter()
-                    opened[road](sent)
-                    took = time.perf_counter() - began
+                    told = opened[road](sent)
+                    took = told if isinstance(told, float) else time.perf_counter() - began
                     times[road].append(took)
                     spent += took
+                rounds += 1
             for road, found in times.items():
-                parts = [percentile(found[index::5], 0.1) * 1e6 for index in range(5)]
+                parts = [percentile(part, 0.1) * 1e6 for index in range(5) if (part := found[index::5])]
                 p10 = percentile(found, 0.1)
                 rows.append({"case": f"{size_name(nbytes)} {road}", "road": road, "nbytes": nbytes, "p10_us": p10 * 1e6,
                              "median_us": percentile(found, 0.5) * 1e6, "p10_parts_us": parts, "calls": len(found),
@@ -314,16 +318,17 @@ def main() -> None:
     parser.add_argument("--without-tensorflow", action="store_true", help="leave RecvTensor out")
     options = parser.parse_args()
     roads = [road for road in options.roads.split(";") if road]
-    if "flight" in roads and importlib.util.find_spec("pyarrow") is None:
+    if importlib.util.find_spec("pyarrow") is None and any(road.startswith("flight") for road in roads):
         print("Arrow Flight is left out: pip install 'tensor-runtime[bench]'", file=sys.stderr)
-        roads.remove("flight")
+        roads = [road for road in roads if not road.startswith("flight")]
     from runtime.process_tuning import tune_malloc
 
     tune_malloc()
     rows = measure(roads, affordable([int(text) for text in options.sizes.split(",")]), options.seconds)
     pairs = [found for theirs in BESIDE
              if (found := ratio(rows, 64 << 20, "stream", theirs)) is not None]
-    pulls = [] if options.without_tensorflow else recv_tensor(list(PULLS_KB), options.seconds * 4)
+    pulls_kb = [nbytes >> 10 for nbytes in affordable([kilobytes << 10 for kilobytes in PULLS_KB])]
+    pulls = [] if options.without_tensorflow else recv_tensor(pulls_kb, options.seconds * 4)
     sizes = sorted({row["nbytes"] for row in rows})
     by_road = {(row["road"], row["nbytes"]): row for row in rows}
     print_table("one array to another process; GB/s at the 10th percentile", ["road", *map(size_name, sizes)],

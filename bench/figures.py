@@ -150,7 +150,7 @@ def _transport(result: dict[str, Any]) -> Figure:
     rows = [row for row in result["rows"] if "road" in row]
     ours = {"shared memory": "#08306b", "handed over": "#2171b5", "stream": "#08519c", "relayed stream": "#6baed6",
             "feed, shared": "#4292c6", "feed, stream": "#9ecae1"}
-    theirs = iter(("#a63603", "#e6550d", "#fd8d3c", "#fdae6b", "#fdd0a2"))
+    theirs = iter(("#7f2704", "#a63603", "#d94801", "#f16913", "#fd8d3c", "#fdae6b"))
     for road in dict.fromkeys(row["road"] for row in rows):
         points = [(row["nbytes"], row["p10_us"]) for row in rows if row["road"] == road]
         colour = "black" if road == "memcpy" else ours.get(road) or next(theirs, PLAIN)

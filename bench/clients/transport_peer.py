@@ -1,7 +1,8 @@
 """The other end of a road that is measured: takes what comes and says so, until its standard input ends.
 
 ``python -m runtime.bench.clients.transport_peer ROAD`` with ROAD one of those of `runtime.bench.bench_transport`.
-Prints ``ready ADDRESS``.
+Prints ``ready ADDRESS``. With `` sender`` behind the road of Arrow Flight, and the address, it is the sending end: for
+each number of bytes on standard input it sends an array, and prints how many seconds that took.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from typing import Any
 
 from runtime.process_tuning import tune_malloc
@@ -89,6 +91,26 @@ def serve_flight() -> None:
     server.serve()
 
 
+def send_by_flight(address: str) -> None:
+    """Send an array on Arrow Flight for each number of bytes on standard input."""
+    import numpy as np
+    import pyarrow as pa
+    from pyarrow import flight
+
+    array = np.empty(0, np.uint8)
+    with flight.connect(f"grpc://{address}") as client:
+        descriptor = flight.FlightDescriptor.for_path("x")
+        for line in sys.stdin:
+            if array.nbytes != int(line):
+                array = np.random.default_rng(1).integers(0, 256, int(line), np.uint8)
+            began = time.perf_counter()
+            batch = pa.record_batch([pa.array(array)], names=["x"])
+            writer, _ = client.do_put(descriptor, batch.schema)
+            writer.write_batch(batch)
+            writer.close()
+            print(time.perf_counter() - began, flush=True)
+
+
 async def receive_here(may_share: bool) -> None:
     """Be the server that parcels are sent to."""
     from runtime import config
@@ -121,12 +143,16 @@ async def receive_from(address: str) -> None:
 def main() -> None:
     """Serve one road."""
     road = sys.argv[1]
+    if not road.startswith("flight") or "tuned" in road:
+        tune_malloc()
+    if road.endswith(" sender"):
+        send_by_flight(sys.argv[2])
+        return
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
-    tune_malloc()
     if road in ("tcp", "unix socket"):
         serve_socket(socket.AF_INET if road == "tcp" else socket.AF_UNIX)
         return
-    if road == "flight":
+    if road.startswith("flight"):
         serve_flight()
         return
     work = {"grpc": serve_grpc, "stream": lambda: receive_here(False), "shared memory": lambda: receive_here(True),
