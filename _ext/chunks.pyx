@@ -204,6 +204,46 @@ def copy_with_checksum(to, source, uint32_t start=0, bint portable=False):
         PyBuffer_Release(&out)
 
 
+def cut_with_checksum(content, Py_ssize_t chunk_bytes, uint32_t start=0):
+    """Cut a content into chunks that are bytes of their own, and take its CRC-32C while they are copied.
+
+    For messages of other services than ours, which take nothing else.
+
+    Parameters
+    ----------
+    content : buffer
+        Contiguous.
+    chunk_bytes : int
+        What a chunk holds at most, 1 or more.
+    start : int
+        The checksum of what stands before.
+
+    Returns
+    -------
+    tuple of (list of bytes, int)
+        None is empty; and the checksum.
+    """
+    cdef Py_buffer data, part
+    cdef Py_ssize_t at = 0
+    cdef bytes chunk
+    cdef list chunks = []
+    if chunk_bytes < 1:
+        raise InvalidArgument(f"chunk_bytes is {chunk_bytes}; it must be at least 1")
+    PyObject_GetBuffer(content, &data, PyBUF_SIMPLE)
+    try:
+        part = data
+        while at < data.len:
+            part.buf = <char*>data.buf + at
+            part.len = min(chunk_bytes, data.len - at)
+            chunk = PyBytes_FromStringAndSize(NULL, part.len)
+            start = _copied(start, PyBytes_AS_STRING(chunk), &part)
+            chunks.append(chunk)
+            at += part.len
+    finally:
+        PyBuffer_Release(&data)
+    return chunks, start
+
+
 @cython.final
 cdef class ChunkWriter:
     """The sending end.

@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import errno
+import functools
 import hashlib
 import itertools
 import logging
@@ -17,8 +18,10 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from runtime._ext.buffer_pool import BufferPool
+from runtime._ext.chunks import cut_with_checksum
 from runtime._ext.crc32c import crc32c
 from runtime.errors import DataLoss, Error, ResourceExhausted, Unavailable
 from runtime.objects.value import ObjectRef, Value
@@ -35,7 +38,11 @@ INLINE_BYTES = 16 << 10
 
 # What is given to the disk, or read from it, at once: large enough that the hop to a thread does not count.
 _PIECE_BYTES = 1 << 20
+# A reader is that far ahead only of those who take what it reads: it begins with one chunk, and grows by this factor.
+_GROWTH = 4
+_MAX_VIEWS = 1000  # that a system call writes; the limit of Linux is 1024
 _THREADS = 4
+_buffers = BufferPool(_THREADS * 8 * _PIECE_BYTES)
 _DIGEST_BYTES = 32
 _TEMPORARY = "writing"
 # How many names are compared with the store at once.
@@ -78,16 +85,18 @@ class FileObjects:
         try:
             crc, left = 0, ref.size
             # Whole chunks at a time, so that none is put together from two reads.
-            piece_bytes = max(chunk_bytes, _PIECE_BYTES // chunk_bytes * chunk_bytes)
+            most = max(1, _PIECE_BYTES // chunk_bytes)
+            ahead = 1
             while left:
-                wanted = min(piece_bytes, left)
-                piece = await self.in_thread(lambda wanted=wanted: _read(file, wanted))  # type: ignore[misc]
-                crc = crc32c(piece, crc)
-                left -= len(piece)
-                if len(piece) != wanted or (not left and crc != ref.crc):
+                wanted = min(ahead * chunk_bytes, left)
+                chunks, crc = await self.in_thread(functools.partial(_read, file, wanted, chunk_bytes, crc))
+                left -= wanted
+                if not chunks or (not left and crc != ref.crc):
                     raise DataLoss(f"object {ref.digest.hex()} is damaged: its bytes are not those that were written")
-                for start in range(0, len(piece), chunk_bytes):
-                    yield piece[start : start + chunk_bytes]
+                chunks.reverse()
+                while chunks:
+                    yield chunks.pop()
+                ahead = min(ahead * _GROWTH, most)
         finally:
             os.close(file)
 
@@ -269,12 +278,16 @@ class FileValueWriter:
             self._file, self._path = self._objects.new_file()
         pieces, self._pieces, self._buffered = self._pieces, [], 0
         for data in pieces:
-            failpoints.hit("objects.write")
             self._hash.update(data)
             self._crc = crc32c(data, self._crc)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._file, view) :]
+        views = [memoryview(data) for data in pieces if data]
+        while views:
+            failpoints.hit("objects.write")
+            written = os.writev(self._file, views[:_MAX_VIEWS])
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if written:
+                views[0] = views[0][written:]
 
     def _flush_and_sync(self) -> None:
         self._flush()
@@ -325,16 +338,17 @@ def _open(path: Path) -> int:
         raise _disk_error(error, path) from error
 
 
-def _read(file: int, nbytes: int) -> bytes:
-    data = os.read(file, nbytes)
-    if len(data) == nbytes or not data:
-        return data
-    pieces = [data]
-    left = nbytes - len(data)
-    while left and (data := os.read(file, left)):
-        pieces.append(data)
-        left -= len(data)
-    return b"".join(pieces)
+def _read(file: int, nbytes: int, chunk_bytes: int, crc: int) -> tuple[list[bytes], int]:
+    """Return so many bytes in chunks, and the checksum with them; nothing when the file has not so many."""
+    try:
+        memory: Any = _buffers.take(nbytes)
+    except ResourceExhausted:
+        memory = bytearray(nbytes)
+    view = memoryview(memory)
+    found = 0
+    while found < nbytes and (more := os.readv(file, [view[found:]])):
+        found += more
+    return cut_with_checksum(view, chunk_bytes, crc) if found == nbytes else ([], crc)
 
 
 def _remove(path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime import wire
-from runtime._ext.chunks import ChunkReader, ChunkWriter, chunk_item, copy_with_checksum
+from runtime._ext.chunks import ChunkReader, ChunkWriter, chunk_item, copy_with_checksum, cut_with_checksum
 from runtime._ext.crc32c import crc32c_portable
 from runtime._ext.message_parts import MessageParts
 from runtime.errors import DataLoss, Error, FailedPrecondition, InvalidArgument, ResourceExhausted
@@ -62,6 +62,19 @@ def test_copy_and_checksum_at_any_alignment(size: int, offset: int) -> None:
 def test_copy_refuses_another_size() -> None:
     with pytest.raises(InvalidArgument, match="to has 3 bytes, and source 4"):
         copy_with_checksum(bytearray(3), b"1234")
+
+
+@given(st.binary(max_size=100_000), st.integers(1, 40_000), st.integers(0, 2**32 - 1))
+def test_cut_chunks_are_the_content_and_have_its_checksum(content: bytes, chunk_bytes: int, start: int) -> None:
+    chunks, crc = cut_with_checksum(memoryview(content), chunk_bytes, start)
+    assert b"".join(chunks) == content and crc == crc32c_portable(content, start)
+    assert all(len(chunk) == chunk_bytes for chunk in chunks[:-1]) and all(chunks)
+    assert len(chunks) == -(-len(content) // chunk_bytes)
+
+
+def test_chunks_have_a_size() -> None:
+    with pytest.raises(InvalidArgument, match="chunk_bytes is 0; it must be at least 1"):
+        cut_with_checksum(b"abc", 0)
 
 
 @settings(max_examples=60, deadline=None)

@@ -77,6 +77,45 @@ def test_bytes_come_back(tmp_path: Path, size: int, piece_bytes: int) -> None:
     run_async(work)
 
 
+def test_many_small_pieces_and_writes_that_are_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writev = os.writev
+    monkeypatch.setattr(os, "writev", lambda file, views: writev(file, [views[0][: max(1, len(views[0]) // 3)]]))
+
+    async def work() -> None:
+        async with objects_in(tmp_path) as objects:
+            value = await written(objects, LARGE[:100_000], b"", LARGE[100_000:200_000])
+            assert await content(objects, value) == LARGE[:200_000]
+            monkeypatch.undo()
+            value = await written(objects, *[LARGE[at : at + 7] for at in range(0, 21_000, 7)])
+            assert await content(objects, value) == LARGE[:21_000]
+
+    run_async(work)
+
+
+def test_a_reader_is_ahead_of_those_alone_who_take_what_it_reads(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with objects_in(tmp_path) as objects:
+            value = await written(objects, LARGE)
+            reads: list[int] = []
+            readv = os.readv
+
+            def noted(file: int, views: list[memoryview]) -> int:
+                reads.append(len(views[0]))
+                return readv(file, views)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(os, "readv", noted)
+                pieces = objects.read(value, 84_000)
+                await anext(pieces)
+                assert reads == [84_000]
+                async for _ in pieces:
+                    pass
+            assert reads[:3] == [84_000, 4 * 84_000, 12 * 84_000] and max(reads) <= 1 << 20
+            assert sum(reads) == len(LARGE)
+
+    run_async(work)
+
+
 def test_same_bytes_are_one_file(tmp_path: Path) -> None:
     async def work() -> None:
         async with objects_in(tmp_path) as objects:
