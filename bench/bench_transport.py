@@ -2,7 +2,8 @@
 
 ``python -m runtime.bench.bench_transport [--seconds S] [--sizes A,B] [--roads A;B] [--json FILE]`` sends arrays of
 1 KiB to 1 GiB, as far as there is memory. A time is that of one array, from the call that sends it to the answer that
-says it is there. The roads take turns, so that a slow phase of the machine hits all of them. Roads:
+says it is there. Up to 64 MiB the roads take turns, so that a slow phase of the machine hits all of them; beyond, one
+comes after the other. Roads:
 
 - ``memcpy``: a copy within the process, to memory that is there;
 - ``tcp``, ``unix socket``: blocking sockets, into memory that is there;
@@ -38,7 +39,11 @@ from runtime.bench.clients.interleaved import percentile
 from runtime.bench.report import add_ratios, environment, print_table, write_json
 
 SIZES = tuple(1 << power for power in (10, 14, 18, 20, 22, 24, 26, 28, 30))
-MIN_CALLS, MAX_CALLS = 3, 2000
+MIN_CALLS, MAX_CALLS, WARM_UP = 3, 2000, 2
+# Up to here all roads are there at once and take turns; larger arrays have one at a time, as each keeps memory.
+TOGETHER_BYTES = 64 << 20
+# How many times an array's size a road may take at its worst: both ends, and what lies between them.
+COPIES = 8
 CHUNK_BYTES = 1 << 20
 PULLS_KB = (1, 16, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
 # What the stream of chunks is set against, at 64 MiB.
@@ -222,7 +227,19 @@ ROADS: dict[str, Callable[[], Any]] = {
 
 def measure(roads: list[str], sizes: list[int], seconds: float) -> list[dict[str, Any]]:
     """Return a row for each size and road: times in microseconds, and GB/s."""
+    small = [nbytes for nbytes in sizes if nbytes <= TOGETHER_BYTES]
+    rows = _measure_together(roads, small, seconds) if small else []
+    for nbytes in sizes:
+        if nbytes > TOGETHER_BYTES:
+            for road in roads:
+                rows += _measure_together([road], [nbytes], seconds)
+    return rows
+
+
+def _measure_together(roads: list[str], sizes: list[int], seconds: float) -> list[dict[str, Any]]:
+    """Measure roads in turns."""
     from runtime import transport
+    from runtime.process_tuning import trim_malloc
     from runtime.transport import segments
 
     rows = []
@@ -235,8 +252,9 @@ def measure(roads: list[str], sizes: list[int], seconds: float) -> list[dict[str
                 shared = transport.empty(nbytes, np.uint8)
                 shared[:] = array
             times: dict[str, list[float]] = {road: [] for road in opened}
-            for road in opened:
-                opened[road](shared if road == "handed over" else array)  # memory is there from now on
+            for _ in range(WARM_UP):  # memory is there from now on, at both ends
+                for road in opened:
+                    opened[road](shared if road == "handed over" else array)
             spent, rounds = 0.0, 0
             while (spent < seconds * len(opened) or rounds < MIN_CALLS) and rounds < MAX_CALLS:
                 for road in opened:
@@ -255,8 +273,9 @@ def measure(roads: list[str], sizes: list[int], seconds: float) -> list[dict[str
                              "gb_s": nbytes / p10 / 1e9})
             best = ", ".join(f"{road} {percentile(found, 0.1) * 1e6:,.0f}" for road, found in times.items())
             print(f"  {size_name(nbytes):>8}  us: {best}", file=sys.stderr, flush=True)
-            del shared
+            del shared, array
             segments.pool().trim()
+    trim_malloc()
     return rows
 
 
@@ -295,10 +314,10 @@ def size_name(nbytes: int) -> str:
 
 
 def affordable(sizes: list[int]) -> list[int]:
-    """Return the sizes for which there is memory: the peers together hold some eight arrays."""
+    """Return the sizes for which there is memory."""
     import psutil
 
-    return [nbytes for nbytes in sizes if nbytes * 8 < psutil.virtual_memory().available]
+    return [nbytes for nbytes in sizes if nbytes * COPIES < psutil.virtual_memory().available]
 
 
 def cases() -> list[str]:
