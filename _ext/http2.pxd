@@ -17,6 +17,7 @@ cdef class Connection(Link):
     cdef Py_ssize_t _padding_left
     cdef bint _data_ends
     cdef Call _direct_call              # whose message the transport reads into, for one read
+    cdef bint _reads_head               # the next read is for the head of a frame alone
     # a header block that goes on in CONTINUATION frames
     cdef uint32_t _headers_stream
     cdef bint _headers_end

@@ -24,7 +24,7 @@ from runtime._ext.hpack cimport HeaderDecoder, encode_headers
 from runtime._ext.http2_call cimport Call, Method
 from runtime._ext.http2_frames cimport (
     ACK, COMPRESSION_ERROR, CONNECTION_WINDOW, CONTINUATION, DATA, DEFAULT_WINDOW, DIRECT_READ, END_HEADERS, END_STREAM,
-    ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, FRAME_HEADER, FRAME_SIZE_ERROR, GOAWAY, HEADERS, MAX_CONTINUATIONS,
+    ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, FRAME_HEADER, FRAME_SIZE_ERROR, GOAWAY, HEADERS, HEAD_READ, MAX_CONTINUATIONS,
     MAX_CONTROL_FRAME, MAX_CONTROL_FRAMES, MAX_DATA_FRAME, MAX_HEADER_BLOCK, MAX_RAPID_RESETS, MAX_STREAM, MAX_STREAMS,
     MAX_UNSENT, MAX_WINDOW, NO_ERROR, PADDED, PING, PRIORITY_FLAG, PROTOCOL_ERROR, PUSH_PROMISE, REFUSED_STREAM, RST_STREAM,
     SETTINGS, SMALL_HEADERS, STREAM_CLOSED, STREAM_WINDOW, WINDOW_UPDATE, WRITE_AHEAD, frame_bytes, setting, timeout_s,
@@ -116,7 +116,8 @@ cdef class Connection(Link):
         """Return where the transport shall read to.
 
         That is the message itself when much of one is still to come in the frame under way, else the shared buffer, behind
-        what is left of the last read.
+        what is left of the last read. Between two such frames it is only as much of it as the head needs, so that nothing
+        of the message passes through the buffer.
         """
         cdef Py_ssize_t room, rest = len(self._rest)
         cdef Call call
@@ -128,6 +129,8 @@ cdef class Connection(Link):
                 if room >= DIRECT_READ:
                     self._direct_call = call
                     return PyMemoryView_FromMemory(call.position(), room, PyBUF_WRITE)
+        if self._reads_head and rest == 0:
+            return PyMemoryView_FromObject(self.service.read_buffer)[:HEAD_READ]
         return PyMemoryView_FromObject(self.service.read_buffer)[rest:]
 
     def buffer_updated(self, Py_ssize_t size):
@@ -149,7 +152,9 @@ cdef class Connection(Link):
                 self._direct_call.received(size)
                 if self._data_left == 0:
                     self._end_data()
+                    self._reads_head = True
                 return
+            self._reads_head = False
             self._parse(<const unsigned char *>data, rest + size)
         except InvalidArgument as error:
             self._fail(COMPRESSION_ERROR, error.message)

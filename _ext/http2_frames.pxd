@@ -37,7 +37,8 @@ cdef enum:
     FRAME_HEADER = 9
     PREFIX = 5
     # DATA frames may be long, since their bytes are consumed as they come; any other frame must fit what is kept.
-    MAX_DATA_FRAME = 1 << 20
+    # One holds a chunk of 1 MiB with what stands before it.
+    MAX_DATA_FRAME = (1 << 20) + (1 << 10)
     MAX_CONTROL_FRAME = 1 << 16
     MAX_HEADER_BLOCK = 1 << 16
     MAX_CONTINUATIONS = 32
@@ -67,6 +68,8 @@ cdef enum:
     WRITE_AHEAD = 4 << 20
     # From this much on, a read goes straight into the message instead of by way of the read buffer.
     DIRECT_READ = 1 << 16
+    # What is read behind a frame that was read so: the head of the next one, which is likely to be as long.
+    HEAD_READ = 64
 
 
 cdef inline void put_header(char *out, Py_ssize_t size, int kind, int flags, uint32_t stream) noexcept nogil:

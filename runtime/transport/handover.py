@@ -29,8 +29,8 @@ from runtime.transport.parcel import parse
 from runtime.transport.place import Place, here
 from runtime.transport.roads import Road
 
-__all__ = ["MESSAGE_BYTES", "hold_arrays", "in_parcel", "is_wanted", "lend", "lend_tensor", "of_parcel", "offer",
-           "parcel_key", "refusal", "take_back", "take_tensor", "takes_parcel"]
+__all__ = ["MESSAGE_BYTES", "hold_arrays", "in_parcel", "is_in_segment", "is_wanted", "lend", "lend_tensor",
+           "of_parcel", "offer", "parcel_key", "refusal", "take_back", "take_tensor", "takes_parcel"]
 
 Array = np.ndarray[Any, Any]
 
@@ -122,6 +122,11 @@ def lend(array: Array, as_it_is: bool = False) -> tuple[Place, wire.runtime_v1.L
     roads.count("sent", Road.SHARED_MEMORY, array.nbytes, time.perf_counter() - began, not is_there)
     return (Place(place.boot_id, place.user_id, place.process, address),
             wire.runtime_v1.Lease(lease=number, nbytes=array.nbytes, is_read_only=is_there))
+
+
+def is_in_segment(array: Array) -> bool:
+    """Tell whether a step has made an array in a segment: it is then lent at once, without a copy."""
+    return array.flags.c_contiguous and segments.block_of(array) is not None
 
 
 def lend_tensor(array: Array) -> bytes | None:

@@ -157,11 +157,11 @@ class _Reception:
             self._end(None, 0, False, problem)
         else:
             roads.count("received", Road.MESSAGE, array.nbytes, time.perf_counter() - began, 0)
-            self._arrived(datatype, array, is_dead)
+            self._arrived(datatype, array, is_dead, Road.MESSAGE)
 
-    def _arrived(self, datatype: int, array: Any, is_dead: bool) -> None:
+    def _arrived(self, datatype: int, array: Any, is_dead: bool, road: Road) -> None:
         self._peers.connections.log.received(self._step_id, self._key, array.nbytes, self._started_us,
-                                             time.time_ns() // 1000)
+                                             time.time_ns() // 1000, road)
         self._end(array, datatype, is_dead, None)
 
     def _end(self, array: Any, datatype: int, is_dead: bool, error: BaseException | None) -> None:
@@ -195,7 +195,7 @@ class _Reception:
             self._end(None, 0, False, error)
         else:
             roads.count("received", Road.MESSAGE, array.nbytes, time.perf_counter() - began, 1)
-            self._arrived(datatype, array, is_dead)
+            self._arrived(datatype, array, is_dead, Road.MESSAGE)
 
     # A tensor that is not in the answer
 
@@ -232,7 +232,7 @@ class _Reception:
         except Exception as error:
             self._end(None, 0, False, error)
         else:
-            self._arrived(datatype, array, False)
+            self._arrived(datatype, array, False, Road.STREAM)
 
     def _map(self, options: bytes, datatype: int) -> None:
         """Map in a thread what the task has put into shared memory; ask for it in a message when out of reach."""
@@ -246,7 +246,7 @@ class _Reception:
         except Exception as error:
             self._end(None, 0, False, error)
         else:
-            self._arrived(datatype, array, False)
+            self._arrived(datatype, array, False, Road.SHARED_MEMORY)
 
     def _ask_again(self, refusal: bytes) -> None:
         if self._done is None:  # lost or given up meanwhile

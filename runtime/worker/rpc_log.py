@@ -18,7 +18,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One received tensor; times in microseconds since the epoch."""
+    """One received tensor; times in microseconds since the epoch; the road as in `runtime.transport.roads`."""
 
     edge: str
     sender: str
@@ -26,6 +26,7 @@ class Transfer:
     nbytes: int
     started_us: int
     ended_us: int
+    road: str
 
     @property
     def label(self) -> str:
@@ -33,7 +34,7 @@ class Transfer:
         seconds = max(self.ended_us - self.started_us, 1) / 1e6
         size = f"{self.nbytes / _MIB:.1f}MB" if self.nbytes >= _MIB / 10 else f"{self.nbytes}B"
         return (f"[{size}] [{self.nbytes * 8 / 1e6 / seconds:.1f}Mb/s] {self.edge} from {self.sender} to "
-                f"{self.receiver}")
+                f"{self.receiver} by {self.road}")
 
 
 class RpcLog:
@@ -67,14 +68,14 @@ class RpcLog:
         """Keep the log on for so long, whatever was said before; 0 ends it."""
         self._until = time.monotonic() + seconds if seconds else 0.0
 
-    def received(self, step_id: int, key: str, nbytes: int, started_us: int, ended_us: int) -> None:
+    def received(self, step_id: int, key: str, nbytes: int, started_us: int, ended_us: int, road: str) -> None:
         """Note a tensor that has arrived, if that is wanted."""
         if not (self.is_enabled or self._num_holders or (self._until and time.monotonic() < self._until)):
             return
         sender, _, receiver, edge, _ = key.split(";")
         with self._lock:
             self._steps.setdefault(step_id, []).append(
-                Transfer(edge, sender, receiver, nbytes, started_us, ended_us))
+                Transfer(edge, sender, receiver, nbytes, started_us, ended_us, road))
             self._num += 1
             while len(self._steps) > _MAX_STEPS or (self._num > _MAX_TRANSFERS and len(self._steps) > 1):
                 _, oldest = self._steps.popitem(last=False)

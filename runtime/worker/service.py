@@ -317,7 +317,10 @@ class WorkerService:
         if sent is None or is_dead:
             return encode_recv_tensor_response(None, None, True, now)
         if options.type_url and handover.is_wanted(options, sent.array):
-            lent = await loop.run_in_executor(None, handover.lend_tensor, sent.array)
+            if handover.is_in_segment(sent.array):
+                lent = handover.lend_tensor(sent.array)
+            else:
+                lent = await loop.run_in_executor(None, handover.lend_tensor, sent.array)
             if lent is not None:
                 return encode_recv_tensor_response(_empty(sent.array), int(sent.kind), False, now) + lent
         if options.type_url and handover.takes_parcel(options, sent.array):

@@ -87,16 +87,16 @@ def test_the_own_log_counts_steps_beside_the_switch_of_others() -> None:
     own.begin(lambda: begun.append(2))
     assert begun == [1, 2]
     log.is_enabled = False  # another master has switched it off
-    log.received(5, KEY, 3 << 20, 1_000_000, 3_000_000)
+    log.received(5, KEY, 3 << 20, 1_000_000, 3_000_000, "shared memory")
     found: list[Any] = []
     own.end(5, found.append)
-    log.received(6, KEY, 1, 1, 2)
+    log.received(6, KEY, 1, 1, 2, "message")
     own.end(6, found.append)
-    log.received(7, KEY, 1, 1, 2)
+    log.received(7, KEY, 1, 1, 2, "message")
     assert log.fetch([7]) == [(7, [])]
     (device,) = found[0].dev_stats
     (entry,) = device.node_stats
     assert device.device == "/job:b/replica:0/task:0/device:CPU:0"
     assert entry.timeline_label == ("[3.0MB] [12.6Mb/s] edge_1_x from /job:a/replica:0/task:0/device:CPU:0 to "
-                                    "/job:b/replica:0/task:0/device:CPU:0")
+                                    "/job:b/replica:0/task:0/device:CPU:0 by shared memory")
     assert found[1] is not None
