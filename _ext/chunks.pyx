@@ -286,6 +286,8 @@ cdef class ChunkWriter:
     cdef readonly bint is_sent
     cdef readonly bint is_acknowledged
     cdef uint64_t _item
+    cdef uint64_t _most_sequence  # as far as any stream came: what an earlier one sent may arrive yet
+    cdef uint64_t _most_offset
     cdef Py_ssize_t _chunk_bytes
     cdef uint64_t _limit_bytes
     cdef object _pieces         # deque of (offset of the first byte, memoryview), oldest first
@@ -419,6 +421,8 @@ cdef class ChunkWriter:
         self.credit -= 1
         self.sequence += 1
         self.offset += <uint64_t>size
+        self._most_sequence = max(self._most_sequence, self.sequence)
+        self._most_offset = max(self._most_offset, self.offset)
         self.is_sent = head.is_last
         return made
 
@@ -452,8 +456,9 @@ cdef class ChunkWriter:
         InvalidArgument
             That was not sent yet.
         """
-        if offset > self.offset:
-            raise InvalidArgument(f"{offset} bytes were acknowledged; {self.offset} were sent")
+        if offset > self._most_offset:
+            raise InvalidArgument(f"{offset} bytes were acknowledged; {self._most_offset} were sent")
+        offset = min(offset, self.offset)  # what lies between is sent again, and the reader asks for a new stream
         if offset > self.acknowledged:
             self.acknowledged = offset
         while self._pieces and self._pieces[0][0] + <uint64_t>len(self._pieces[0][1]) <= self.acknowledged:
@@ -475,9 +480,9 @@ cdef class ChunkWriter:
         InvalidArgument
             The reader wants what was never sent, or acknowledged already.
         """
-        if offset > self.offset or sequence > self.sequence:
+        if offset > self._most_offset or sequence > self._most_sequence:
             raise InvalidArgument(f"the reader wants to go on at byte {offset} (chunk {sequence}); sent were "
-                                  f"{self.offset} bytes in {self.sequence} chunks")
+                                  f"{self._most_offset} bytes in {self._most_sequence} chunks")
         if offset < self.acknowledged:
             raise InvalidArgument(f"the reader wants to go on at byte {offset}; it has acknowledged "
                                   f"{self.acknowledged}")

@@ -7,7 +7,7 @@ from collections import deque
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from runtime import wire
@@ -109,6 +109,7 @@ def test_a_stream_may_break_at_every_message(break_at: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 1 << 30), size=st.integers(0, 400), chunk_bytes=st.integers(1, 50))
+@example(seed=109, size=60, chunk_bytes=1)  # a chunk of one stream arrives on the next, ahead of its sender
 def test_parcels_survive_a_wire_that_does_everything_wrong(seed: int, size: int, chunk_bytes: int) -> None:
     rng = random.Random(seed)
     items = {"a": content_of(size), "b": content_of(size // 3), "c": np.float32(1.5)}
