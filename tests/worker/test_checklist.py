@@ -279,7 +279,7 @@ def test_55_logging_answers_and_tells_what_was_received(tasks: list[Task], steps
     assert (entry.step_id, device.device) == (step, second.cpu)
     assert device.node_stats[0].node_name == "RecvTensor"
     assert device.node_stats[0].timeline_label.startswith("[8B] [")
-    assert device.node_stats[0].timeline_label.endswith(f"edge_1_c from {first.cpu} to {second.cpu}")
+    assert device.node_stats[0].timeline_label.endswith(f"edge_1_c from {first.cpu} to {second.cpu} by message")
     assert not second.call("Logging", fetch_step_id=[step]).step
     second.call("Logging", clear=True)
     second.call("MarkRecvFinished", request_id=4)
