@@ -24,6 +24,9 @@ cdef extern from "kernels/array_access.h":
     bint trt_is_plain(PyObject *value, int type)
     PyObject *trt_new_array(int type, int rank, const cnp.npy_intp *dims) except NULL
 
+cdef extern from "kernels/simd.h":
+    ctypedef int trt_mem_i32  # at any address: a fed value lies anywhere in a request
+
 cdef extern from "kernels/object_values.h":
     bint TRT_IS_ARRAY(PyObject *value)
     int TRT_TYPE(PyObject *array)
@@ -129,7 +132,7 @@ cdef long long _index_of(PyObject *value) noexcept:
     """Return the value of a scalar index, -1 where it is none."""
     if not trt_is_plain(value, cnp.NPY_INT32) or TRT_RANK(value):
         return -1
-    return (<int *>TRT_BYTES(value))[0]
+    return (<const trt_mem_i32 *>TRT_BYTES(value))[0]
 
 
 cdef bint _fits(tuple wanted, PyObject *value, int skipped) except -1:
@@ -244,7 +247,7 @@ cdef int _gather(KernelCall *call) except -1:
     cdef cnp.npy_intp count, each, i, k
     cdef int rank, type_number
     cdef long long former = -1
-    cdef int *places
+    cdef const trt_mem_i32 *places
     cdef list values
     cdef PyObject *value
     cdef PyObject *made
@@ -253,7 +256,7 @@ cdef int _gather(KernelCall *call) except -1:
     if array is None or not trt_is_plain(indices, cnp.NPY_INT32) or TRT_RANK(indices) != 1 or TRT_SIZE(indices) == 0:
         return 1
     count = TRT_SIZE(indices)
-    places = <int *>TRT_BYTES(indices)
+    places = <const trt_mem_i32 *>TRT_BYTES(indices)
     values = []
     for i in range(count):
         if places[i] <= former:  # an index that comes twice reads what may have been cleared
@@ -307,13 +310,13 @@ cdef int _scatter(KernelCall *call) except -1:
     cdef PyObject *value = call.inputs[2]
     cdef cnp.npy_intp count, i
     cdef long long former = -1
-    cdef int *places
+    cdef const trt_mem_i32 *places
     if (array is None or not trt_is_plain(indices, cnp.NPY_INT32) or TRT_RANK(indices) != 1
             or not trt_is_plain(value, TRT_TYPE(value)) or TRT_TYPE(value) == cnp.NPY_OBJECT or TRT_RANK(value) < 1
             or TRT_DIMS(value)[0] != TRT_SIZE(indices) or TRT_SIZE(value) == 0):
         return 1
     count = TRT_SIZE(indices)
-    places = <int *>TRT_BYTES(indices)
+    places = <const trt_mem_i32 *>TRT_BYTES(indices)
     for i in range(count):
         if places[i] <= former or not _may_write(array, places[i], value, 1):
             return 1

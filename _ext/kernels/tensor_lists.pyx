@@ -15,6 +15,9 @@ from runtime._ext.tensor_chunks cimport TensorChunks
 
 cnp.import_array()
 
+cdef extern from "kernels/simd.h":
+    ctypedef int trt_mem_i32  # at any address: a fed value lies anywhere in a request
+
 cdef extern from "kernels/object_values.h":
     enum:
         TRT_LONG_WORK_BYTES
@@ -99,11 +102,11 @@ cdef bint _spells(PyObject *shape, PyObject *value) noexcept:
     if not trt_is_plain(shape, cnp.NPY_INT32):
         return False
     if TRT_RANK(shape) == 0:
-        return (<int *>TRT_BYTES(shape))[0] == -1
+        return (<const trt_mem_i32 *>TRT_BYTES(shape))[0] == -1
     if TRT_RANK(shape) != 1 or TRT_SIZE(shape) != TRT_RANK(value):
         return False
     for i in range(TRT_RANK(value)):
-        dim = (<int *>TRT_BYTES(shape))[i]
+        dim = (<const trt_mem_i32 *>TRT_BYTES(shape))[i]
         if dim != -1 and dim != TRT_DIMS(value)[i]:
             return False
     return True
@@ -113,7 +116,7 @@ cdef long long _index_of(PyObject *value) noexcept:
     """Return the value of a scalar index, -1 where it is none."""
     if not trt_is_plain(value, cnp.NPY_INT32) or TRT_RANK(value):
         return -1
-    return (<int *>TRT_BYTES(value))[0]
+    return (<const trt_mem_i32 *>TRT_BYTES(value))[0]
 
 
 cdef int _push(KernelCall *call) except -1:
