@@ -1,5 +1,9 @@
 """Compiled kernels beside numpy, each pair in one interleaved run: ``python -m runtime.bench.bench_kernels``.
 
+Where numpy has no such function it is Python's, element by element, or the nearest that it has: LAPACK's factors within
+``slogdet`` for Lu, order 0 for Bessel functions of order 1. An op without a compiled kernel of its own (TopKV2, Lu,
+CropAndResize) runs its definition, which calls compiled loops.
+
 Times are 10th percentiles of single calls in one process, ours with the executor's share of a node. Bandwidth counts
 each input and output once; products count their multiplications and additions. A ratio is ours/numpy's: below one is
 faster. numpy's own products use as many threads as it likes unless ``OPENBLAS_NUM_THREADS`` says otherwise.
@@ -8,6 +12,8 @@ faster. numpy's own products use as many threads as it likes unless ``OPENBLAS_N
 from __future__ import annotations
 
 import argparse
+import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +26,12 @@ from runtime import wire
 from runtime._ext import kernels as compiled_kernels
 from runtime._ext.executor import BoundKernel, Program, StepContext
 from runtime.bench.report import environment, print_table, write_json
+from runtime.devices.device import cpu_device
 from runtime.dtypes import DataType, from_numpy, to_numpy
 from runtime.graph.node import Node, node_types, require_op
+from runtime.ops import registry
+from runtime.step.environment import KernelEnv, SessionState
+from runtime.step.files import FileAccess
 
 Array = np.ndarray[Any, Any]
 Run = Callable[[], Any]
@@ -65,23 +75,36 @@ def kernel_call(case: Case) -> Run:
             proto.attr[name].type = int(value)
         elif isinstance(value, int):
             proto.attr[name].i = value
+        elif isinstance(value, str):
+            proto.attr[name].s = value.encode()
+        elif isinstance(value, list):
+            proto.attr[name].list.i.extend(value)
     node = Node(proto, definition, *node_types(proto, definition))
     compiled = compiled_kernels.select(case.op, node.input_types, node.output_types, node.attr)
-    if compiled is None:
-        raise LookupError(f"no compiled kernel for {case.op} of {case.label}")
     types = [to_numpy(kind).num for kind in node.output_types]
     count = len(case.inputs)
 
     def declined(*args: Any) -> Any:
         raise LookupError(f"the kernel of {case.op} declines {case.label}")
 
-    bound = BoundKernel(node, "n", declined, compiled, count, types, None, False)
+    function = declined if compiled is not None else definition_of(node)
+    bound = BoundKernel(node, "n", function, compiled, count, types, None, False)
     outputs = list(range(len(types)))
     constants = list(range(-1, -1 - count, -1))
     program = Program([bound], [constants], [outputs], len(outputs), list(case.inputs), [], outputs,
                       [None] * len(outputs))
     step = StepContext(1, None)
     return lambda: program.run(step, [])
+
+
+def definition_of(node: Node) -> Run:
+    """Return the definition of a node's op, on the host."""
+    device = cpu_device("localhost", 0)
+
+    def no_functions(name: Any) -> Any:
+        raise LookupError(f"there is no function {name}")
+
+    return registry.find(node.op).bind(node, KernelEnv(device, SessionState(device, FileAccess(None)), no_functions))
 
 
 def softmax(x: Array) -> Array:
@@ -150,6 +173,72 @@ def cases() -> list[Case]:
     return found
 
 
+def largest(x: Array, k: int) -> tuple[Array, Array]:
+    """Return the k largest entries of rows in order, and where they are."""
+    places = np.argpartition(x, -k, -1)[..., -k:]
+    values = np.take_along_axis(x, places, -1)
+    order = np.argsort(-values, -1)
+    return np.take_along_axis(values, order, -1), np.take_along_axis(places, order, -1)
+
+
+def cropped(images: Array, boxes: Array, which: Array, size: int) -> Array:
+    """Return crops of images, each of size by size cells, that lie within the images."""
+    cells = np.arange(size, dtype=np.float32) / np.float32(size - 1)
+    rows, columns = ((boxes[:, i, None] + cells * (boxes[:, i + 2] - boxes[:, i])[:, None])
+                     * np.float32(images.shape[1 + i] - 1) for i in range(2))
+    top, left = np.floor(rows).astype(int)[:, :, None], np.floor(columns).astype(int)[:, None]
+    bottom, right = np.ceil(rows).astype(int)[:, :, None], np.ceil(columns).astype(int)[:, None]
+    down, across = (rows - np.floor(rows))[:, :, None, None], (columns - np.floor(columns))[:, None, :, None]
+    image = which[:, None, None]
+    upper = images[image, top, left] * (1 - across) + images[image, top, right] * across
+    lower = images[image, bottom, left] * (1 - across) + images[image, bottom, right] * across
+    return np.asarray(upper * (1 - down) + lower * down)
+
+
+def depthwise(x: Array, weights: Array) -> Array:
+    """Return the sum of nine shifted images, each times its weight; the border is zeros."""
+    height, width = x.shape[1:3]
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    out = np.zeros_like(x)
+    for i in range(3):
+        for j in range(3):
+            out += padded[:, i:i + height, j:j + width] * weights[i, j, :, 0]
+    return out
+
+
+def special_cases() -> list[Case]:
+    """Return what is measured of special functions, selections and factors: a million elements, or typical shapes."""
+    rng = np.random.default_rng(1)
+    x, inside = rng.standard_normal(10 ** 6, np.float32), rng.random(10 ** 6, np.float32)
+    quantile = np.frompyfunc(statistics.NormalDist().inv_cdf, 1, 1)
+    label = "10^6"
+    found = [
+        Case("Erf", label, [x], lambda: np.frompyfunc(math.erf, 1, 1)(x)),
+        Case("Erfc", label, [x], lambda: np.frompyfunc(math.erfc, 1, 1)(x)),
+        Case("Erfinv", label, [inside], lambda: quantile(inside * 0.5 + 0.25)),
+        Case("Ndtri", label, [inside], lambda: quantile(inside * 0.5 + 0.25)),
+        Case("BesselI0", label, [x], lambda: np.i0(x)), Case("BesselI1", label, [x], lambda: np.i0(x)),
+        Case("BesselI0e", label, [x], lambda: np.i0(x) * np.exp(-np.abs(x))),
+        Case("BesselI1e", label, [x], lambda: np.i0(x) * np.exp(-np.abs(x))),
+    ]
+    for shape, k in (((1000, 1000), 10), ((64, 32000), 5), ((1, 10 ** 6), 10)):
+        rows = rng.standard_normal(shape, np.float32)
+        found.append(Case("TopKV2", f"{k} of {shape[0]}x{shape[1]}", [rows, np.array(k, np.int32)],
+                          lambda rows=rows, k=k: largest(rows, k), {"index_type": DataType.INT32}))
+    images, corners = rng.random((8, 128, 128, 16), np.float32), np.sort(rng.random((2, 2, 64), np.float32), 0)
+    boxes, which = np.ascontiguousarray(corners.reshape(4, 64).T), rng.integers(0, 8, 64).astype(np.int32)
+    found.append(Case("CropAndResize", "64 crops of 32x32x16", [images, boxes, which, np.array([32, 32], np.int32)],
+                      lambda: cropped(images, boxes, which, 32), {"method": "bilinear"}))
+    for size in (64, 256, 1024):
+        matrix = rng.standard_normal((size, size), np.float32)
+        found.append(Case("Lu", f"{size}x{size}", [matrix], lambda matrix=matrix: np.linalg.slogdet(matrix),
+                          {"output_idx_type": DataType.INT32}, 2 / 3 * size ** 3))
+    cells, weights = rng.random((8, 56, 56, 64), np.float32), rng.random((3, 3, 64, 1), np.float32)
+    found.append(Case("DepthwiseConv2dNative", "8x56x56x64 by 3x3", [cells, weights], lambda: depthwise(cells, weights),
+                      {"strides": [1, 1, 1, 1], "padding": "SAME"}, 2.0 * cells.size * 9))
+    return found
+
+
 def measure(ours: Run, theirs: Run, seconds: float) -> tuple[float, float]:
     """Return the 10th percentiles of two calls in turn, in seconds."""
     times: tuple[list[float], list[float]] = ([], [])
@@ -166,7 +255,7 @@ def measure(ours: Run, theirs: Run, seconds: float) -> tuple[float, float]:
 def rows(seconds: float) -> list[dict[str, Any]]:
     """Measure every case."""
     found = []
-    for case in cases():
+    for case in (*cases(), *special_cases()):
         call = kernel_call(case)
         traffic = sum(array.nbytes for array in case.inputs) + sum(array.nbytes for array in call())
         ours, theirs = measure(call, case.numpy, seconds)

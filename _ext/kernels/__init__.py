@@ -22,6 +22,7 @@ MODULES: tuple[str, ...] = (
     "runtime._ext.kernels.elementwise",
     "runtime._ext.kernels.activations",
     "runtime._ext.kernels.transcendental",
+    "runtime._ext.kernels.special_functions",
     "runtime._ext.kernels.softmax",
     "runtime._ext.kernels.batch_norm",
     "runtime._ext.kernels.casts",

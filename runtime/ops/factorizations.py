@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime._ext import tridiagonal
+from runtime._ext import lu_factors, tridiagonal
 from runtime._ext.errors import InvalidArgument
 from runtime.dtypes import to_numpy
 from runtime.ops.decompositions import MatrixTypes, adjoint, substitute
@@ -56,6 +56,8 @@ def _lu(node: Node, env: KernelEnv) -> Callable[..., Any]:
 def factor(xp: Any, matrices: Any) -> tuple[Any, Any]:
     """Return the LU factors of a batch of matrices, in one array, and the order of their rows.
 
+    Real matrices on the host go to `runtime._ext.lu_factors`.
+
     Parameters
     ----------
     matrices : array, shape (b, n, n)
@@ -67,6 +69,8 @@ def factor(xp: Any, matrices: Any) -> tuple[Any, Any]:
     order : array of int64, shape (b, n)
         Row i of the product is row ``order[i]`` of the matrix.
     """
+    if xp is np and matrices.dtype.kind == "f":
+        return lu_factors.factor(matrices)
     count, size = matrices.shape[0], matrices.shape[-1]
     result = xp.array(matrices)
     order = xp.tile(xp.arange(size), (count, 1))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runtime._ext import top_k
 from runtime._ext.errors import InvalidArgument
 from runtime.dtypes import DataType, base, to_numpy
 from runtime.ops.registry import Shape, kernel
@@ -248,6 +249,11 @@ def _cumulative(node: Node, env: KernelEnv) -> Callable[..., Any]:
 # --- top k -----------------------------------------------------------------------------------------------------------
 
 
+_COMPARED = {"bfloat16": np.float32, "float16": np.float32, "int8": np.int32, "int16": np.int32, "uint8": np.int32,
+             "uint16": np.int32, "uint32": np.int64}
+"""Types that are compared in a wider one."""
+
+
 def _top_k_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
     shape: Shape = None if not shapes[0] else (*shapes[0][:-1], int(node.attr("k")) if node.op == "TopK" else None)
     return [shape, shape]
@@ -272,6 +278,11 @@ def _top_k(node: Node, env: KernelEnv) -> Callable[..., Any]:
             raise InvalidArgument(f"input must have at least k columns. Had {columns}, needed {k}")
         if k == 1:
             index = xp.expand_dims(xp.argmax(x, -1), -1)
+        elif xp is np:
+            rows = x.reshape(-1, columns) if columns else x.reshape(0, 0)
+            values, index = top_k.largest(rows.astype(_COMPARED.get(x.dtype.name, x.dtype), copy=False), k)
+            shape = (*x.shape[:-1], k)
+            return values.astype(x.dtype, copy=False).reshape(shape), index.astype(dtype, copy=False).reshape(shape)
         else:
             # Sorted stably backwards and turned round: descending, and the lower index first among equals.
             index = (columns - 1 - xp.argsort(x[..., ::-1], -1, kind="stable"))[..., ::-1][..., :k]

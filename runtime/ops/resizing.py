@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runtime._ext import image_crops
 from runtime._ext.errors import InvalidArgument, OutOfRange, ResourceExhausted
 from runtime.dtypes import base, to_numpy
 from runtime.ops import resampling
@@ -223,24 +224,31 @@ def _crop_and_resize(node: Node, env: KernelEnv) -> Callable[..., Any]:
         rows, rows_inside = _box_positions(boxes[:, 0], boxes[:, 2], height, images.shape[1])
         columns, columns_inside = _box_positions(boxes[:, 1], boxes[:, 3], width, images.shape[2])
         value = images.astype(xp.float32, copy=False)
-        which = xp.asarray(box_index)[:, None, None]
-
-        def cells(y: Any, x: Any) -> Any:
-            return value[which, xp.asarray(y)[:, :, None], xp.asarray(x)[:, None, :]]
-
         if not count:
             return xp.zeros((0, height, width, images.shape[3]), xp.float32)
         if smooth:
             (top, bottom), down = _neighbours(rows, images.shape[1])
             (left, right), across = _neighbours(columns, images.shape[2])
+        else:
+            top = bottom = _half_away(rows, images.shape[1])
+            left = right = _half_away(columns, images.shape[2])
+            down, across = rows, columns
+        if xp is np:
+            return image_crops.crops(np.ascontiguousarray(value), box_index.astype(np.int64), top, bottom, down,
+                                     rows_inside, left, right, across, columns_inside, float(outside_value), smooth)
+        which = xp.asarray(box_index)[:, None, None]
+
+        def cells(y: Any, x: Any) -> Any:
+            return value[which, xp.asarray(y)[:, :, None], xp.asarray(x)[:, None, :]]
+
+        if smooth:
             across, down = xp.asarray(across)[:, None, :, None], xp.asarray(down)[:, :, None, None]
             upper, lower = cells(top, left), cells(bottom, left)
             upper += (cells(top, right) - upper) * across
             lower += (cells(bottom, right) - lower) * across
             result = upper + (lower - upper) * down
         else:
-            result = cells(*(_half_away(place, size) for place, size in ((rows, images.shape[1]),
-                                                                         (columns, images.shape[2]))))
+            result = cells(top, left)
         inside = xp.asarray(rows_inside[:, :, None] & columns_inside[:, None, :])[..., None]
         return xp.where(inside, result, outside_value)
 
