@@ -158,8 +158,12 @@ class Runners:
         words = [program, "run", "--rm", "--init", "--name", name,
                  "-v", f"{folder.work}:{_INSIDE}", "-w", _INSIDE]
         inside = {variable: f"{_INSIDE}/{sub}" for variable, sub in _FOLDERS.items()}
-        for variable, value in {**inside, **shares, **options.environment}.items():
-            words += ["-e", f"{variable}={value}"]
+        for variable, value in {**inside, **shares}.items():
+            if variable not in options.environment:
+                words += ["-e", f"{variable}={value}"]
+        # Their values come from the client's environment: among its arguments everybody on this machine would see them.
+        for variable in options.environment:
+            words += ["-e", variable]
         if memory:
             words += ["--memory", str(memory)]
         if options.cpus:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     from runtime.cli.access_flags import add_access_flags
+    from runtime.cli.report_flags import add_report_flags
 
     parser.add_argument("server", metavar="SERVER", help="grpc://HOST:PORT, grpcs://HOST:PORT or unix:PATH")
     parser.add_argument("--name", default=socket.gethostname(), help="of this worker [%(default)s]")
@@ -32,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                          help="what runs containers [docker or podman, whichever works]")
     allowed.add_argument("--sandbox", choices=("auto", "on", "off"), default="auto",
                          help="run bare commands in bubblewrap: where it works, always, never [%(default)s]")
-    allowed.add_argument("--env", action="append", default=[], metavar="NAME=VALUE",
-                         help="variable of every command's environment; repeatable")
+    allowed.add_argument("--env", action="append", default=[], metavar="NAME[=VALUE]",
+                         help="variable of every command's environment; without a value, this agent's, which others do "
+                         "not see among the processes; repeatable")
     limits = parser.add_argument_group("limits of each command (0: none); it may ask for less")
     limits.add_argument("--task-time", type=float, default=0.0, metavar="SECONDS")
     limits.add_argument("--task-memory", default="0", metavar="SIZE")
@@ -52,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="a command ends when its agent has been gone for so long [%(default)g]")
     ends.add_argument("--keep-failed", action="store_true", help="keep the folders of commands that fail")
     access = parser.add_argument_group("access")
-    access.add_argument("--token-file", type=Path, default=None, metavar="FILE", help="file with the token")
     add_access_flags(access)
+    add_report_flags(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -72,14 +74,18 @@ async def _work(options: argparse.Namespace) -> int:
     import asyncio
     import signal
 
+    from runtime.cli.report_flags import reporting
+
     agent = _agent(options)
+    reports = reporting(options, {})
     if options.managed:
         # Not the folder of the server, which it outlives.
         os.chdir(options.state_dir)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stop)
-    await agent.run()
+    with reports:
+        await agent.run()
     return 0
 
 
@@ -87,15 +93,7 @@ def _agent(options: argparse.Namespace) -> Agent:
     from runtime.agent.agent import Agent
     from runtime.agent.calls import Calls
     from runtime.cli.access_flags import access_of
-    from runtime.edge.tokens import token_in_clear
-    from runtime.errors import InvalidArgument
 
-    if options.token_file is not None:
-        if options.token is not None:
-            raise InvalidArgument("--token and --token-file: give one of both")
-        options.token = token_in_clear(options.token_file)
-        if options.token is None:
-            raise InvalidArgument(f"--token-file {options.token_file}: holds no token in clear")
     calls = Calls(options.server, access_of(options.server, options))
     return Agent(_agent_options(options), calls, options.managed)
 
@@ -116,9 +114,11 @@ def _agent_options(options: argparse.Namespace) -> AgentOptions:
     environment = {}
     for item in options.env:
         name, separator, value = item.partition("=")
-        if not separator or not name.isidentifier():
-            raise InvalidArgument(f"--env: {item!r} is not of the form NAME=VALUE")
-        environment[name] = value
+        if not name.isidentifier():
+            raise InvalidArgument(f"--env: {name!r} is no name of a variable; expected NAME=VALUE, or NAME")
+        if not separator and name not in os.environ:
+            raise InvalidArgument(f"--env {name}: this agent has no such variable; give one, or NAME=VALUE")
+        environment[name] = value if separator else os.environ[name]
     state = options.state_dir
     if state is None:
         folder = options.name.replace("/", "_")
@@ -139,7 +139,7 @@ def _agent_options(options: argparse.Namespace) -> AgentOptions:
         kill_grace_s=options.kill_grace,
         away_s=options.away,
         keeps_failed=options.keep_failed,
-        hidden=hidden_files(options.token_file, options.key),
+        hidden=hidden_files(options.access_token_file, options.key),
     )
 
 

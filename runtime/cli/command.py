@@ -58,11 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the form says."""
+    from runtime.cli.access_flags import token_of
     from runtime.cli.status import default_target
     from runtime.client.commands import CommandClient
 
     with CommandClient(
-        options.server or default_target(), retry_s=0.0, token=options.token, ca=options.ca, cert=options.cert,
+        options.server or default_target(), retry_s=0.0, token=token_of(options), ca=options.ca, cert=options.cert,
         key=options.key, server_name=options.server_name,
     ) as client:
         form = {

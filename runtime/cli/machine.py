@@ -8,12 +8,8 @@ import random
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from runtime.fleet.model import MachineReport
-
-EVERY_S = 15 * 60.0
+from runtime.fleet.this_machine import EVERY_S
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Send one report, or one after the other."""
     from runtime import config
+    from runtime.cli.access_flags import access_of
+    from runtime.client.fleet import send_report
     from runtime.errors import Error, InvalidArgument
     from runtime.fleet import this_machine
 
@@ -50,9 +48,10 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.server is None:
         raise InvalidArgument("SERVER is missing: to whom is the report to go? --dry-run prints it instead")
+    access = access_of(options.server, options)
     while True:
         try:
-            _send(options, this_machine.report(uuid, services))
+            send_report(options.server, access, this_machine.report(uuid, services), options.port)
         except Error as error:
             if options.every is None:
                 raise
@@ -61,19 +60,6 @@ def run(options: argparse.Namespace) -> int:
             return 0
         # Machines that were started together are not to report together.
         time.sleep(options.every * random.uniform(0.9, 1.1))
-
-
-def _send(options: argparse.Namespace, report: MachineReport) -> None:
-    from runtime.cli.access_flags import access_of
-    from runtime.client.fleet import FleetClient
-
-    with FleetClient(options.server, access_of(options.server, options)) as client:
-        if not options.port:
-            client.save(report)
-            return
-        target = client.target(report.uuid)
-    with FleetClient(target.address(options.port), target.access(options.token)) as client:
-        client.save(report)
 
 
 def _services(texts: list[str]) -> dict[str, int]:

@@ -27,13 +27,14 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
 
 def asked(options: argparse.Namespace, ask: Callable[[AsyncTaskClient], Awaitable[_V]]) -> _V:
     """Return what ``ask`` returns for a client of the server that the flags name."""
+    from runtime.cli.access_flags import token_of
     from runtime.cli.status import default_target
     from runtime.client.tasks.aio import AsyncTaskClient
 
     async def run() -> _V:
         target = options.server or default_target()
         async with AsyncTaskClient(
-            target, retry_s=0.0, token=options.token, ca=options.ca, cert=options.cert, key=options.key,
+            target, retry_s=0.0, token=token_of(options), ca=options.ca, cert=options.cert, key=options.key,
             server_name=options.server_name,
         ) as client:
             return await ask(client)

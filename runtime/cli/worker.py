@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     from runtime import config
     from runtime.cli.access_flags import add_access_flags
+    from runtime.cli.report_flags import add_report_flags
     from runtime.cli.settings_flags import add_setting_flags
 
     parser.add_argument("function", metavar="MODULE:FUNCTION",
@@ -40,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--advertise", default="", metavar="HOST",
                         help="host by which the servers reach this machine [that of --listen]")
     access = parser.add_argument_group("how to get into the servers")
-    add_access_flags(access)
+    add_access_flags(access, "--server-token-file")
+    add_report_flags(parser)
     own = parser.add_argument_group("the worker's own port")
     names = {entry.name for entry in config.setting_fields()}
     add_setting_flags(own, leave_out=names - set(_OWN_SETTINGS))
@@ -86,6 +88,7 @@ def _supervise(options: argparse.Namespace, settings: Settings, servers: list[tu
     import tempfile
 
     from runtime.cli import MISUSED
+    from runtime.cli.report_flags import reporting
     from runtime.local_cluster.task_process import command_line
     from runtime.tasks.worker.supervisor import Supervisor
 
@@ -114,7 +117,8 @@ def _supervise(options: argparse.Namespace, settings: Settings, servers: list[tu
         return await supervisor.run(lambda endpoints: print(f"ready {' '.join(endpoints)}", flush=True))
 
     try:
-        return asyncio.run(supervise())
+        with reporting(options, _ports(base, options.processes)):
+            return asyncio.run(supervise())
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -171,6 +175,14 @@ def _addresses(base: str, number: int) -> list[str]:
     if not host or not port.isdigit() or int(port) + number - 1 > 65535:
         raise InvalidArgument(f"--listen {base!r}: write HOST:PORT or unix:PATH, with room for {number} ports")
     return [f"{host}:{int(port) + index if int(port) else 0}" for index in range(number)]
+
+
+def _ports(base: str, number: int) -> dict[str, int]:
+    """Return the ports of the processes that are known beforehand, by name."""
+    if base.startswith("unix:"):
+        return {}
+    ports = [int(address.rpartition(":")[2]) for address in _addresses(base, number)]
+    return {f"worker-{index}": port for index, port in enumerate(ports) if port}
 
 
 def _check_local(servers: list[tuple[str, Any]]) -> None:

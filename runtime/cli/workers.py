@@ -115,11 +115,12 @@ def _workers_of_commands(options: argparse.Namespace) -> list[Any]:
 
 
 def _client(options: argparse.Namespace) -> CommandClient:
+    from runtime.cli.access_flags import token_of
     from runtime.cli.status import default_target
     from runtime.client.commands import CommandClient
 
     return CommandClient(
-        options.server or default_target(), retry_s=0.0, token=options.token, ca=options.ca, cert=options.cert,
+        options.server or default_target(), retry_s=0.0, token=token_of(options), ca=options.ca, cert=options.cert,
         key=options.key, server_name=options.server_name,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from runtime._ext.errors import InvalidArgument
@@ -28,11 +28,12 @@ class Access:
         Name in the server's certificate, when it is not the host of the target.
     """
 
-    token: str | None = None
+    # What is secret stays out of whatever is printed, such as the values in a traceback.
+    token: str | None = field(default=None, repr=False)
     tls: bool = False
-    ca: bytes | None = None
-    cert: bytes | None = None
-    key: bytes | None = None
+    ca: bytes | None = field(default=None, repr=False)
+    cert: bytes | None = field(default=None, repr=False)
+    key: bytes | None = field(default=None, repr=False)
     server_name: str | None = None
 
     @classmethod
@@ -63,12 +64,15 @@ class Access:
 def _pem(item: Any, name: str) -> bytes | None:
     if item is None or isinstance(item, bytes):
         return item
+    if isinstance(item, str) and "-----BEGIN" in item:
+        raise InvalidArgument(f"{name} is PEM as text: give it as bytes, or the path of its file")
+    if not isinstance(item, (str, os.PathLike)):  # whatever it is, it may be the key itself
+        raise InvalidArgument(f"{name} is a {type(item).__name__}; expected the path of a PEM file, or its bytes")
     try:
         with open(item, "rb") as file:
             return file.read()
-    except (OSError, TypeError) as error:
-        raise InvalidArgument(f"{name}={os.fspath(item) if isinstance(item, os.PathLike) else item!r} cannot be read: "
-                              f"{error}") from error
+    except OSError as error:
+        raise InvalidArgument(f"{name}={os.fspath(item)!r} cannot be read: {error}") from error
 
 
 def address_of(target: str) -> str:

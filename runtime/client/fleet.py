@@ -12,7 +12,7 @@ from runtime.client.pinning import access_pinned
 from runtime.errors import Error, FailedPrecondition, from_rpc_error
 from runtime.fleet.model import MachineReport
 
-__all__ = ["FleetClient", "Target"]
+__all__ = ["FleetClient", "Target", "send_report"]
 
 TIMEOUT_S = 10.0
 
@@ -115,6 +115,33 @@ class FleetClient:
     def _told(self, error: grpc.RpcError) -> Error:
         told = from_rpc_error(error)
         return type(told)(f"{self._target}: {told.message}")
+
+
+def send_report(server: str, access: Access, report: MachineReport, port: int = 0) -> None:
+    """Report a machine.
+
+    Parameters
+    ----------
+    server : str
+        Target.
+    access : Access
+        How to get into it.
+    report : MachineReport
+    port : int
+        When given, ``server`` is asked which server to use, and that one is told at this port, its certificate pinned.
+
+    Raises
+    ------
+    Error
+        What a server answers, or why it cannot be reached.
+    """
+    with FleetClient(server, access) as client:
+        if not port:
+            client.save(report)
+            return
+        target = client.target(report.uuid)
+    with FleetClient(target.address(port), target.access(access.token)) as client:
+        client.save(report)
 
 
 def machine_message(report: MachineReport) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from runtime.edge.auth import read_pem
@@ -35,7 +35,7 @@ class PeerAccess:
     """
 
     tls: ssl.SSLContext | None = None
-    metadata: tuple[tuple[bytes, bytes], ...] = ()
+    metadata: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)  # the token is in it
     own: OwnChain | None = None
 
     def context(self) -> ssl.SSLContext | None:

@@ -15,7 +15,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Token:
     """
 
     name: str
-    digest: bytes
+    digest: bytes = field(repr=False)
     role: str = "admin"
     planes: frozenset[str] = frozenset(ALL_SERVICES)
     networks: tuple[str, ...] = ()

@@ -15,7 +15,10 @@ from runtime.errors import FailedPrecondition, Unimplemented
 from runtime.fleet.machine_ids import machine_id_of_text
 from runtime.fleet.model import AddressReport, InterfaceReport, MachineReport, PortReport
 
-__all__ = ["machine_uuid", "report"]
+__all__ = ["EVERY_S", "machine_uuid", "report"]
+
+# How often a machine reports itself; spread by a tenth, so that machines that were started together do not go on so.
+EVERY_S = 15 * 60.0
 
 
 def machine_uuid(folder: Path) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import threading
+import time
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,6 +20,7 @@ import runtime
 from runtime.authority import certificates as pki_files
 from runtime.client.channels import Access
 from runtime.client.fleet import FleetClient
+from runtime.client.fleet_reports import Reports
 from runtime.edge import tokens
 from runtime.errors import FailedPrecondition, Unavailable
 from runtime.fleet import this_machine
@@ -77,6 +83,96 @@ def test_commands_show_what_was_reported(tmp_path: Path) -> None:
     shown = command("fleet", "show", machine, "--data-dir", served)
     assert shown.returncode == 0, shown.stderr
     assert command("fleet", "show", str(uuid.uuid4()), "--data-dir", served).returncode == 1
+
+
+@contextlib.contextmanager
+def beside(folder: Path, *words: str) -> Iterator[Path]:
+    """Run a command of ours beside the test; its log goes to a file."""
+    path = folder / f"{words[0]}.log"
+    with open(path, "wb") as out, subprocess.Popen(
+        [sys.executable, "-m", "runtime.cli", *words], stdin=subprocess.PIPE, stdout=out, stderr=out
+    ) as process:
+        try:
+            yield path
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def reported(data: Path) -> list[tuple[str, str]]:
+    """Return the machines that a server's store has, with their report."""
+    shown = json.loads(command("fleet", "list", "--data-dir", str(data), "-o", "json").stdout)
+    return [(row["uuid"], command("fleet", "show", row["uuid"], "--data-dir", str(data)).stdout)
+            for row in shown["machines"]]
+
+
+def until(what: Callable[[], Any], awaited: str) -> Any:
+    deadline = time.monotonic() + 30
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"no {awaited} within 30 s"
+        time.sleep(0.1)
+    return found
+
+
+def test_workers_and_agents_report_their_machine_when_they_are_asked_to(tmp_path: Path) -> None:
+    data, here = tmp_path / "served", tmp_path / "here"
+    asked = ("--report-data-dir", str(here))
+    with runtime.Server(services=("fleet", "task", "command"), data_dir=data, command_providers=()) as server:
+        agent = ("agent", server.target, "--allow-bare", "--sandbox", "off")
+        with (
+            beside(tmp_path, "worker", "tests.tasks.worker_functions:double", "--server", server.target, "--listen",
+                   "127.0.0.1:0", "--report-machine-to", server.target, *asked),
+            beside(tmp_path, *agent, "--state-dir", str(tmp_path / "quiet")),
+        ):
+            until(lambda: reported(data), "report")
+            # One uuid for the machine, whoever reports it, and no process has reported that was not asked to.
+            assert [uuid for uuid, _ in reported(data)] == [this_machine.machine_uuid(here)]
+            assert "1 reports" in reported(data)[0][1]
+            assert "reported this machine" not in (tmp_path / "agent.log").read_text()
+        with beside(tmp_path, *agent, "--state-dir", str(tmp_path / "agent"), "--report-machine-to", server.target,
+                    "--report-data-dir", str(tmp_path / "there")) as log:
+            until(lambda: "has reported this machine" in log.read_text(), "report")
+            assert {uuid for uuid, _ in reported(data)} == {
+                this_machine.machine_uuid(here), this_machine.machine_uuid(tmp_path / "there")
+            }
+
+
+def test_a_fleet_that_is_away_keeps_no_agent_from_its_work(tmp_path: Path) -> None:
+    with runtime.Server(services=("command",), data_dir=tmp_path / "data", command_providers=()) as server:
+        with (
+            beside(tmp_path, "agent", server.target, "--allow-bare", "--sandbox", "off", "--state-dir",
+                   str(tmp_path / "agent"), "--report-machine-to", "grpc://127.0.0.1:1", "--report-data-dir",
+                   str(tmp_path)) as log,
+            runtime.CommandClient(server.target) as client,
+        ):
+            number = client.submit("echo done")
+            assert [line.text for line in client.logs(number, follow=True)] == ["done"]
+            until(lambda: "could not be reported" in log.read_text(), "warning")
+        assert "Traceback" not in log.read_text()
+    wrong = command("agent", "grpc://127.0.0.1:1", "--report-machine-to", "nowhere", "--report-data-dir", str(tmp_path))
+    assert wrong.returncode == 2 and "nowhere" in wrong.stderr
+
+
+def test_reports_are_repeated_and_sooner_after_a_failure() -> None:
+    sent: list[float] = []
+    enough = threading.Event()
+
+    def send() -> None:
+        sent.append(time.monotonic())
+        if len(sent) == 4:
+            enough.set()
+        if len(sent) < 3:
+            raise Unavailable("nobody there")
+        if len(sent) == 3:
+            raise ZeroDivisionError
+
+    with Reports(send, "grpc://nowhere", every_s=0.2, again_s=0.01):
+        assert enough.wait(10)
+    assert len(sent) >= 4
+    assert sent[2] - sent[0] < sent[3] - sent[2] + 0.1
+    before = len(sent)
+    time.sleep(0.3)
+    assert len(sent) == before  # the end of the block is the end of the reports
 
 
 def test_released_machine_takes_another_credential(tmp_path: Path) -> None:
