@@ -9,6 +9,7 @@ import time
 
 from runtime.agent.calls import Calls, Task, persist
 from runtime.agent.folders import CommandFolder, StateLock, command_folders
+from runtime.agent.launcher import Launcher
 from runtime.agent.options import AgentOptions
 from runtime.agent.runners import Runners
 from runtime.agent.running import RunningCommand, Slots
@@ -51,6 +52,7 @@ class Agent:
             self._lock.release()
             raise
         self._slots = Slots(options.concurrency)
+        self._launcher = Launcher()
         self._commands: dict[int, RunningCommand] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
@@ -97,6 +99,7 @@ class Agent:
             await self._end_commands()
         finally:
             await self._calls.close()
+            await asyncio.to_thread(self._launcher.close)
             self._lock.release()
 
     async def _until_stopped(self, work: object) -> None:
@@ -202,7 +205,7 @@ class Agent:
 
     def _command(self, folder: CommandFolder, why_not: str = "", is_adopted: bool = False) -> RunningCommand:
         return RunningCommand(
-            folder, self._calls, self._slots, why_not=why_not, is_adopted=is_adopted,
+            folder, self._calls, self._slots, self._launcher, why_not=why_not, is_adopted=is_adopted,
             keeps_failed=self._options.keeps_failed, giving_up=self._giving_up,
         )
 

@@ -21,8 +21,10 @@ from runtime.agent import supervisor
 from runtime.errors import FailedPrecondition, Unavailable
 from runtime.providers.processes import ProcessId, identify, is_alive
 
-__all__ = ["COMMANDS", "CommandFolder", "SpoolEntry", "StateLock", "command_folders", "end_commands"]
+__all__ = ["COMMANDS", "SUPERVISOR", "CommandFolder", "SpoolEntry", "StateLock", "command_folders", "end_commands"]
 
+SUPERVISOR = (sys.executable, "-I", "-S", supervisor.__file__)
+"""The program beside a command, without its argument."""
 COMMANDS = "commands"
 LOCK = "agent.lock"
 _NAME = re.compile(r"(\d+)\.(\d+)")
@@ -86,11 +88,16 @@ class CommandFolder:
         """Whether `prepare` has come to its end."""
         return (self.path / "spec.json").exists()
 
+    @property
+    def is_started(self) -> bool:
+        """Whether there is or was a supervisor."""
+        return (self.path / "supervisor.json").exists()
+
     def start(self) -> subprocess.Popen[bytes] | None:
         """Start the supervisor, unless there was one already; return it, to be waited for."""
-        if (self.path / "supervisor.json").exists():
+        if self.is_started:
             return None
-        program = [sys.executable, "-I", "-S", supervisor.__file__, str(self.path)]
+        program = [*SUPERVISOR, str(self.path)]
         with open(self.path / "supervisor.log", "ab") as log:
             return subprocess.Popen(
                 program, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.path, start_new_session=True

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 
 from runtime.agent.calls import GONE, Calls, persist
 from runtime.agent.folders import CommandFolder
+from runtime.agent.launcher import Launcher, Started
 from runtime.errors import Error, FailedPrecondition
 from runtime.providers.processes import is_alive
 from runtime.store import failpoints
@@ -80,6 +81,7 @@ class RunningCommand:
         Prepared.
     calls : Calls
     slots : Slots
+    launcher : Launcher
     why_not : str
         Not empty: the command is not run but fails with this line.
     is_adopted : bool
@@ -91,14 +93,15 @@ class RunningCommand:
     """
 
     def __init__(
-        self, folder: CommandFolder, calls: Calls, slots: Slots, *, why_not: str = "", is_adopted: bool = False,
-        keeps_failed: bool = False, giving_up: asyncio.Event | None = None,
+        self, folder: CommandFolder, calls: Calls, slots: Slots, launcher: Launcher, *, why_not: str = "",
+        is_adopted: bool = False, keeps_failed: bool = False, giving_up: asyncio.Event | None = None,
     ) -> None:
         self.folder = folder
         self.is_cancelled = False
         self.is_lost = False
         self._calls = calls
         self._slots = slots
+        self._launcher = launcher
         self._why_not = why_not
         self._is_adopted = is_adopted
         self._keeps_failed = keeps_failed
@@ -106,7 +109,7 @@ class RunningCommand:
         self._is_stopped = False
         self._ending = asyncio.Event()
         self._exit = _Exit()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._started: Started | None = None
         self._started_at = 0.0
         self._asked_at = 0.0
         self._extra: list[str] = []
@@ -147,13 +150,16 @@ class RunningCommand:
             logger.warning("a task is left for the next start", extra={"task": self.number, "reason": error.message})
         finally:
             self._exit.close()
+            if self._started is not None:
+                self._started.close()
 
     async def _run(self) -> None:
         folder = self.folder
         supervisor = folder.supervisor()
         if supervisor is not None:
             # A former agent has started it.
-            self._exit.watch(supervisor.pid)
+            with contextlib.suppress(OSError):  # it has ended
+                self._exit.watch(os.pidfd_open(supervisor.pid))
             self._slots.take_now()
             try:
                 if folder.result() is None:
@@ -170,9 +176,9 @@ class RunningCommand:
             elif await self._take_slot():
                 try:
                     await self._report("R")
-                    self._process = folder.start()
-                    if self._process is not None:
-                        self._exit.watch(self._process.pid)
+                    self._started = await asyncio.to_thread(self._launcher.start, folder)
+                    if self._started is not None:
+                        self._exit.watch(os.dup(self._started.handle))
                     self._started_at = time.monotonic()
                     failpoints.hit("agent.started")
                     await self._send_output()
@@ -252,17 +258,17 @@ class RunningCommand:
     async def is_over(self) -> bool:
         """Return whether the command has ended and all of its output is in the folder."""
         self._ask_again()
-        if self._why_not or (self._process is None and self.folder.supervisor() is None):
+        if self._why_not or (self._started is None and self.folder.supervisor() is None):
             return True
         if self.folder.result() is not None:
-            if self._process is not None:
-                await asyncio.to_thread(self._process.wait)
+            if self._started is not None:
+                await asyncio.to_thread(self._started.wait)
             return True
         process = self.folder.supervisor()
         if process is None:
-            assert self._process is not None
+            assert self._started is not None
             # Not there yet, or ended before it could say so.
-            is_there = self._process.poll() is None and time.monotonic() - self._started_at < _CLAIM_S
+            is_there = not self._started.has_ended() and time.monotonic() - self._started_at < _CLAIM_S
         else:
             is_there = is_alive(process)
         if is_there or self.folder.result() is not None:
@@ -304,12 +310,9 @@ class _Exit:
         self._ended = asyncio.Event()
         self._handle: int | None = None
 
-    def watch(self, pid: int) -> None:
-        """Begin; of a process that is not there any more, nothing is told."""
-        try:
-            self._handle = os.pidfd_open(pid)
-        except OSError:
-            return
+    def watch(self, handle: int) -> None:
+        """Begin, with a descriptor of the process that is closed here."""
+        self._handle = handle
         asyncio.get_running_loop().add_reader(self._handle, self._tell)
 
     async def wait(self, seconds: float) -> None:

@@ -1,7 +1,8 @@
 """The process beside one command: starts it, keeps its output, holds its limits, ends all that it has started.
 
-Run as a program, with the command's folder: ``python supervisor.py FOLDER``. It imports nothing of this project, so
-that it starts in milliseconds. In the folder are
+Run as a program, with the command's folder: ``python supervisor.py FOLDER``. It imports nothing of this project. Most
+of its start is Python's own, so an agent keeps a process that is past that and forks one for each command:
+``python supervisor.py --launch``, which is asked on its standard input. In a command's folder are
 
 - ``spec.json``: what to run, written by the agent;
 - ``supervisor.json``: who supervises, written once: a second supervisor for the same folder ends at once;
@@ -21,12 +22,14 @@ import os
 import resource
 import selectors
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 RECORD = struct.Struct("<cI")
 OUT, ERR = b"O", b"E"
@@ -36,6 +39,9 @@ TICK_S = 0.1
 PROCESS_TICK_S = 0.02
 # How often it is looked whether the agent lives, and the tree for what it uses.
 AGENT_CHECK_S = 1.0
+# How soon supervisors that have ended are collected by the process that forked them.
+REAP_S = 1.0
+MAX_PATH = 1 << 16
 USE_CHECK_S = 0.2
 # What a command has left behind when it ends gets this long, not the whole grace.
 LEFTOVERS_S = 1.0
@@ -156,6 +162,63 @@ def main(folder: Path) -> int:
     return 0
 
 
+def launch(connection: socket.socket) -> int:
+    """Fork a supervisor for each folder that is asked for, until nobody can ask any more.
+
+    A message is a folder; the answer is the number of the process, with a descriptor of it, or why there is none.
+    """
+    # Whoever ends the agent from a terminal does not mean this process, which ends with the agent.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    running = 0
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection, selectors.EVENT_READ)
+        while True:
+            asked = selector.select(REAP_S if running else None)
+            with contextlib.suppress(ChildProcessError):
+                while running and os.waitpid(-1, os.WNOHANG)[0]:
+                    running -= 1
+            if not asked:
+                continue
+            message = connection.recv(MAX_PATH)
+            if not message:
+                return 0
+            try:
+                pid = os.fork()
+            except OSError as error:
+                connection.send(str(error).encode())
+                continue
+            if pid == 0:
+                selector.close()
+                connection.close()
+                _become_supervisor(Path(os.fsdecode(message)))
+            running += 1
+            # Its end is collected here alone, so the number is still its own.
+            handle = os.pidfd_open(pid)
+            socket.send_fds(connection, [b"%d" % pid], [handle])
+            os.close(handle)
+
+
+def _become_supervisor(folder: Path) -> NoReturn:
+    """Be what ``python supervisor.py FOLDER`` is, in a process that was forked."""
+    status = 1
+    try:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        log = os.open(folder / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for handle, number in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(handle, number)
+        os.close(nothing)
+        os.close(log)
+        os.chdir(folder)
+        status = main(folder)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
 class Supervisor:
     """One command from its start to its end."""
 
@@ -212,7 +275,7 @@ class Supervisor:
             self._end_tree(spec["grace_s"] if self._reason else LEFTOVERS_S)
         self._drain()
         if not self._reason:
-            self._check_memory_group()
+            self._check_groups()
         self._groups.remove()
         self._remove_container()
         self._say_how_it_ended()
@@ -323,8 +386,8 @@ class Supervisor:
     def _check_use(self, now: float) -> None:
         """End a command that uses more than it may."""
         memory, processes = self._spec["memory_limit"], self._spec["process_limit"]
+        self._check_groups()
         if self._groups.hold_memory:
-            self._check_memory_group()
             memory = 0
         if not (memory or processes):
             return
@@ -342,8 +405,10 @@ class Supervisor:
             if used > memory:
                 self._end("memory", f"ended: {used} bytes of memory, {memory} are allowed")
 
-    def _check_memory_group(self) -> None:
-        """End a command of which the kernel has killed a process for its memory."""
+    def _check_groups(self) -> None:
+        """End a command that the kernel has kept from going beyond its limits."""
+        if self._groups.refused_a_process():
+            self._end("processes", f"ended: too many processes, {self._spec['process_limit']} are allowed")
         if self._groups.killed_for_memory():
             self._end("memory", f"ended: it needs more than {self._spec['memory_limit']} bytes of memory")
 
@@ -383,8 +448,9 @@ class Groups:
     def __init__(self, processes: int, memory: int) -> None:
         self._folders: list[Path] = []
         self._memory: Path | None = None
+        self._pids: Path | None = None
         if processes:
-            self._make("pids", {"pids.max": str(processes + max(16, processes // 2))})
+            self._pids = self._make("pids", {"pids.max": str(processes + max(16, processes // 2))})
         if memory:
             self._memory = self._make("memory", {"memory.max": str(memory)}) or self._make(
                 "memory", {"memory.limit_in_bytes": str(memory)}
@@ -408,13 +474,11 @@ class Groups:
 
     def killed_for_memory(self) -> bool:
         """Return whether the kernel has killed a process because there was no memory left."""
-        if self._memory is None:
-            return False
-        for name in ("memory.events", "memory.oom_control"):
-            with contextlib.suppress(OSError), open(self._memory / name, encoding="ascii") as file:
-                words = dict(line.split() for line in file if len(line.split()) == 2)
-                return int(words.get("oom_kill", 0)) > 0
-        return False
+        return any(_count(self._memory, name, "oom_kill") for name in ("memory.events", "memory.oom_control"))
+
+    def refused_a_process(self) -> bool:
+        """Return whether the kernel has not let a process be made because there were too many."""
+        return _count(self._pids, "pids.events", "max") > 0
 
     def remove(self) -> None:
         """Remove them; they are empty when the command's processes are gone."""
@@ -442,6 +506,17 @@ class Groups:
                 self._folders.append(folder)
             return folder
         return None
+
+
+def _count(group: Path | None, name: str, word: str) -> int:
+    """Return the number after a word in a file of a group; 0 if there is none."""
+    if group is not None:
+        with contextlib.suppress(OSError), open(group / name, encoding="ascii") as file:
+            for line in file:
+                key, _, number = line.strip().partition(" ")
+                if key == word:
+                    return int(number)
+    return 0
 
 
 def group_name(pid: int) -> str:
@@ -568,4 +643,6 @@ def _write_result(folder: Path, result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--launch":
+        sys.exit(launch(socket.socket(fileno=os.dup(0))))
     sys.exit(main(Path(sys.argv[1])))

@@ -309,8 +309,8 @@ class Settings:
         parse.size_or_none, 256 << 20, metavar="SIZE", help="bytes of output kept of one command; 0: all"
     )
     command_retention_s: float = setting(
-        parse.seconds(0, 1e10), 30 * 86400.0, metavar="SECONDS",
-        help="time for which commands that have ended are kept, with their output; 0: for ever"
+        parse.seconds(0, 10 * 365 * 86400), 15 * 86400.0, metavar="SECONDS",
+        help="time for which commands that have ended are kept, with their output; 0: for ever",
     )
     command_server_name: str = setting(
         parse.text, "tr-", metavar="NAME", help="begins the names of workers that are made here"

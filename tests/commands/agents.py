@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from runtime.agent.folders import end_commands
+from runtime.agent.folders import CommandFolder, end_commands
 from runtime.local_cluster.task_process import command_line
 
 
@@ -50,6 +50,13 @@ def agent(
         started.process.kill()
         started.process.wait()
         end_commands(state)
+
+
+def supervisor_of(state: Path, task: int) -> int:
+    """Return the process that supervises a command of an agent."""
+    process = CommandFolder(state, task, 1).supervisor()
+    assert process is not None
+    return process.pid
 
 
 def marked(text: str) -> list[int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.agents import AgentProcess, agent, agent_command, marked
+from tests.commands.agents import AgentProcess, agent, agent_command, marked, supervisor_of
 from tests.conformance.taskqueue.client import Queue, serving, wait_until
 
 # What commands do is the same in a sandbox; `test_isolation` looks at that.
@@ -69,7 +69,8 @@ def test_environment_and_folder(queue: Queue, worker: AgentProcess) -> None:
     _, output = run(queue, 'pwd; for f in "$INPUT" "$OUTPUT" "$RESOURCE" "$TEMP"; do touch $f/x && echo $f; done; '
                            'echo $CPU $THREADS $MEM $EXTRA; env | grep TENSOR_RUNTIME_LISTEN')
     folder, *rest = (text for _, text in output)
-    assert folder.startswith(str(worker.state)) and not Path(folder).exists()
+    assert folder.startswith(str(worker.state))
+    wait_until(lambda: not Path(folder).exists(), "removed")
     assert rest[:4] == [f"{folder}/{name}" for name in ("input", "output", "resource", "tmp")]
     assert rest[4].split()[3] == "more" and all(number.isdigit() for number in rest[4].split()[:3])
     assert rest[5] == "exit status 1"
@@ -217,12 +218,28 @@ def test_a_command_ends_when_its_agent_stays_away(tmp_path: Path) -> None:
 def test_a_supervisor_that_is_killed_takes_its_command_along(queue: Queue, worker: AgentProcess) -> None:
     task = queue.submit("echo begun; setsid sleep 7659 & sleep 7659")
     assert next(queue.follow(task)).log_text == "begun"
-    for pid in marked(f"/commands/{task}.1"):
-        os.kill(pid, signal.SIGKILL)
+    os.kill(supervisor_of(worker.state, task), signal.SIGKILL)
     lines = [entry.log_text for entry in queue.follow(task)]
     assert lines == ["begun", "its supervisor was killed, and the command with it"]
     assert queue.status(task) == "F"
     wait_until(lambda: not marked("7659"), "ended")
+
+
+def test_supervisors_are_started_also_when_the_process_that_forks_them_dies(tmp_path: Path) -> None:
+    with serving(tmp_path) as queue, agent(queue.address, tmp_path / "state", *BARE) as started:
+        assert run(queue, "echo first") == ("S", [("O", "first")])
+        (forking,) = children(started.process.pid)
+        os.kill(forking, signal.SIGKILL)
+        assert run(queue, "echo second") == ("S", [("O", "second")])
+        assert run(queue, "echo third") == ("S", [("O", "third")])
+        assert "supervisors are started one by one" in started.log()
+        (forking,) = children(started.process.pid)
+    wait_until(lambda: not Path(f"/proc/{forking}").exists(), "gone with the agent")
+
+
+def children(pid: int) -> list[int]:
+    found = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for text in found for child in text.split()]
 
 
 def test_evicted_commands_are_ended_and_not_reported(tmp_path: Path) -> None:
