@@ -81,7 +81,8 @@ class ClusterSession(MasterSession):
         for node in selection.nodes:
             check_node(node)
         check_supported(selection)
-        parts = cut(selection, self.graph, self.task.devices[0], self.incarnations, self._numbers)
+        parts = cut(selection, self.graph, self.task.devices[0], self.incarnations, self._numbers,
+                    self.config.sends_bfloat16)
         step = DistributedStep(selection, parts, self.members, own)
         return selection, step  # type: ignore[return-value]
 

@@ -32,6 +32,8 @@ class SessionConfig:
         Nodes whose values nobody reads run all the same, as where TensorFlow's optimizer of dependencies is off.
     keeps_repeated : bool
         Nodes run, too, where others compute the same, as where both of TensorFlow's optimizers that merge them are off.
+    sends_bfloat16 : bool
+        Values of type float go to other tasks as bfloat16, in half the bytes.
     """
 
     soft_placement: bool = False
@@ -41,6 +43,7 @@ class SessionConfig:
     isolate: bool = False
     keep_unread: bool = False
     keeps_repeated: bool = False
+    sends_bfloat16: bool = False
 
     @classmethod
     def from_proto(cls, config: Any) -> SessionConfig:
@@ -79,6 +82,7 @@ class SessionConfig:
             isolate,
             rewriting.disable_meta_optimizer or rewriting.dependency_optimization == wire.RewriterConfig.OFF,
             merging_off and merging_graphs_off,
+            config.graph_options.enable_bfloat16_sendrecv,
         )
 
     def admits(self, task: DeviceSpec) -> bool:

@@ -68,7 +68,7 @@ class _Source:
     name: str
     device: str
     frame: int
-    controls: bool = False  # whether its end, not a value, is meant
+    signals: bool = False  # whether its end, not a value, is meant
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class _Frame:
 
 
 def cut(selection: Selection, graph: Graph, client: Device, incarnations: Mapping[str, int],
-        numbers: Iterable[int]) -> Parts:
+        numbers: Iterable[int], sends_bfloat16: bool = False) -> Parts:
     """Cut a step.
 
     Parameters
@@ -96,18 +96,22 @@ def cut(selection: Selection, graph: Graph, client: Device, incarnations: Mappin
     numbers : iterable of int
         Endless, and the same for all steps of a session: names of nodes that are added never repeat in one, since
         workers keep kernels by name.
+    sends_bfloat16 : bool
+        Send values of type float as bfloat16, cut off and not rounded, as ``GraphOptions.enable_bfloat16_sendrecv``
+        asks for.
 
     Raises
     ------
     InvalidArgument
         If a loop over several tasks has no condition.
     """
-    return _Cutter(selection, graph, client, incarnations, numbers).cut()
+    return _Cutter(selection, graph, client, incarnations, numbers, sends_bfloat16).cut()
 
 
 class _Cutter:
     def __init__(self, selection: Selection, graph: Graph, client: Device, incarnations: Mapping[str, int],
-                 numbers: Iterable[int]) -> None:
+                 numbers: Iterable[int], sends_bfloat16: bool) -> None:
+        self._sends_bfloat16 = sends_bfloat16
         self._selection = selection
         self._graph = graph
         self._client = client
@@ -274,14 +278,24 @@ class _Cutter:
         number = next(self._numbers)
         edge = f"edge_{number}_{source.name}"
         value = source.name if slot == 0 else f"{source.name}:{slot}"
-        waits = dict.fromkeys(self._end(node, task_of(source.device), source.device) for node in behind)
-        sent = self._add(f"{source.name}_S{number}", "_Send", source.device, [value, *waits], T=int(kind))
+        given = [value, *dict.fromkeys(self._end(node, task_of(source.device), source.device) for node in behind)]
+        carried = kind
+        if self._sends_bfloat16 and kind is DataType.FLOAT and not source.signals:
+            carried = DataType.BFLOAT16
+            given = [self._cast(source.name, source.device, given, kind, carried)]
+        sent = self._add(f"{source.name}_S{number}", "_Send", source.device, given, T=int(carried))
         name = f"{source.name}_S{next(self._numbers)}"
         pulse = [] if source.frame == _ROOT else [f"^{self._pulse(source.frame, task, device)}"]
-        got = self._add(name, "_Recv", device, pulse, tensor_type=int(kind))
+        got = self._add(name, "_Recv", device, pulse, tensor_type=int(carried))
         for proto in (sent, got):
             self._set_ends(proto, edge, source.device, device)
-        return name
+        return name if carried is kind else self._cast(source.name, device, [name], carried, kind)
+
+    def _cast(self, about: str, device: str, inputs: Iterable[str], old: DataType, new: DataType) -> str:
+        """Add a cast of what an edge carries and return its name."""
+        proto = self._add(f"{about}_S{next(self._numbers)}", "Cast", device, inputs, SrcT=int(old), DstT=int(new))
+        proto.attr["Truncate"].b = new is DataType.BFLOAT16
+        return str(proto.name)
 
     def _end(self, node: Node, task: str, device: str) -> str:
         """Return what to write as a control input of a node on `task` that waits for another one."""
@@ -295,7 +309,8 @@ class _Cutter:
         found = self._ends.get(key)
         if found is None:
             signal = self._empty(f"{source.name}/ctrl_S{next(self._numbers)}", source.device, [f"^{source.name}"])
-            got = self._pair(_Source(signal, source.device, source.frame), 0, DataType.FLOAT, task, device)
+            got = self._pair(_Source(signal, source.device, source.frame, signals=True), 0, DataType.FLOAT, task,
+                             device)
             name = f"{source.name}/ctrl_S{next(self._numbers)}"
             self._add(name, "Identity", device, [got], T=int(DataType.FLOAT))
             found = self._ends[key] = f"^{name}"

@@ -48,7 +48,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory, tensorflow_forks: Forks) -
     "partial_runs_are_refused_what_they_cannot_do", "partial_runs_side_by_side_and_with_a_target",
     "a_partial_run_that_fails_ends_and_leaves_the_session_usable", "a_partial_run_left_open_ends_with_its_session",
     "callables_over_both_tasks", "a_callable_at_its_limit", "a_dead_value_that_crosses_cannot_be_fetched",
-    "isolated_sessions_share_nothing_on_the_worker",
+    "isolated_sessions_share_nothing_on_the_worker", "floats_that_cross_as_bfloat16",
 ])
 def test_a_client_sees_the_same(answers: Answers, cluster: str, check: str) -> None:
     found: Any = answers(cluster, check)

@@ -356,6 +356,39 @@ def test_41_45_a_loop_over_tasks_has_the_frames_and_incarnations_of_all(client: 
                                                                                     "NextIteration"}
 
 
+def test_a_loop_over_tasks_without_a_condition_is_refused(client: Wire) -> None:
+    frame = {"frame_name": b"endless", "parallel_iterations": 10, "is_constant": False}
+    nodes = [placeholder("x"), node("in", "Enter", "x", T=FLOAT, **frame, device=MASTER),
+             node("here", "Neg", "in", T=FLOAT, device=MASTER), there("there", "Neg", "here", T=FLOAT),
+             node("out", "Exit", "there", T=FLOAT, device=MASTER)]
+    handle = client.session(*nodes)
+    assert client.in_body(handle, ["out:0"], feed={"x:0": 1.0}) == (
+        3, "A cross-device loop must have a pivot predicate: endless")
+
+
+@pytest.mark.parametrize("is_wanted", [False, True])
+def test_floats_cross_as_bfloat16_where_a_session_wants_that(client: Wire, worker: Watched, is_wanted: bool) -> None:
+    value = np.float32([1.00390625, 1.01171875, -3.1415927])  # the first has a bit more than bfloat16 holds
+    cut_off = (value.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    assert cut_off[0] == 1.0
+    handle = client.session(
+        placeholder("x"), there("n", "Neg", "x", T=FLOAT), there("i", "Const", dtype=INT32, value=np.int32(7)),
+        node("m", "Neg", "n", "^i", T=FLOAT, device=MASTER), node("k", "Neg", "i", T=INT32, device=MASTER),
+        graph_options=wire.GraphOptions(enable_bfloat16_sendrecv=is_wanted))
+    found = client.run(handle, ["m:0", "k:0"], feed={"x:0": value})
+    assert found["m:0"].tolist() == (cut_off if is_wanted else value).tolist()
+    assert found["k:0"] == -7
+    answers = {seen.request.rendezvous_key.split(";")[3]: seen.answer.tensor for seen in received(worker)}
+    carried = {edge.partition("_")[2].partition("_")[2]: tensor for edge, tensor in answers.items()}
+    assert carried["n"].dtype == (14 if is_wanted else 1)
+    assert carried["i"].dtype == 3
+    (signal,) = [tensor for edge, tensor in carried.items() if "ctrl" in edge]
+    assert signal.dtype == 1
+    (graph,) = [seen.request.graph_def for seen in worker.of("RegisterGraph")]
+    casts = [found for found in graph.node if found.op == "Cast"]
+    assert sorted(found.attr["Truncate"].b for found in casts) == ([False, True] if is_wanted else [])
+
+
 @pytest.mark.parametrize("index", [0, 1])
 def test_61_the_cause_is_told_whoever_else_waits_for_it(cluster: Cluster, client: Wire, index: int) -> None:
     other = 1 - index

@@ -430,6 +430,19 @@ def isolated_sessions_share_nothing_on_the_worker(target: str) -> Any:
 
 
 @check
+def floats_that_cross_as_bfloat16(target: str) -> Any:
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.placeholder(tf.float32, [None])
+        with worker():
+            there = -x
+        back = there + 1.0
+    options = tf.GraphOptions(enable_bfloat16_sendrecv=True)
+    with session(target, graph, graph_options=options) as client:
+        return plain(client.run(back, {x: [1.00390625, 1.01171875, -3.1415927, 1e-40, 3.4e38]}))
+
+
+@check
 def a_trace_shows_both_tasks(target: str) -> Any:
     graph = tf.Graph()
     with graph.as_default():
