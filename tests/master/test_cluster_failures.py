@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
 import time
@@ -18,15 +17,30 @@ from runtime.client.status import fetch_status
 from runtime.errors import Aborted, DeadlineExceeded, Error, Unavailable
 
 WORKER = "/job:worker/replica:0/task:0"
-MakeCluster = Callable[..., runtime.Cluster]
+PEER_TIMEOUT_S = 3
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[runtime.Cluster]:
+    with runtime.Cluster(jobs={"master": 1, "worker": 1}, absent=[("worker", 0)], grace_s=2,
+                         peer_timeout_s=PEER_TIMEOUT_S) as made:
+        yield made
 
 
 @pytest.fixture
-def make_cluster() -> Iterator[MakeCluster]:
-    """Return a function that starts a master, and keeps a place for a worker; its options go to both."""
-    with contextlib.ExitStack() as stack:
-        yield lambda **options: stack.enter_context(runtime.Cluster(
-            jobs={"master": 1, "worker": 1}, absent=[("worker", 0)], grace_s=2, **options))
+def master_alone(processes: runtime.Cluster) -> runtime.Cluster:
+    """A master whose cluster has a place for a worker, which is not there."""
+    if processes.task("worker").is_running:
+        processes.kill("worker")
+    return processes
+
+
+@pytest.fixture
+def cluster(processes: runtime.Cluster) -> runtime.Cluster:
+    """A master and a worker."""
+    if not processes.task("worker").is_running:
+        processes.start("worker")
+    return processes
 
 
 def graph() -> tuple[runtime.Graph, Any, Any, Any]:
@@ -80,9 +94,7 @@ def in_background(function: Callable[[], Any]) -> Callable[[float], BaseExceptio
     return error
 
 
-def test_53_a_killed_worker_ends_the_step_and_after_its_return_a_new_session_works(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster()
-    cluster.start("worker")
+def test_53_a_killed_worker_ends_the_step_and_after_its_return_a_new_session_works(cluster: runtime.Cluster) -> None:
     made, x, total, waiting = graph()
     with runtime.Session(cluster.target, made) as session:
         assert step(session, total, x) == [3.0, 3.0]
@@ -112,9 +124,8 @@ def test_53_a_killed_worker_ends_the_step_and_after_its_return_a_new_session_wor
         assert step(session, total, x) == [3.0, 3.0]
 
 
-def test_a_frozen_worker_is_reported(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster(peer_timeout_s=3)
-    worker = cluster.start("worker")
+def test_a_frozen_worker_is_reported(cluster: runtime.Cluster) -> None:
+    worker = cluster.task("worker")
     made, x, total, _ = graph()
     with runtime.Session(cluster.target, made) as session:
         assert step(session, total, x) == [3.0, 3.0]
@@ -124,14 +135,14 @@ def test_a_frozen_worker_is_reported(make_cluster: MakeCluster) -> None:
             found = in_background(lambda: step(session, total, x))(20)
             assert time.monotonic() - began < 12
             assert isinstance(found, Unavailable)
-            assert f"{WORKER} at {worker.address} has not answered for 3 s" in found.message
+            assert f"{WORKER} at {worker.address} has not answered for {PEER_TIMEOUT_S} s" in found.message
         finally:
             cluster.signal("worker", 0, signal.SIGCONT)
         assert step(session, total, x) == [3.0, 3.0]
 
 
-def test_53_a_session_waits_for_a_missing_worker_and_says_so(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster()
+def test_53_a_session_waits_for_a_missing_worker_and_says_so(master_alone: runtime.Cluster) -> None:
+    cluster = master_alone
     made, x, total, _ = graph()
     with pytest.raises(DeadlineExceeded), runtime.Session(
         cluster.target, made, runtime.wire.ConfigProto(operation_timeout_in_ms=1000)
@@ -152,19 +163,16 @@ def test_53_a_session_waits_for_a_missing_worker_and_says_so(make_cluster: MakeC
     assert found == [[3.0, 3.0]]
 
 
-def test_20_device_filters_leave_a_missing_worker_out(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster()
+def test_20_device_filters_leave_a_missing_worker_out(master_alone: runtime.Cluster) -> None:
     made = runtime.Graph()
     total = made.constant(1.0) + 2.0
     config = runtime.wire.ConfigProto(device_filters=["/job:master"])
-    with runtime.Session(cluster.target, made, config) as session:
+    with runtime.Session(master_alone.target, made, config) as session:
         assert session.run(total) == 3.0
         assert [device.name for device in session.list_devices()] == ["/job:master/replica:0/task:0/device:CPU:0"]
 
 
-def test_a_cancelled_step_ends_on_all_tasks(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster()
-    cluster.start("worker")
+def test_a_cancelled_step_ends_on_all_tasks(cluster: runtime.Cluster) -> None:
     made, x, total, waiting = graph()
     with runtime.Session(cluster.target, made) as session:
         options = runtime.wire.RunOptions(timeout_in_ms=500)
@@ -175,9 +183,7 @@ def test_a_cancelled_step_ends_on_all_tasks(make_cluster: MakeCluster) -> None:
         assert step(session, total, x) == [3.0, 3.0]
 
 
-def test_23_a_session_may_bring_a_cluster_of_its_own(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster()
-    cluster.start("worker")
+def test_23_a_session_may_bring_a_cluster_of_its_own(cluster: runtime.Cluster) -> None:
     config = runtime.wire.ConfigProto()
     job = config.cluster_def.job.add(name="own")
     job.tasks[0] = cluster.spec.address("master", 0)
