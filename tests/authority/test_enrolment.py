@@ -116,12 +116,14 @@ def test_a_certificate_is_renewed_and_no_stream_is_cut(signer: runtime.Server, p
 
 
 @pytest.mark.parametrize("transport", ["native", "grpc"])
-def test_files_that_are_replaced_serve_the_next_connection(pki: Path, transport: str) -> None:
+def test_files_that_are_replaced_serve_the_next_connection(
+    pki: Path, transport: str, caplog: pytest.LogCaptureFixture
+) -> None:
     certificate, key = pki / "signer.pem", pki / "signer.key"
     with runtime.Server(services=("graph",), tls_cert=certificate, tls_key=key, transport=transport) as server:
         first = shown(server)
         certificate.write_bytes(b"half a file")
-        time.sleep(1.5)
+        until(lambda: shown(server) == first and "the changed TLS files cannot be used" in caplog.text, "complaint")
         assert shown(server) == first
         make_leaf(pki, pki, "signer", HOSTS, 5, force=True)
         until(lambda: shown(server) != first, "certificate of the new file")
@@ -188,7 +190,9 @@ def test_a_server_without_the_right_to_a_certificate_does_not_start(
         runtime.Server(services=("graph",), enrol_invitation=path)
 
 
-def test_a_server_waits_for_an_authority_that_starts_later(pki: Path, tmp_path: Path) -> None:
+def test_a_server_waits_for_an_authority_that_starts_later(
+    pki: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with runtime.Server(services=("fleet",), data_dir=tmp_path / "probe") as probe:
         address = probe.address
     started: list[runtime.Server] = []
@@ -200,8 +204,9 @@ def test_a_server_waits_for_an_authority_that_starts_later(pki: Path, tmp_path: 
         ))
 
     thread = threading.Thread(target=start)
+    caplog.set_level("INFO")
     thread.start()
-    time.sleep(0.5)
+    until(lambda: "waits for the authority" in caplog.text, "first attempt")
     with runtime.Server(
         services=("fleet",), data_dir=tmp_path / "signer", authority=pki, tls_cert=pki / "signer.pem",
         tls_key=pki / "signer.key", listen=address,

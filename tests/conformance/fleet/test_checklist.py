@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 import os
 import signal
+import socket
 import sqlite3
 import ssl
 import subprocess
@@ -22,10 +24,13 @@ import pytest
 
 import runtime
 from runtime import wire
+from runtime._ext.http2_call import Method
 from runtime.authority import certificates as pki_files
 from runtime.edge import tokens
+from runtime.edge.connect import connect
 from tests.fleet.certificates import der, key_pem, make, pem, small_rsa_key
 from tests.processes import read_ready
+from tests.security.calls import UNAVAILABLE, Streams
 
 TIMEOUT_S = 30.0
 SERVING, NOT_SERVING = 1, 2
@@ -35,8 +40,9 @@ YES, NO = 1, 2
 class Stub:
     """The three services over one channel."""
 
-    def __init__(self, channel: grpc.Channel, token: str | None = None) -> None:
+    def __init__(self, channel: grpc.Channel, token: str | None = None, address: str = "") -> None:
         self._channel = channel
+        self.address = address
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
 
     def call(self, path: str, request: bytes) -> tuple[bytes, str]:
@@ -76,7 +82,7 @@ def fleet(folder: Path, token: str | None = None, **options: Any) -> Iterator[St
         runtime.Server(services=("fleet",), data_dir=folder, **options) as server,
         grpc.insecure_channel(server.address, [("grpc.max_send_message_length", -1)]) as channel,
     ):
-        yield Stub(channel, token)
+        yield Stub(channel, token, server.address)
 
 
 @pytest.fixture
@@ -87,6 +93,13 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     monkeypatch.setattr("runtime.edge.peer_limits.FAILURE_DELAY_S", 0.0)
     with fleet(tmp_path) as stub:
         yield stub
+
+
+def until(what: Callable[[], bool], awaited: str, pause_s: float = 0.02) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not what():
+        assert time.monotonic() < deadline, f"no {awaited} within {TIMEOUT_S:g} s"
+        time.sleep(pause_s)
 
 
 def code(call: Callable[[], object]) -> grpc.StatusCode:
@@ -173,11 +186,17 @@ def test_06_addresses(stub: Stub) -> None:
 
 
 def test_07_address_of_another(tmp_path: Path) -> None:
-    with fleet(tmp_path, fleet_ownership="strict", fleet_health="probe", fleet_server_port=9) as stub:
-        certificate = pem(make()[0])
-        assert stub.register(certificate) == (YES, "")
-        # A connection attempt would take the two seconds of a probe, or be refused as unproven.
-        assert stub.offer("10.255.255.1", certificate) == (NO, "ip_mismatch")
+    with socket.create_server(("127.0.0.2", 0)) as there:
+        there.setblocking(False)
+        port = there.getsockname()[1]
+        with fleet(tmp_path, fleet_ownership="strict", fleet_health="probe", fleet_server_port=port) as stub:
+            certificate = pem(make()[0])
+            assert stub.register(certificate) == (YES, "")
+            for ip in ("127.0.0.2", "10.255.255.1"):
+                assert stub.offer(ip, certificate) == (NO, "ip_mismatch")
+            # An answer leaves when the probe has ended that it waits for: nobody has come to the door.
+            with pytest.raises(BlockingIOError):
+                there.accept()
 
 
 def test_08_registered_but_not_offered(stub: Stub) -> None:
@@ -211,11 +230,12 @@ def test_12_machine_moves_once_when_its_server_is_lost(tmp_path: Path) -> None:
         first, second = enrol(stub, "10.0.0.1"), enrol(stub, "10.0.0.2")
         uuid = uuids.uuid4().bytes
         assert stub.target(uuid)[0] == "10.0.0.1"
-        deadline = time.monotonic() + 10
-        while stub.target(uuid)[0] == "10.0.0.1":
-            assert time.monotonic() < deadline
+
+        def moved() -> bool:
             stub.offer("10.0.0.2", second)
-            time.sleep(0.2)
+            return stub.target(uuid)[0] != "10.0.0.1"
+
+        until(moved, "move to the other server", 0.2)  # a host may call ten times a second
         assert stub.offer("10.0.0.1", first) == (YES, "")
         assert stub.target(uuid)[0] == "10.0.0.2"
 
@@ -253,14 +273,13 @@ def test_14_server_that_shows_another_leaf(tmp_path: Path, monkeypatch: pytest.M
         with fleet(tmp_path / "dispatcher", **options) as stub:
             assert stub.register(one) == (YES, "")
             assert stub.offer("127.0.0.1", one) == (YES, "")
-            time.sleep(1.0)
+            listener = server._listener
+            assert listener is not None
+            until(lambda: listener.account.num_calls >= 4, "probes")
             assert target(stub) == "127.0.0.1"
             server.stop(0)
             server = serve("two", port)
-            deadline = time.monotonic() + 10
-            while target(stub) != "none":
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            until(lambda: target(stub) == "none", "end of the rotation", 0.1)
             assert rows(tmp_path / "dispatcher", "SELECT ip, cause FROM servers") == [(None, "cert_mismatch")]
             # What a machine does with the certificate that it was given: it trusts nothing else.
             context = ssl.create_default_context(cadata=ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(
@@ -332,6 +351,13 @@ def test_18_sizes_and_rates(tmp_path: Path) -> None:
         assert codes[grpc.StatusCode.UNAVAILABLE] >= 49
         # Checks cost nothing, and are for everybody.
         assert stub.check("WorkerSaver") == SERVING
+        # Another host has all of its calls.
+        with Streams(stub.address, source="127.0.0.2") as other:
+            message = wire.fleet.GetTargetReq(uuid=uuid).SerializeToString()
+            asked = [other.open("/pb.FunctionDispatcher/GetTarget") for _ in range(40)]
+            for stream in asked:
+                other.send(stream, message)
+            assert {answer and answer[0] for answer in other.results(asked)} == {UNAVAILABLE}
 
 
 def start_process(folder: Path) -> tuple[subprocess.Popen[str], str]:
@@ -379,6 +405,26 @@ def test_19_kill_and_restart(tmp_path: Path) -> None:
         end(process)
 
 
+async def targets(address: str, number: int) -> list[int]:
+    """Ask for the targets of so many strangers, and return the statuses."""
+    connection = await connect(address)
+    loop = asyncio.get_running_loop()
+    method = Method("/pb.FunctionDispatcher/GetTarget", False, False, None)
+    codes: list[int] = []
+    ended = loop.create_future()
+
+    def answered(_answer: bytes | None, code: int, _message: str, _trailers: object) -> None:
+        codes.append(code)
+        if len(codes) == number:
+            ended.set_result(None)
+
+    for _ in range(number):
+        connection.start(method, wire.fleet.GetTargetReq(uuid=uuids.uuid4().bytes).SerializeToString(), answered)
+    await asyncio.wait_for(ended, TIMEOUT_S)
+    connection.close()
+    return codes
+
+
 def test_20_concurrent_first_calls_and_strangers(stub: Stub, tmp_path: Path) -> None:
     for number in range(1, 4):
         enrol(stub, f"10.0.0.{number}")
@@ -386,7 +432,8 @@ def test_20_concurrent_first_calls_and_strangers(stub: Stub, tmp_path: Path) -> 
     stub.save(machine(uuid))
     with concurrent.futures.ThreadPoolExecutor(20) as pool:
         assert len(set(pool.map(lambda _: stub.target(uuid.encode())[0], range(100)))) == 1
-        size = sum(path.stat().st_size for path in tmp_path.iterdir())
-        list(pool.map(lambda _: stub.target(uuids.uuid4().bytes), range(1000)))
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    answers = asyncio.run(targets(stub.address, 10_000))
+    assert set(answers) == {0}
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) == size
     assert len(rows(tmp_path, "SELECT * FROM assignments")) == 1
