@@ -13,6 +13,7 @@ typedef struct trt_step {
     int64_t refused;     /* bytes of the block that was refused last; 0: none was */
     int64_t refused_at;  /* bytes held when it was */
     int refused_by_all;  /* whether the limit of all steps together was what it broke */
+    int64_t worked;      /* in nodes; by the thread that runs the step */
     int work_left;       /* until it is looked at whether others shall have the interpreter's lock */
     int work_at_once;    /* adapted so that this is about every millisecond */
     int64_t looked_ns;   /* when that was last; 0: never */

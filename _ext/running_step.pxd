@@ -12,6 +12,7 @@ cdef extern from "running_step.h" nogil:
         int64_t refused
         int64_t refused_at
         int refused_by_all
+        int64_t worked
         int work_left
         int work_at_once
         int64_t looked_ns
@@ -56,5 +57,6 @@ cdef int take_turn(trt_step *step) except -1
 # Count some work of a step, in nodes: compiled loops do not pass through the interpreter, which is where a thread lets
 # others have the lock.
 cdef inline int count_work(trt_step *step, int work) except -1:
+    step.worked += work
     step.work_left -= work
     return take_turn(step) if step.work_left <= 0 else 0

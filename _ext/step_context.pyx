@@ -119,6 +119,8 @@ cdef class StepContext:
         The error that the step was cancelled with.
     held_bytes, peak_bytes : int
         What the arrays that the step made hold now, and the most that they held; see `runtime._ext.running_step`.
+    worked : int
+        How many nodes have run, as far as executors and compiled loops count them; a turn of a loop counts for two more.
 
     Notes
     -----
@@ -154,6 +156,10 @@ cdef class StepContext:
     @property
     def peak_bytes(self):
         return self.shared.peak
+
+    @property
+    def worked(self):
+        return self.shared.worked
 
     @property
     def resources(self):

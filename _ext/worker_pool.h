@@ -53,6 +53,8 @@ static struct {
     pthread_cond_t done; /* a helper has left a job */
     trt_job *jobs;        /* those that are open, the latest first */
     unsigned epoch;      /* atomic; counts the jobs, for helpers that look out */
+    unsigned dismissals; /* atomic; counts the ends of steps: nobody looks out beyond one */
+    long long begun;     /* atomic; counts the tasks that have begun */
     int parked;          /* helpers asleep in `work` */
     int num_threads;
     int limit;           /* helpers wanted; -1: not yet decided */
@@ -60,7 +62,7 @@ static struct {
     int slumps;          /* atomic; of the last shared jobs, in a row; at most TRT_MAX_SLUMPS */
     long long rest_until; /* atomic; on the clock of trt_pool_now_ns */
     pthread_t threads[TRT_MAX_HELPERS];
-} trt_pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, 0, 0, 0, -1, 0, 0, 0, {0}};
+} trt_pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, 0, 0, 0, 0, 0, -1, 0, 0, 0, {0}};
 
 static inline long long trt_pool_now_ns(void) {
     struct timespec now;
@@ -99,6 +101,7 @@ static ptrdiff_t trt_job_work(trt_job *job) {
             __atomic_store_n(&job->next_task, job->num_tasks, __ATOMIC_RELAXED);
             return done;
         }
+        __atomic_fetch_add(&trt_pool.begun, 1, __ATOMIC_RELAXED);
         job->run(job->context, task);
     }
 }
@@ -112,14 +115,15 @@ static trt_job *trt_pool_open_job(void) {
 
 /* Look out for a new job, for a while; called and left with the mutex held. */
 static int trt_pool_look_out(void) {
-    unsigned seen = trt_pool.epoch;
+    unsigned seen = trt_pool.epoch, dismissals = __atomic_load_n(&trt_pool.dismissals, __ATOMIC_RELAXED);
     int found = 0;
     pthread_mutex_unlock(&trt_pool.mutex);
     long long until = trt_pool_now_ns() + TRT_HELPER_SPIN_NS;
     do {
         for (int turn = 0; turn < 32 && !found; turn++) {
             trt_pool_pause();
-            found = __atomic_load_n(&trt_pool.epoch, __ATOMIC_ACQUIRE) != seen;
+            found = __atomic_load_n(&trt_pool.epoch, __ATOMIC_ACQUIRE) != seen ||
+                    __atomic_load_n(&trt_pool.dismissals, __ATOMIC_RELAXED) != dismissals;
         }
     } while (!found && trt_pool_now_ns() < until);
     pthread_mutex_lock(&trt_pool.mutex);
@@ -261,6 +265,9 @@ static void trt_parallel_ranges(trt_range_fn run, void *context, ptrdiff_t size,
     else if (size > 0)
         run(context, 0, size);
 }
+
+/* A step has ended: helpers that look out for its next kernel need not. */
+static inline void trt_pool_dismiss(void) { __atomic_fetch_add(&trt_pool.dismissals, 1, __ATOMIC_RELAXED); }
 
 /* Let the helpers finish what they have and end; the next job starts new ones. */
 static void trt_pool_stop(void) {

@@ -3,8 +3,8 @@
 The thread that runs a kernel always takes part, and takes over whatever the helpers do not get to: a busy machine slows
 nothing down. Where a helper has been taken off its processor in the middle of a task, so that a kernel had to wait for
 it, kernels run alone for a while. Helpers look out for the next kernel for some 40 microseconds after they have worked
-and sleep otherwise. They end when the last of those who `retain` the pool lets go of it, and when the interpreter ends.
-A forked child starts its own.
+and sleep otherwise, at once when a step has ended (`dismiss`). They end when the last of those who `retain` the pool
+lets go of it, and when the interpreter ends. A forked child starts its own.
 """
 
 import atexit
@@ -18,6 +18,7 @@ cdef extern from "worker_pool.h" nogil:
     void trt_parallel_for(task_fn run, void *context, Py_ssize_t num_tasks, const int *stop)
     void trt_parallel_ranges(range_fn run, void *context, Py_ssize_t size, Py_ssize_t grain, const int *stop)
     void trt_pool_stop()
+    void trt_pool_dismiss()
     int trt_pool_watch_forks()
     int trt_pool_default_limit()
 
@@ -25,9 +26,11 @@ cdef extern from *:
     """
     #define TRT_POOL_LIMIT trt_pool.limit
     #define TRT_POOL_THREADS trt_pool.num_threads
+    #define TRT_POOL_BEGUN __atomic_load_n(&trt_pool.begun, __ATOMIC_RELAXED)
     """
     int TRT_POOL_LIMIT
     int TRT_POOL_THREADS
+    long long TRT_POOL_BEGUN
 
 # those who hold the pool; changed under the GIL
 cdef int _users = 0
@@ -57,6 +60,16 @@ def workers():
 def running_helpers():
     """Return how many helper threads there are now."""
     return TRT_POOL_THREADS
+
+
+def tasks_begun():
+    """Return how many tasks of kernels have begun since the process did, on whichever thread."""
+    return TRT_POOL_BEGUN
+
+
+def dismiss():
+    """Tell the helpers that a step has ended: those that look out for its next kernel go to sleep."""
+    trt_pool_dismiss()
 
 
 def set_workers(int count):

@@ -6,6 +6,8 @@ executor, of which a loop takes two, for the condition and the body; ``dataflow`
 ``numpy`` is the same number of ``numpy.add`` calls in a loop of Python. TensorFlow runs the same GraphDefs in a session
 in its own process, its graph optimizer left on for loops and off for chains, which it would shorten; its times hold
 what a ``Session.run`` costs in Python.
+
+``cancel`` is how long a step goes on that is cancelled in the middle of a long kernel or of a loop without an end.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from runtime import wire
+from runtime._ext.errors import Cancelled
 from runtime._ext.executor import StepContext
 from runtime.bench.peers import peer_python
 from runtime.bench.report import environment, print_table, write_json
@@ -39,6 +44,10 @@ LENGTHS = (1, 100, 1_000, 10_000)
 TURNS = 10_000
 # The best time is taken of each part of a run, so that the parts tell its spread.
 PARTS = 5
+CANCEL = "cancel"
+CANCELLATIONS = 15
+# A cancelled step has been at work for so long.
+AT_WORK_S = 0.05
 
 
 def _node(graph: Any, op: str, name: str, *inputs: str, kind: DataType = DataType.FLOAT, **attrs: Any) -> str:
@@ -172,6 +181,112 @@ def measure(seconds: float) -> list[dict[str, Any]]:
     return rows
 
 
+def _kernel_graph(op: str, inputs: dict[str, DataType], **attrs: Any) -> Any:
+    graph = wire.GraphDef()
+    for name, kind in inputs.items():
+        _node(graph, "Placeholder", name, kind=kind)
+    _node(graph, op, "end", *inputs)
+    for attr, value in attrs.items():
+        if isinstance(value, list):
+            graph.node[-1].attr[attr].list.i.extend(value)
+        else:
+            graph.node[-1].attr[attr].s = value
+    return graph
+
+
+def _fused_graph() -> Any:
+    graph = wire.GraphDef()
+    value = _node(graph, "Placeholder", "x")
+    for number, op in enumerate(("Neg", "Exp", "Tanh")):
+        value = _node(graph, op, f"part{number}", value)
+    _node(graph, "Square", "end", value)
+    return graph
+
+
+def _function_loop_graph() -> Any:
+    """Return ``while True: i += 1`` by functions, as TensorFlow 2 writes it."""
+    graph = wire.GraphDef()
+    _const(graph, "zero", 0)
+    for name, op, kind in (("always", "Equal", DataType.BOOL), ("turn", "Add", DataType.INT32)):
+        function = graph.library.function.add()
+        function.signature.name = name
+        function.signature.input_arg.add(name="i", type=int(DataType.INT32))
+        function.signature.output_arg.add(name="o", type=int(kind))
+        body = wire.GraphDef()
+        _const(body, "one", 1)
+        if op == "Equal":
+            _node(body, op, "made", "i", "i", kind=DataType.INT32)
+        else:
+            _node(body, op, "made", "i", "one:output:0", kind=DataType.INT32)
+        function.node_def.extend(body.node)
+        function.ret["o"] = "made:z:0"
+    node = graph.node.add(name="end", op="StatelessWhile")
+    node.input.append("zero")
+    node.attr["T"].list.type.append(int(DataType.INT32))
+    node.attr["cond"].func.name, node.attr["body"].func.name = "always", "turn"
+    return graph
+
+
+def endless_cases() -> list[tuple[str, Any, list[np.ndarray[Any, Any]], str]]:
+    """Return (name, GraphDef, feeds in the order of the placeholders, fetch) of steps that take seconds, or for ever.
+
+    The feeds are zeros that take no memory of their own.
+    """
+    real, whole = DataType.FLOAT, DataType.INT32
+
+    def zeros(*shape: int) -> np.ndarray[Any, Any]:
+        return np.zeros(shape, np.float32)
+
+    windows = {"strides": [1, 1, 1, 1], "padding": b"SAME"}
+    images, filters = zeros(256, 64, 64, 256), zeros(5, 5, 256, 256)
+    shapes = [np.array(array.shape, np.int32) for array in (images, filters)]
+    return [
+        ("MatMul", _kernel_graph("MatMul", {"x": real, "y": real}), [zeros(8192, 8192)] * 2, "end:0"),
+        ("Conv2D", _kernel_graph("Conv2D", {"x": real, "f": real}, **windows), [images, filters], "end:0"),
+        ("Conv2DBackpropInput", _kernel_graph("Conv2DBackpropInput", {"s": whole, "f": real, "g": real}, **windows),
+         [shapes[0], filters, images], "end:0"),
+        ("Conv2DBackpropFilter", _kernel_graph("Conv2DBackpropFilter", {"x": real, "s": whole, "g": real}, **windows),
+         [images, shapes[1], images], "end:0"),
+        ("element-wise, fused", _fused_graph(), [zeros(1 << 29)], "end:0"),
+        ("while_loop in frames", loop_graph(2**31 - 1), [], "exit:0"),
+        ("While of functions", _function_loop_graph(), [], "end:0"),
+    ]
+
+
+def measure_cancelling(times: int = CANCELLATIONS) -> dict[str, Any]:
+    """Return the row ``cancel``: for every endless case the median and the greatest time of an end, in milliseconds."""
+    found: dict[str, dict[str, float]] = {}
+    for name, proto, feeds, fetch in endless_cases():
+        graph = Graph.from_proto(proto)
+        state = SessionState(cpu_device("local", 0), FileAccess([]))
+        placeholders = [f"{node.name}:0" for node in proto.node if node.op == "Placeholder"]
+        compiled = compile_step(select(graph, placeholders, [fetch], []), graph.library, state)
+        taken = []
+        for _ in range(times):
+            step = StepContext(1, state)
+            ended: list[float] = []
+
+            def run(step: StepContext = step, ended: list[float] = ended) -> None:
+                try:
+                    compiled.run(step, feeds)  # noqa: B023
+                except Cancelled:
+                    ended.append(time.perf_counter())
+
+            thread = threading.Thread(target=run)
+            thread.start()
+            time.sleep(AT_WORK_S)
+            cancelled = time.perf_counter()
+            step.cancel(Cancelled("measured"))
+            thread.join()
+            if not ended:
+                raise SystemExit(f"{name} ended by itself within {AT_WORK_S} s: nothing was cancelled")
+            taken.append((ended[0] - cancelled) * 1e3)
+        found[name] = {"median_ms": statistics.median(taken), "worst_ms": max(taken)}
+    worst = [entry["worst_ms"] for entry in found.values()]
+    return {"case": CANCEL, "count": times, "worst_ms": max(worst),
+            "median_ms": max(entry["median_ms"] for entry in found.values()), "steps": found}
+
+
 def add_tensorflow(rows: Sequence[dict[str, Any]], seconds: float) -> None:
     """Run the same graphs in TensorFlow's interpreter and add its times to the rows."""
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": "-1"}
@@ -210,6 +325,13 @@ def main() -> None:
         [[row["case"], *(cell(row, who) for who in ("program", "dataflow", "numpy", "tensorflow", "compile"))]
          for row in rows],
     )
+    cancelled = measure_cancelling()
+    print_table(
+        f"from the cancellation of a step to its end, ms; {cancelled['count']} times each",
+        ["step", "median", "worst"],
+        [[name, entry["median_ms"], entry["worst_ms"]] for name, entry in cancelled["steps"].items()],
+    )
+    rows.append(cancelled)
     if options.json:
         write_json(options.json, {"benchmark": "executor", "environment": environment(), "rows": rows})
 

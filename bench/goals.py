@@ -79,6 +79,11 @@ def _nanoseconds(row: dict[str, Any]) -> tuple[float, float, float, float, float
     return row["program"], row.get("tensorflow", float("nan")), row["program"], min(parts), max(parts)
 
 
+def _cancellation(row: dict[str, Any]) -> tuple[float, float, float, float, float]:
+    worst = [entry["worst_ms"] for entry in row["steps"].values()]
+    return row["worst_ms"], float("nan"), row["worst_ms"], min(worst), max(worst)
+
+
 def _time_of_road(row: dict[str, Any]) -> tuple[float, float, float, float, float]:
     parts = [part / 1e3 for part in row["p10_parts_us"]]
     return row["p10_us"] / 1e3, float("nan"), row["p10_us"] / 1e3, min(parts), max(parts)
@@ -108,6 +113,7 @@ GOALS = (
     Goal("small step, 8 client threads", "steps", "small-8-threads", _ratio(), "us", 1.15, 1.0),
     Goal("node of a chain of 1,000, ns in the server", "executor", "chain[1000]", _nanoseconds, "ns", 60, 25),
     Goal("node of 1,000 side by side, ns in the server", "executor", "wide[1000]", _nanoseconds, "ns", 60, 25),
+    Goal("a cancelled step ends, ms", "executor", "cancel", _cancellation, "ms", 100, 10),
     Goal("chain of 10,000 nodes", "steps", "chain[10000]", _ratio(), "us", 0.45, 0.25),
     Goal("10,000 nodes side by side", "steps", "wide[10000]", _ratio(), "us", 0.15, 0.06),
     Goal("while_loop, one turn", "steps", "while[10000]", _ratio(10_000), "us", 0.25, 0.08),

@@ -113,6 +113,8 @@ class StepRunner:
         except BaseException as error:
             done(None, error)
         else:
+            # Who sends the answer, and the client, want the processor on which a helper looks out for the next kernel.
+            worker_pool.dismiss()
             done(outputs, None)
 
     def hand_over(self, work: Callable[[], object]) -> None:

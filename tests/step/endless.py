@@ -83,6 +83,30 @@ def finished_product() -> tuple[GraphMaker, str]:
     return maker, "relu:0"
 
 
+def fused_chain() -> tuple[GraphMaker, str]:
+    """Return element-wise nodes that run as one kernel."""
+    maker = GraphMaker()
+    value = maker.placeholder("x")
+    for number, op in enumerate(("Neg", "Exp", "Tanh", "Square")):
+        value = maker.op(op, f"part{number}", value)
+    return maker, f"{value}:0"
+
+
+def loop_of_products() -> tuple[GraphMaker, str]:
+    """Return a loop of frames whose turns are long."""
+    maker = GraphMaker()
+    maker.placeholder("x")
+    maker.op("Enter", "enter", "x", frame_name="endless")
+    maker.op("Merge", "merge", "enter", "next", N=2)
+    maker.const("true", np.bool_(True), "merge")
+    maker.op("LoopCond", "cond", "true")
+    maker.op("Switch", "switch", "merge", "cond")
+    maker.op("MatMul", "product", "switch:1", "switch:1")
+    maker.op("NextIteration", "next", "product")
+    maker.op("Exit", "exit", "switch")
+    return maker, "exit:0"
+
+
 def zeros(*shape: int, dtype: Any = np.float32) -> np.ndarray[Any, Any]:
     """Return zeros that take no memory until they are written."""
     return np.zeros(shape, dtype)
@@ -144,6 +168,8 @@ LONG: dict[str, tuple[Callable[[], tuple[GraphMaker, str]], dict[str, np.ndarray
         lambda: kernel("MaxPool", "x", ksize=[1, 9, 9, 1], strides=[1, 1, 1, 1], padding="SAME"),
         {"x:0": zeros(1000, 128, 128, 64)},
     ),
+    "element-wise kernels fused": (fused_chain, {"x:0": zeros(1 << 29)}),
+    "products in a loop of frames": (loop_of_products, {"x:0": zeros(2048, 2048)}),
     "AddV2": (lambda: kernel("AddV2", "x", "x"), {"x:0": zeros(1 << 30)}),
     "AddV2 of a row": (lambda: kernel("AddV2", "x", "y"), {"x:0": zeros(1 << 16, 1 << 14), "y:0": zeros(1 << 14)}),
     "Neg": (lambda: kernel("Neg", "x"), {"x:0": zeros(1 << 30)}),

@@ -97,6 +97,25 @@ def test_thousand_starts_and_stops_leave_no_thread(three_workers):
     until(lambda: native_threads() <= before)
 
 
+def test_helpers_that_were_dismissed_help_again(three_workers):
+    """Whether they were looking out or asleep when the step ended; tasks count once, whoever runs them."""
+    add, item = large_kernel()
+    add()
+    begun = worker_pool.tasks_begun()
+    add()
+    tasks = worker_pool.tasks_begun() - begun
+    assert tasks > 1
+    begun = worker_pool.tasks_begun()
+    for turn in range(50):
+        add()
+        worker_pool.dismiss()
+        if turn % 10 == 0:
+            time.sleep(0.001)
+    assert worker_pool.tasks_begun() - begun == 50 * tasks
+    assert worker_pool.running_helpers() == 2
+    np.testing.assert_array_equal(item.value, np.full(1 << 20, 52, "f4"))
+
+
 def test_a_forked_child_has_helpers_of_its_own(three_workers):
     add, item = large_kernel()
     add()
