@@ -41,7 +41,8 @@ _PIECE_BYTES = 1 << 20
 # A reader is that far ahead only of those who take what it reads: it begins with one chunk, and grows by this factor.
 _GROWTH = 4
 _MAX_VIEWS = 1000  # that a system call writes; the limit of Linux is 1024
-_THREADS = 4
+# Most of them wait for the disk, which syncs several files in little more time than one.
+_THREADS = 8
 _buffers = BufferPool(_THREADS * 8 * _PIECE_BYTES)
 _DIGEST_BYTES = 32
 _TEMPORARY = "writing"
@@ -208,6 +209,11 @@ class FileValueWriter:
         self._crc = 0
         self._ended = False
         self._busy = False
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether what was written so far would stay bytes."""
+        return self.size <= self._inline_bytes
 
     async def write(self, data: bytes) -> None:
         """Take a piece."""

@@ -18,6 +18,11 @@ class ValueWriter(Protocol):
         """Bytes written so far."""
         ...
 
+    @property
+    def is_inline(self) -> bool:
+        """Whether what was written so far would stay bytes."""
+        ...
+
     async def write(self, data: bytes) -> None:
         """Take a piece; waits for the disk when much has not been written yet.
 

@@ -5,6 +5,9 @@ Used by the services and by agents. What a message breaks is INVALID_ARGUMENT, n
 
 from __future__ import annotations
 
+import asyncio
+import functools
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,6 +39,8 @@ _M = TypeVar("_M", bound=Message)
 # Payloads of a stream that lie in memory until its end, all together; beyond it even small ones become objects.
 _STREAM_BYTES = 32 << 20
 _SMALL_BYTES = 1 << 10
+# Payloads of a stream that are being synced at a time.
+_MAX_FINISHING = 8
 
 
 def parse(kind: type[_M], request: bytes) -> _M:
@@ -116,15 +121,20 @@ class TaskStream:
 
     Attributes
     ----------
-    requests : list of TaskRequest
-        The complete ones so far. Their payloads are held; `discard` lets them go.
     is_over : bool
         Whether ``last_task`` has come; what follows is ignored.
+
+    Notes
+    -----
+    Payloads that become objects are synced while the next ones come: a disk that syncs several files at a time takes
+    little longer than for one.
     """
 
     def __init__(self, make_writer: Callable[[int | None], ValueWriter], chunk_bytes: int) -> None:
-        self.requests: list[TaskRequest] = []
         self.is_over = False
+        # Complete tasks, each with its payload or the writer that is about to have it.
+        self._complete: list[tuple[wire.armonik.TaskRequestHeader, Value | asyncio.Future[Value]]] = []
+        self._finishing: deque[asyncio.Future[Value]] = deque()
         self._make_writer = make_writer
         self._chunk_bytes = chunk_bytes
         self._header: wire.armonik.TaskRequestHeader | None = None
@@ -167,37 +177,68 @@ class TaskStream:
         elif kind == "data_complete":
             if not chunk.data_complete:
                 raise InvalidArgument("task_payload.data_complete: must be true")
-            value = await writer.finish()
-            self._kept_bytes += len(value.data)
-            self.requests.append(
-                TaskRequest(header.id, _once(header.expected_output_keys), _once(header.data_dependencies), value)
-            )
             self._header = self._writer = None
+            if writer.is_inline:
+                value = await writer.finish()
+                self._kept_bytes += len(value.data)
+                self._complete.append((header, value))
+                return
+            finishing = asyncio.ensure_future(writer.finish())
+            self._complete.append((header, finishing))
+            self._finishing.append(finishing)
+            while len(self._finishing) > _MAX_FINISHING or (self._finishing and self._finishing[0].done()):
+                await self._finishing[0]  # raises what has gone wrong
+                self._finishing.popleft()
         else:
             raise InvalidArgument("task_payload: one of data and data_complete must be set")
 
-    def take(self) -> list[TaskRequest]:
-        """Return the tasks of a stream that has ended; who takes them holds their payloads.
+    async def finish(self) -> list[TaskRequest]:
+        """Return the tasks of a stream that has ended; who takes them holds their payloads, which are durable.
 
         Raises
         ------
         InvalidArgument
             If the last one is not complete, or there is none.
+        ResourceExhausted, Unavailable
+            The disk is full, or fails.
         """
         if self._header is not None:
             raise InvalidArgument(f"the stream ended inside of task {self._header.id!r}: its payload is not complete")
-        if not self.requests:
+        if not self._complete:
             raise InvalidArgument("the stream contained no task")
-        requests, self.requests = self.requests, []
-        return requests
+        while self._finishing:
+            await self._finishing[0]
+            self._finishing.popleft()
+        complete, self._complete = self._complete, []
+        return [
+            TaskRequest(
+                header.id,
+                _once(header.expected_output_keys),
+                _once(header.data_dependencies),
+                value.result() if isinstance(value, asyncio.Future) else value,
+            )
+            for header, value in complete
+        ]
 
     def discard(self, let_go: Callable[[Iterable[Value]], None]) -> None:
         """Forget everything."""
         if self._writer is not None:
             self._writer.discard()
             self._header = self._writer = None
-        requests, self.requests = self.requests, []
-        let_go([request.payload for request in requests])
+        complete, self._complete = self._complete, []
+        self._finishing.clear()
+        for _, value in complete:
+            if isinstance(value, asyncio.Future):
+                value.cancel()
+                value.add_done_callback(functools.partial(_let_finished_go, let_go))
+            else:
+                let_go([value])
+
+
+def _let_finished_go(let_go: Callable[[Iterable[Value]], None], finished: asyncio.Future[Value]) -> None:
+    # One that is cancelled, or has failed, has left nothing.
+    if not finished.cancelled() and finished.exception() is None:
+        let_go([finished.result()])
 
 
 def task_filter_of(message: wire.armonik.TaskFilter) -> TaskFilter:

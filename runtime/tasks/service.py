@@ -145,7 +145,7 @@ class SubmitterService:
                     break
             if first is None:
                 raise InvalidArgument("stream contained no message")
-            offending = await tasks.create_tasks(first.session_id, stream.take(), options)
+            offending = await tasks.create_tasks(first.session_id, await stream.finish(), options)
         finally:
             stream.discard(tasks.discard)
         return messages.created_message(offending).SerializeToString()

@@ -13,9 +13,22 @@ import pytest
 
 from runtime import config, wire
 from runtime.client.access import Access
+from runtime.tasks.worker.function import Worker
 from runtime.tasks.worker.process import WorkerProcess
 from tests.conformance.armonik.outside_worker import workers_call
-from tests.conformance.armonik.submitter import A, Submitter, of_session, of_tasks, serve, task
+from tests.conformance.armonik.submitter import (
+    DONE,
+    LAST,
+    A,
+    Submitter,
+    begin,
+    chunk,
+    header,
+    of_session,
+    of_tasks,
+    serve,
+    task,
+)
 from tests.leaks import run_async
 from tests.tasks import worker_functions
 from tests.tasks.test_worker import served, until
@@ -32,6 +45,18 @@ async def warmed(submitter: Submitter) -> None:
     await submitter.wait(of_tasks(*(f"quick{number}" for number in range(QUICK))))
 
 
+@contextlib.asynccontextmanager
+async def registered(submitter: Submitter, folder: Path, function: Worker) -> AsyncIterator[None]:
+    """Have one more worker."""
+    settings = config.load({"listen": f"unix:{folder}/more.sock"}, {}, user_file=False).settings
+    process = WorkerProcess(function, settings, [(f"grpc://{submitter.address}", Access())])
+    await process.start()
+    try:
+        yield
+    finally:
+        await process.stop(5.0)
+
+
 def test_nothing_waits_behind_a_long_task(tmp_path: Path) -> None:
     async def work() -> None:
         async with served(tmp_path, worker_functions.by_payload) as submitter:
@@ -43,23 +68,17 @@ def test_nothing_waits_behind_a_long_task(tmp_path: Path) -> None:
             )
             await until((tmp_path / "go.began").exists)
             async with asyncio.timeout(TIMEOUT_S):
-                while set((await submitter.statuses(*names)).values()) != {"SUBMITTED"}:
+                while set((await submitter.statuses(*names)).values()) != {"SUBMITTED"} or (
+                    await submitter.statuses("long") != {"long": "PROCESSING"}
+                ):
                     await asyncio.sleep(0.01)
             (listed,) = (await workers_call(submitter, "List", R.ListWorkersRequest())).worker
             assert (listed.state, list(listed.task_id)) == ("busy", ["long"])
-            assert await submitter.statuses("long") == {"long": "PROCESSING"}
-            # Another worker has them meanwhile.
-            settings = config.load({"listen": f"unix:{tmp_path}/other.sock"}, {}, user_file=False).settings
-            other = WorkerProcess(
-                worker_functions.by_payload, settings, [(f"grpc://{submitter.address}", Access())]
-            )
-            await other.start()
-            try:
+            async with registered(submitter, tmp_path, worker_functions.by_payload):
+                # Another worker has them meanwhile.
                 await submitter.wait(of_tasks(*names))
                 assert await submitter.statuses("long") == {"long": "PROCESSING"}
-            finally:
-                go.touch()
-                await other.stop(5.0)
+            go.touch()
             assert await submitter.available("long") is None
 
     run_async(work)
@@ -116,16 +135,39 @@ def test_results_of_all_sizes(tmp_path: Path, size: int) -> None:
     run_async(work)
 
 
-def test_inputs_too_large_for_a_batch(tmp_path: Path) -> None:
+def test_inputs_of_all_sizes(tmp_path: Path) -> None:
+    """Rows of the store, objects that go along with their tasks, and what goes by a call of Process."""
+    sizes = [1, 70_000, 300_000, 1, 2 << 20, (2 << 20) + 1, 1, 300_000]
+
     async def work() -> None:
-        async with served(tmp_path, worker_functions.double) as submitter:
-            small, large = b"s", b"l" * 70_000
-            await submitter.create(
-                *(task(f"t{number}", payload=(small, large)[number % 2]) for number in range(12))
-            )
+        async with served(tmp_path, worker_functions.double, 2) as submitter:
+            parts = [begin()]
+            for number, size in enumerate(sizes):
+                data = b"%d" % (number % 10) * size
+                parts += [header(f"t{number}"), *(chunk(data[at : at + 80_000]) for at in range(0, size, 80_000)), DONE]
+            await submitter.stream([*parts, LAST])
+            await submitter.create(task("both", needs=["t2", "t3"], payload=b"x"))
             await submitter.wait(of_session("s"))
-            for number in range(12):
-                assert await submitter.data(f"t{number}") == 2 * (small, large)[number % 2]
+            for number, size in enumerate(sizes):
+                assert await submitter.data(f"t{number}") == b"%d" % (number % 10) * (2 * size)
+            assert await submitter.data("both") == b"xx"
+
+    run_async(work)
+
+
+def test_damaged_object_ends_its_task(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serve(tmp_path, task_check_s=0.05) as submitter:
+            await submitter.session()
+            await submitter.stream([begin(), header("t"), *[chunk(b"x" * 80_000)] * 2, DONE, LAST])
+            (path,) = (path for path in tmp_path.rglob("objects/??/*") if path.is_file())
+            path.write_bytes(b"y" * 160_000)
+            async with registered(submitter, tmp_path, worker_functions.double):
+                error = (await submitter.available("t")).errors[0]
+                assert error.task_status == A.TASK_STATUS_ERROR and "is damaged" in error.detail
+                assert await submitter.statuses("t###1") == {}
+                await submitter.create(task("after"))
+                assert await submitter.available("after") is None
 
     run_async(work)
 

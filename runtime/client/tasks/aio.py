@@ -40,6 +40,9 @@ RETRY_S = 30.0
 # Tasks and bytes of one request that has the payloads in it.
 _BATCH_TASKS = 500
 _BATCH_BYTES = 1 << 20
+# The same for requests that have them in chunks: the server has them on disk, many at a time, before it answers.
+_STREAM_TASKS = 100
+_STREAM_BYTES = 32 << 20
 # Large results that are fetched at once.
 _FETCHES = 16
 # Ids of one request that names tasks.
@@ -390,12 +393,12 @@ class AsyncTaskSession:
         try:
             async with contextlib.aclosing(completed(self, wanted, timeout_s, with_values=True)) as ended:
                 async for some in ended:
-                    done += len(some)
-                    failures = [handle.failure for handle in some if handle.failure is not None]
-                    failed += len(failures)
-                    tell(done, len(wanted), failed)
-                    if failures and not return_exceptions:
-                        raise failures[0]
+                    for handle in some:
+                        done += 1
+                        failed += handle.failure is not None
+                        tell(done, len(wanted), failed)
+                        if handle.failure is not None and not return_exceptions:
+                            raise handle.failure
         finally:
             tell.close()
         at_once = asyncio.Semaphore(_FETCHES)
@@ -777,9 +780,8 @@ def _grouped(tasks: Sequence[_New], chunk_bytes: int) -> Iterator[tuple[list[_Ne
     nbytes, was_small = 0, True
     for task in tasks:
         is_small = task.payload.is_at_hand and 0 < task.payload.size < chunk_bytes
-        if group and (
-            is_small != was_small or len(group) == _BATCH_TASKS or nbytes + task.payload.size > _BATCH_BYTES
-        ):
+        most, most_bytes = (_BATCH_TASKS, _BATCH_BYTES) if was_small else (_STREAM_TASKS, _STREAM_BYTES)
+        if group and (is_small != was_small or len(group) == most or nbytes + task.payload.size > most_bytes):
             yield group, was_small
             group, nbytes = [], 0
         group.append(task)

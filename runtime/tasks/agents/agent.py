@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from runtime.errors import Error, Unavailable
+from runtime.errors import DataLoss, Error, Unavailable
+from runtime.objects.value import Value
 from runtime.tasks.agents.attempt import Attempt, End
 from runtime.tasks.agents.batched_call import BatchedCall
 from runtime.tasks.agents.batches import BatchStream, is_batchable
@@ -278,25 +279,56 @@ class Agent:
         return stream.room()
 
     async def _give(self, leases: list[Lease]) -> None:
-        """Send small tasks together, and run each other one by a call of Process."""
+        """Send small tasks together, each with an object by itself, and run the others by calls of Process."""
         stream = None if self._refuses_batches else self._stream
         small: list[Lease] = []
         back: list[Lease] = []
         for lease in leases:
-            if stream is not None and is_batchable(lease):
-                small.append(lease)
-            elif len(self._alone) < self.concurrency:
-                self._begin_alone(self._run_alone(lease))
-            else:
+            if stream is None or not is_batchable(lease):
+                if len(self._alone) < self.concurrency:
+                    self._begin_alone(self._run_alone(lease))
+                else:
+                    back.append(lease)
+            elif stream.is_over:
                 back.append(lease)
-        if small and stream is not None and stream.is_over:
-            back, small = leases, []
+            elif values := _objects_of(lease):
+                objects = await self._read_objects(lease, values)
+                if objects is not None:
+                    await self._send([lease], objects)
+            else:
+                small.append(lease)
         if back:
             self._supply.put_back(back)
-        if small and stream is not None:
-            with contextlib.suppress(Error):  # what ends the stream is told to its listener, which sees to its tasks
-                await stream.give(small)
-                self._batch_works()
+        if small:
+            await self._send(small)
+
+    async def _send(self, leases: list[Lease], objects: dict[Value, bytes] | None = None) -> None:
+        stream = self._stream
+        if stream is None or stream.is_over:
+            self._supply.put_back(leases)
+            return
+        with contextlib.suppress(Error):  # what ends the stream is told to its listener, which sees to its tasks
+            await stream.give(leases, objects)
+            self._batch_works()
+
+    async def _read_objects(self, lease: Lease, values: list[Value]) -> dict[Value, bytes] | None:
+        """Return the contents of objects; None when the task has ended because they cannot be had."""
+        found: dict[Value, bytes] = {}
+        try:
+            for value in values:
+                found[value] = b"".join([piece async for piece in lease.read(value, value.size)])
+        except DataLoss as error:
+            self.num_ended += 1
+            self.num_failed += 1
+            if not lease.is_ended and not lease.is_lost:
+                self.batch_records(asyncio.ensure_future(lease.fail(FailureKind.PROTOCOL, error.message)))
+            return None
+        except Error as error:
+            logger.warning("task %r goes back to the queue: %s", lease.task.id, error.message)
+            self._tasks.give_back([lease])
+            await asyncio.sleep(_DISK_PAUSE_S)
+            return None
+        return found
 
     async def _run_alone(self, lease: Lease, call: BatchedCall | None = None, began: float = 0.0) -> None:
         end = await self._attempt(lease, call, began)
@@ -419,3 +451,12 @@ class Agent:
                 attempt.outcome.add_done_callback(lambda outcome: self._outcomes.pop(outcome, None))
             self.num_ended += 1
             self.num_failed += attempt.has_failed
+
+
+def _objects_of(lease: Lease) -> list[Value]:
+    """Return the parts of a task's input that are objects."""
+    task = lease.task
+    found = [value for value in task.inputs.values() if value.ref is not None] if task.inputs else []
+    if task.payload.ref is not None:
+        found.append(task.payload)
+    return found

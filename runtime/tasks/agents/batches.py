@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from google.protobuf.message import DecodeError
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 __all__ = ["BatchOwner", "BatchStream", "is_batchable"]
 
 # Input of at most so many bytes goes along with a task.
-_INPUT_BYTES = 64 << 10
+_INPUT_BYTES = 2 << 20
 # Results of at most so many bytes come along with a task's end; they lie in a row of the store.
 _INLINE_BYTES = 16 << 10
 # A worker is given what it runs within so many seconds, but no more than this.
 _AHEAD_S = 0.01
 _MAX_AHEAD = 512
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 4 << 20
 # What tasks are taken to last before any has ended, and the weight of the latest ones, each, in the mean: some quick
 # ones must have ended here before the worker is given tasks ahead.
 _FIRST_MEAN_S = 0.2
@@ -47,16 +47,10 @@ _LOOK_S = 0.5
 
 
 def is_batchable(lease: Lease) -> bool:
-    """Return whether a task's input lies in rows of the store and is small."""
-    payload = lease.task.payload
-    nbytes = len(payload.data)
-    if payload.ref is not None:
-        return False
-    for value in lease.task.inputs.values():
-        if value.ref is not None:
-            return False
-        nbytes += len(value.data)
-    return nbytes <= _INPUT_BYTES and len(lease.task.inputs) == len(lease.task.dependencies)
+    """Return whether a task's input is small enough, and there."""
+    inputs = lease.task.inputs
+    nbytes = lease.task.payload.size + sum(value.size for value in inputs.values())
+    return nbytes <= _INPUT_BYTES and len(inputs) == len(lease.task.dependencies)
 
 
 class BatchOwner(Protocol):
@@ -138,6 +132,7 @@ class BatchStream:
         self._loop = asyncio.get_running_loop()
         self._sent: dict[int, _Sent] = {}
         self._nbytes = 0
+        self._typical_bytes = 1
         self._num_begun = 0
         self._last_number = 0
         self._mean_s = _FIRST_MEAN_S
@@ -167,12 +162,22 @@ class BatchStream:
         if self._num_begun >= self._concurrency or self._nbytes >= _MAX_BYTES:
             return 0
         least = max(0, self._concurrency - num_sent)
-        ahead = min(_MAX_AHEAD, int(_AHEAD_S * self._concurrency / max(self._mean_s, 1e-6)))
+        ahead = min(
+            _MAX_AHEAD,
+            int(_AHEAD_S * self._concurrency / max(self._mean_s, 1e-6)),
+            _MAX_BYTES // self._typical_bytes,
+        )
         # Many at a time: each message costs both sides as much as several tasks.
         return max(least, self._concurrency + ahead - num_sent) if num_sent <= ahead // 2 else least
 
-    async def give(self, leases: Sequence[Lease]) -> None:
-        """Send tasks to the worker. What is sent when the stream ends is dealt with, whenever that is."""
+    async def give(self, leases: Sequence[Lease], objects: Mapping[Value, bytes] | None = None) -> None:
+        """Send tasks to the worker. What is sent when the stream ends is dealt with, whenever that is.
+
+        Parameters
+        ----------
+        objects : mapping of Value to bytes
+            The contents of those parts of the input that are objects.
+        """
         orders = wire.runtime_v1.TaskOrders()
         if not self._last_number:
             orders.chunk_bytes, orders.inline_bytes = self._tasks.limits.chunk_bytes, _INLINE_BYTES
@@ -186,25 +191,28 @@ class BatchStream:
                     self._tasks.confirm_soon(lease)
                 continue
             self._last_number = number = self._last_number + 1
-            nbytes = len(task.payload.data)
+            payload = task.payload.data if task.payload.ref is None or objects is None else objects[task.payload]
+            nbytes = len(payload)
             given = add(
                 number=number,
                 session_id=task.session,
                 task_id=task.id,
                 expected_output_key=task.expected_keys,
-                payload=task.payload.data,
+                payload=payload,
                 max_duration_s=task.options.max_duration_s,
             )
             if task.options.entries:
                 given.options.update(task.options.entries)
             for key in task.dependencies:
-                data = task.inputs[key].data
+                value = task.inputs[key]
+                data = value.data if value.ref is None or objects is None else objects[value]
                 given.dependency.add(key=key, data=data)
                 nbytes += len(data)
             if task.attempt or lease.number in suspects:
                 given.is_announced = True
             sent = self._sent[number] = _Sent(number, lease, nbytes, now)
             self._nbytes += nbytes
+            self._typical_bytes = nbytes or 1
             lease.on_interrupt = functools.partial(self._interrupted, sent)
         if self._look_timer is None:
             self._look_timer = self._loop.call_later(_LOOK_S, self._look)

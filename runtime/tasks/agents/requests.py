@@ -211,7 +211,7 @@ class Requests:
                 raise Broken(f"request {request_id!r}: create_large_task has a second init_request, or nothing")
             if not stream.is_over:
                 return None
-            requests = stream.take()
+            requests = await stream.finish()
         except InvalidArgument as error:
             raise Broken(f"request {request_id!r}: {error.message}") from None
         del self._creations[request_id]
