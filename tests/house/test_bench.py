@@ -106,7 +106,8 @@ def test_every_goal_names_a_case_that_is_measured() -> None:
 
     cases = {"steps": bench_steps.CASES, "training": bench_training.CASES,
              "cluster": [f"{case} {name}" for case in bench_cluster.CASES for name in bench_cluster.CLUSTERS],
-             "executor": [*(name for name, *_ in bench_executor.cases()), bench_executor.CANCEL], "transport": bench_transport.cases(),
+             "executor": [*(name for name, *_ in bench_executor.cases()), bench_executor.CANCEL],
+             "transport": bench_transport.cases(),
              "commands": bench_commands.cases(),
              "codec": [f"{operation}[{bench_codec._size(nbytes)}]" for operation in ("encode", "decode")
                        for nbytes in bench_codec.SIZES]}
