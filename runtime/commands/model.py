@@ -98,14 +98,12 @@ class JobState(enum.StrEnum):
 
 @dataclass(slots=True)
 class CommandRow:
-    """A command as stored; only `runtime.commands.transitions` changes its status.
+    """A command as stored, without its texts; only `runtime.commands.transitions` changes its status.
 
     Attributes
     ----------
     number : int
         Its id, from 1.
-    text, container : str
-        What is run, and in which container; ``bare`` for none.
     status : Status
     worker : int
         Who has it, or had it last in this attempt; 0 for nobody.
@@ -118,8 +116,6 @@ class CommandRow:
     """
 
     number: int
-    text: str
-    container: str
     status: Status
     worker: int = 0
     attempt: int = 1

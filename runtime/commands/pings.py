@@ -139,8 +139,8 @@ class Pings:
             # What it was a moment ago it may be no more; that is told next.
             if row.status is Status.ASSIGNED and row.worker == number:
                 deliveries.offered(number, row.number)
-                offers.append(Offer(row.number, row.text, row.container, Status.ASSIGNED, row.attempt))
+                offers.append(Offer(row.number, *rows.texts(row.number), Status.ASSIGNED, row.attempt))
         cancelled = [command for command in deliveries.cancelled(number) if rows.has_command(command)]
         for row in map(rows.command, cancelled):
-            offers.append(Offer(row.number, row.text, row.container, Status.CANCELLED, row.attempt))
+            offers.append(Offer(row.number, *rows.texts(row.number), Status.CANCELLED, row.attempt))
         return PingAnswer(worker.concurrency, offers, gone)

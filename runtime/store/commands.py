@@ -50,6 +50,10 @@ class CommandRows(Transaction, Protocol):
         """
         ...
 
+    def texts(self, number: int) -> tuple[str, str]:
+        """Return what a command runs, and in which container (``bare`` for none); raises as `command`."""
+        ...
+
     def has_command(self, number: int) -> bool:
         """Return whether there is a command of that number."""
         ...

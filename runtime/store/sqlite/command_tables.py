@@ -50,7 +50,7 @@ _SCHEMA = (
 
 _RETENTION = ("CREATE INDEX commands_ended ON commands (modified) WHERE status IN ('S', 'F', 'X')",)
 
-_COMMAND = "number, text, container, status, worker, attempt, created, modified, cause"
+_COMMAND = "number, status, worker, attempt, created, modified, cause"
 _WORKER = (
     "number, name, status, concurrency, prefetch, instance, provider, flavor, region, handle, created, seen, "
     "restarts, cause"
@@ -108,7 +108,7 @@ class CommandTables(Tables):
             (text, container, now_s, now_s, request or None),
         )
         assert cursor.lastrowid is not None
-        return CommandRow(cursor.lastrowid, text, container, Status.PENDING, created_s=now_s, modified_s=now_s)
+        return CommandRow(cursor.lastrowid, Status.PENDING, created_s=now_s, modified_s=now_s)
 
     def requested(self, request: str) -> int | None:
         """See `runtime.store.commands.CommandRows`."""
@@ -121,6 +121,13 @@ class CommandTables(Tables):
         if row is None:
             raise self.unknown(number)
         return _command(row)
+
+    def texts(self, number: int) -> tuple[str, str]:
+        """See `runtime.store.commands.CommandRows`."""
+        row = self._execute("SELECT text, container FROM commands WHERE number = ?", (number,)).fetchone()
+        if row is None:
+            raise self.unknown(number)
+        return row[0], row[1]
 
     def unknown(self, number: int) -> NotFound:
         """See `runtime.store.commands.CommandRows`."""
@@ -355,7 +362,7 @@ class CommandTables(Tables):
 
 def _command(row: Sequence[Any]) -> CommandRow:
     command = CommandRow(*row)
-    command.status = _STATUS[row[3]]
+    command.status = _STATUS[row[1]]
     return command
 
 
