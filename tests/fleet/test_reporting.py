@@ -153,26 +153,31 @@ def test_a_fleet_that_is_away_keeps_no_agent_from_its_work(tmp_path: Path) -> No
     assert wrong.returncode == 2 and "nowhere" in wrong.stderr
 
 
-def test_reports_are_repeated_and_sooner_after_a_failure() -> None:
-    sent: list[float] = []
+def test_a_report_that_fails_is_sent_again_sooner() -> None:
+    outcomes: list[Exception | None] = [None, Unavailable("nobody there"), ZeroDivisionError(), None]
+
+    def send() -> None:
+        outcome = outcomes.pop(0)
+        if outcome is not None:
+            raise outcome
+
+    reports = Reports(send, "grpc://nowhere", every_s=900.0, again_s=60.0)
+    assert [reports._once() for _ in range(4)] == [900.0, 60.0, 900.0, 900.0]
+
+
+def test_reports_end_with_their_block() -> None:
+    sent: list[int] = []
     enough = threading.Event()
 
     def send() -> None:
-        sent.append(time.monotonic())
-        if len(sent) == 4:
-            enough.set()
-        if len(sent) < 3:
-            raise Unavailable("nobody there")
+        sent.append(threading.get_ident())
         if len(sent) == 3:
-            raise ZeroDivisionError
+            enough.set()
 
-    with Reports(send, "grpc://nowhere", every_s=0.2, again_s=0.01):
-        assert enough.wait(10)
-    assert len(sent) >= 4
-    assert sent[2] - sent[0] < sent[3] - sent[2] + 0.1
-    before = len(sent)
-    time.sleep(0.3)
-    assert len(sent) == before  # the end of the block is the end of the reports
+    with Reports(send, "grpc://nowhere", every_s=0.01) as reports:
+        assert enough.wait(30)
+    assert not reports._thread.is_alive()
+    assert set(sent) == {reports._thread.ident}
 
 
 def test_released_machine_takes_another_credential(tmp_path: Path) -> None:
