@@ -14,12 +14,11 @@ from runtime.errors import Error, InvalidArgument, NotFound, ResourceExhausted, 
 from runtime.objects.objects import ObjectStore, ValueWriter
 from runtime.objects.value import UnusedObject, Value
 from runtime.store.tasks import TaskStore, TaskTables
-from runtime.tasks import cancellation, completion, creation, retries, transitions
+from runtime.tasks import cancellation, completion, creation, endings, retries, transitions
 from runtime.tasks.delays import NO_DELAY, Delayed, Delays, RetryDelay
 from runtime.tasks.filters import SessionFilter, TaskFilter
 from runtime.tasks.leases import HEARTBEAT_S, TTL_S, Lease, LeaseLost, LeaseTable
 from runtime.tasks.model import (
-    RUNNING,
     FailureKind,
     ResultRow,
     ResultStatus,
@@ -167,7 +166,7 @@ class Tasks:
         def recover(tables: TaskTables) -> list[tuple[int, str]]:
             for task in tables.owned_tasks():
                 if task.status is TaskStatus.DISPATCHED:
-                    _release(tables, task, now_s)
+                    endings.release(tables, task, now_s)
                 elif task.status is TaskStatus.PROCESSING:
                     retries.fail(tables, task, FailureKind.CALL, AGENT_LOST, now_s, self.limits.retry_delay)
                 elif task.status is TaskStatus.CANCELING:
@@ -509,7 +508,7 @@ class Tasks:
         """Put tasks that were acquired and not started back to their places, soon."""
         for lease in leases:
             if not lease.is_ended and not lease.is_lost:
-                self.in_background(self._end(lease, _release))
+                self.in_background(self._end(lease, endings.release))
 
     def confirm_soon(self, lease: Lease) -> None:
         """Say, without waiting for the disk, that nothing runs of a task that is to be canceled."""
@@ -565,7 +564,7 @@ class Tasks:
         now_s = self.now_s()
 
         def stage(tables: TaskTables) -> tuple[str, ...]:
-            task = _leased(tables, lease)
+            task = endings.leased(tables, lease)
             if task.status is TaskStatus.CANCELING:
                 raise creation.Refused(tuple(dict.fromkeys(request.id for request in requests)))
             if options is not None:
@@ -601,28 +600,7 @@ class Tasks:
         now_s = self.now_s()
 
         def write(tables: TaskTables) -> TaskStatus:
-            simple: list[transitions.Completion] = []
-            lost: list[Lease] = []
-            standing = tables.standing([lease.number for lease, _ in mine])
-            for lease, values in mine:
-                fence, status = standing.get(lease.number, (0, TaskStatus.CANCELED))
-                task = lease.task
-                if fence == lease.fence and status in RUNNING and _is_simple(lease, values):
-                    ((key, value),) = values.items()
-                    started_s = now_s if lease.started_s is None else lease.started_s
-                    simple.append(
-                        transitions.Completion(
-                            lease.session_number, lease.number, task.id, status, started_s, key, value
-                        )
-                    )
-                    continue
-                try:
-                    self._write_success(tables, lease, values, now_s)
-                except LeaseLost:
-                    lost.append(lease)
-            if simple:
-                completion.succeed_simply(tables, simple, now_s)
-            if lost:
+            if lost := endings.succeed_all(tables, mine, now_s):
                 tables.after_commit(lambda: self._lose_all(lost))
             return TaskStatus.COMPLETED
 
@@ -645,17 +623,9 @@ class Tasks:
             for lease, values in ended:
                 self.in_background(
                     self._outcomes.write(
-                        functools.partial(self._write_success, lease=lease, values=values, now_s=now_s)
+                        functools.partial(endings.succeed, lease=lease, values=values, now_s=now_s)
                     )
                 )
-
-    def _write_success(
-        self, tables: TaskTables, lease: Lease, values: Mapping[str, Value], now_s: float
-    ) -> TaskStatus:
-        def succeed(tables: TaskTables, task: TaskRow, now_s: float) -> None:
-            completion.succeed(tables, task, values, now_s, has_subtasks=lease.has_subtasks)
-
-        return _end_leased(tables, lease, succeed, now_s)
 
     def _lose_all(self, leases: Iterable[Lease]) -> None:
         for lease in leases:
@@ -676,11 +646,11 @@ class Tasks:
 
     async def release(self, lease: Lease) -> TaskStatus:
         """See `Lease.release`."""
-        return await self._end(lease, _release)
+        return await self._end(lease, endings.release)
 
     async def confirm_cancelled(self, lease: Lease) -> None:
         """See `Lease.confirm_cancelled`."""
-        await self._end(lease, _release)
+        await self._end(lease, endings.release)
 
     # Inside
 
@@ -720,7 +690,7 @@ class Tasks:
         now_s = self.now_s()
 
         try:
-            return await self._outcomes.write(lambda tables: _end_leased(tables, lease, end, now_s), held)
+            return await self._outcomes.write(lambda tables: endings.end_leased(tables, lease, end, now_s), held)
         except LeaseLost:
             self.lose(lease)
             raise
@@ -758,7 +728,7 @@ class Tasks:
 
     def _fail_lost(self, lease: Lease) -> asyncio.Future[TaskStatus]:
         delay = self.limits.retry_delay
-        return self._outcomes.write(lambda tables: _fail_unless_ended(tables, lease, self.now_s(), delay))
+        return self._outcomes.write(lambda tables: endings.fail_lost(tables, lease, AGENT_LOST, self.now_s(), delay))
 
     def _notify(self, changes: list[Any]) -> None:
         is_ready = False
@@ -845,68 +815,6 @@ def _views(tables: TaskTables, session_id: str, keys: Sequence[str]) -> list[Res
             owner = tables.task(row.owner)
             views.append(ResultView(row.key, row.status, row.value, owner.id, owner.status, owner.error))
     return views
-
-
-def _leased(tables: TaskTables, lease: Lease) -> TaskRow:
-    """Return the row of a leased task.
-
-    Raises
-    ------
-    LeaseLost
-        If the lease is not the task's last, the attempt has ended, or its session is gone.
-    """
-    task = tables.find_task(lease.number)
-    if (
-        task is None
-        or task.fence != lease.fence
-        or (task.status not in RUNNING and task.status is not TaskStatus.CANCELING)
-    ):
-        raise LeaseLost(f"task {lease.task.id!r}: the lease of agent {lease.owner!r} has ended")
-    return task
-
-
-def _end_leased(
-    tables: TaskTables, lease: Lease, end: Callable[[TaskTables, TaskRow, float], None], now_s: float
-) -> TaskStatus:
-    task = _leased(tables, lease)
-    if task.status is TaskStatus.CANCELING:
-        cancellation.end_canceling(tables, task, now_s)
-    else:
-        if task.status is TaskStatus.DISPATCHED and lease.started_s is not None:
-            transitions.began(task, lease.started_s)
-        end(tables, task, now_s)
-    return task.status
-
-
-def _is_simple(lease: Lease, values: Mapping[str, Value]) -> bool:
-    """Return whether an attempt has made its only result, and nothing else is to be seen to."""
-    task = lease.task
-    keys = task.expected_keys
-    return (
-        task.attempt == 0
-        and not lease.has_subtasks
-        and task.payload.ref is None
-        and len(values) == len(keys) == 1
-        and keys[0] in values
-    )
-
-
-def _release(tables: TaskTables, task: TaskRow, now_s: float) -> None:
-    cancellation.cancel_children(tables, task, now_s)
-    transitions.move_task(tables, task, TaskStatus.SUBMITTED, now_s=now_s)
-
-
-def _fail_unless_ended(tables: TaskTables, lease: Lease, now_s: float, delay: RetryDelay) -> TaskStatus:
-    task = tables.find_task(lease.number)
-    if task is None:
-        return TaskStatus.CANCELED
-    if task.fence != lease.fence:
-        return task.status
-    if task.status is TaskStatus.CANCELING:
-        cancellation.end_canceling(tables, task, now_s)
-    elif task.status in RUNNING:
-        retries.fail(tables, task, FailureKind.CALL, AGENT_LOST, now_s, delay)
-    return task.status
 
 
 def _ignore(_: object) -> None:

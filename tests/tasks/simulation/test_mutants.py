@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runtime.store.sqlite.task_tables import SqliteTaskTables
-from runtime.tasks import cancellation, propagation, retries, tasks, transitions
+from runtime.tasks import cancellation, endings, propagation, retries, transitions
 from runtime.tasks.leases import LeaseTable
 from runtime.tasks.model import TaskRow, TaskStatus
 from runtime.tasks.tasks import Tasks
@@ -26,7 +26,7 @@ def _nothing(*args: Any, **named: Any) -> None:
 
 
 def accept_outcomes_without_a_look_at_the_fence(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(tasks, "_leased", lambda tables, lease: tables.task(lease.number))
+    patch.setattr(endings, "leased", lambda tables, lease: tables.task(lease.number))
 
 
 def forget_to_end_who_depends_on_aborted_results(patch: pytest.MonkeyPatch) -> None:
