@@ -5,15 +5,18 @@ before its submission is answered, and so is its result before anybody hears of 
 
 - ``batches``: no-op tasks, submitted in batches; from the first submission until every result has arrived.
 - ``round trip``: one task at a time, from submission to result.
-- ``1 MB payloads``: tasks with a payload of a million bytes each.
+- ``1 MB payloads``: tasks with a payload of a million bytes each, no two of them equal. Beside them the floor: the
+  same bytes written to a file each and synced, eight files at a time, by a process that does nothing else.
 - ``queued``: what the server's process takes of memory for each task that waits, and how long it takes to serve again.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import json
 import os
+import random
 import signal
 import statistics
 import subprocess
@@ -31,6 +34,7 @@ CLIENT = Path(__file__).parent / "clients" / "tasks_peer.py"
 PEERS = ("ray", "dask", "pool")
 NAMES = {"ours": "ours", "ray": "Ray", "dask": "Dask", "pool": "process pool"}
 PEER_LIMIT_S = 300.0
+FILES_AT_ONCE = 8
 
 
 def ours(cases: list[tuple[str, int, int]]) -> list[dict[str, Any]]:
@@ -53,20 +57,42 @@ def ours(cases: list[tuple[str, int, int]]) -> list[dict[str, Any]]:
 
 
 def _case(client: runtime.TaskClient, case: str, count: int, nbytes: int) -> dict[str, Any]:
-    payload = b"x" * nbytes
+    payloads = _payloads(count, nbytes)
     with client.session() as session:
         if case == "round trip":
             times = []
-            for _ in range(count):
+            for payload in payloads:
                 start = time.perf_counter()
                 session.submit(payload).result(timeout_s=60)
                 times.append(time.perf_counter() - start)
             return {"case": case, "count": count, "seconds": sum(times), "median_us": statistics.median(times) * 1e6}
         start = time.perf_counter()
-        found = session.gather(session.map([payload] * count), timeout_s=PEER_LIMIT_S)
+        found = session.gather(session.map(payloads), timeout_s=PEER_LIMIT_S)
         seconds = time.perf_counter() - start
         assert found == [b"%d" % nbytes] * count
         return {"case": case, "count": count, "seconds": seconds}
+
+
+def _payloads(count: int, nbytes: int) -> list[bytes]:
+    """Return payloads that differ where there is room for that: equal ones would lie on disk once."""
+    filler = random.Random(1).randbytes(nbytes)
+    return [(b"%d" % index + filler)[:nbytes] for index in range(count)]
+
+
+def floor(count: int, nbytes: int) -> dict[str, Any]:
+    """Write as many bytes to files as the payloads have, and sync each: what no durable store does in less time."""
+    payloads = _payloads(count, nbytes)
+    with (tempfile.TemporaryDirectory(prefix="bench-tasks-") as folder,
+          concurrent.futures.ThreadPoolExecutor(FILES_AT_ONCE) as threads):
+
+        def write(index: int) -> None:
+            with open(Path(folder) / str(index), "wb", buffering=0) as file:
+                file.write(payloads[index])
+                os.fsync(file.fileno())
+
+        start = time.perf_counter()
+        list(threads.map(write, range(count)))
+        return {"case": "floor", "count": count, "seconds": time.perf_counter() - start}
 
 
 def _start_workers(target: str) -> subprocess.Popen[str]:
@@ -137,7 +163,9 @@ def main() -> None:
     options = parser.parse_args()
     cases = [("batches", options.tasks, 1), ("round trip", 200, 1), ("1 MB payloads", 100, 1_000_000)]
     runs: dict[str, list[list[dict[str, Any]]]] = {}
+    floors = []
     for _ in range(options.rounds):
+        floors.append(_figure(floor(*cases[-1][1:])))
         for who in ("ours", *PEERS):
             runs.setdefault(who, []).append(ours(cases) if who == "ours" else theirs(who, cases))
     rows = [_row(case, index, runs) for index, (case, _, _) in enumerate(cases)]
@@ -152,8 +180,11 @@ def main() -> None:
                 ["case", "unit", *NAMES.values(), "ours/Ray's", "spread"], table)
     print(f"\n{many['count']:,} tasks that wait: created in {many['created_s']:.1f} s, "
           f"{many['bytes_a_task']:,.0f} bytes of memory each, served again {many['restart_s']:.2f} s after a kill")
+    disk = statistics.median(floors)
+    print(f"1 MB files, written and synced {FILES_AT_ONCE} at a time: {disk:,.0f}/s")
     if options.json:
-        write_json(options.json, {"environment": environment(), "rows": [*rows, many]})
+        found = {"case": "1 MB files", "servers": {"disk": {"figure": disk, "figures": floors}}}
+        write_json(options.json, {"environment": environment(), "rows": [*rows, many, found]})
 
 
 def _row(case: str, index: int, runs: dict[str, list[list[dict[str, Any]]]]) -> dict[str, Any]:

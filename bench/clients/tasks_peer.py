@@ -7,6 +7,7 @@ The peers keep nothing on disk; their tasks are gone with their processes.
 
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -77,18 +78,19 @@ def main():
     tasks = tasks(shell if command else size)
     tasks.run([command or b"x"] * 20)
     for case, count, nbytes in spec["cases"]:
-        payload = command or b"x" * nbytes
+        filler = random.Random(1).randbytes(nbytes)
+        payloads = [command or (b"%d" % index + filler)[:nbytes] for index in range(count)]
         expected = nbytes if command is None else shell(command)
         if case == "round trip":
             times = []
-            for _ in range(count):
+            for payload in payloads:
                 start = time.perf_counter()
                 tasks.run([payload])
                 times.append(time.perf_counter() - start)
             found = {"seconds": sum(times), "median_us": statistics.median(times) * 1e6}
         else:
             start = time.perf_counter()
-            assert tasks.run([payload] * count) == [expected] * count
+            assert tasks.run(payloads) == [expected] * count
             found = {"seconds": time.perf_counter() - start}
         print(json.dumps({"case": case, "count": count, **found}), flush=True)
     tasks.close()
