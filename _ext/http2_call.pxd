@@ -48,6 +48,7 @@ cdef class Call:
     cdef Py_ssize_t offset             # bytes of outbox[0], its prefix included, that are sent
     cdef object sender                 # future of a handler that waits until the outbox is empty
     cdef bytes trailers                # header block to send behind the outbox
+    cdef bint awaits_end               # the status waits until the client has sent its request, or for `REST_S`
     cdef bint headers_sent
     cdef bint is_blocked               # in the connection's queue of calls that wait for it
     cdef public object task

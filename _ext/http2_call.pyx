@@ -30,6 +30,9 @@ from runtime._ext.message_parts cimport MessageParts
 cdef bytes _HEADERS_BLOCK = encode_headers([
     (b":status", b"200"), (b"content-type", b"application/grpc"),
     (b"grpc-accept-encoding", b"identity,deflate,gzip")])
+# A client that is refused while it sends its request is told when it has sent it, or after this time. gRPC's own client may
+# report a message that it could not send any more in place of the status that it got, and short requests are sent by then.
+cdef double REST_S = 0.1
 cdef bytes _OK_TRAILERS = encode_headers([(b"grpc-status", b"0")])
 
 
@@ -163,6 +166,9 @@ cdef class Call:
             self.held -= self.delivered
         self.delivered = 0
         while True:
+            if self.is_done:
+                # Not as if the request had ended here: a handler would take the part for the whole.
+                raise Cancelled("the call has ended")
             if self.inbox:
                 message, is_counted = self.inbox.popleft()
                 size = len(message)
@@ -181,8 +187,6 @@ cdef class Call:
                 return message
             if self.remote_closed:
                 return None
-            if self.is_done:
-                raise Cancelled("the call has ended")
             self.receiver = self.connection.loop.create_future()
             try:
                 await self.receiver
@@ -279,8 +283,21 @@ cdef class Call:
                 self.connection.flush()
                 return
         self.trailers = trailer_block(code, message, self.trailing, not self.headers_sent and not self.outbox)
+        if (code != 0 and self.method.client_streaming and not self.method.server_streaming
+                and not self.remote_closed and not self.is_cancelled):
+            self.awaits_end = True
+            self.message = None
+            self.connection.loop.call_later(REST_S, self.end_rest)
+            return
         self.pump()
         self.connection.flush()
+
+    def end_rest(self):
+        """Send the status that waits for the rest of the request."""
+        if self.awaits_end and not self.is_done:
+            self.awaits_end = False
+            self.pump()
+            self.connection.flush()
 
     # -- sending -----------------------------------------------------------------------------------------------
 
@@ -292,7 +309,7 @@ cdef class Call:
         cdef bytes head
         cdef object message
         cdef char *out
-        if self.is_done or self.local_closed:
+        if self.is_done or self.local_closed or self.awaits_end:
             return 0
         while self.outbox:
             message = self.outbox[0]
@@ -363,7 +380,9 @@ cdef class Call:
         """Take bytes of the request stream."""
         cdef Py_ssize_t part
         cdef Py_ssize_t taken = size
-        while size > 0 and not self.is_done:
+        if self.awaits_end:
+            return 0  # of no use; the stream's window bounds how much comes
+        while size > 0 and not self.is_done and not self.awaits_end:
             if self.prefix_size < PREFIX:
                 part = min(size, PREFIX - self.prefix_size)
                 memcpy(self.prefix + self.prefix_size, data, part)
@@ -372,7 +391,7 @@ cdef class Call:
                 size -= part
                 if self.prefix_size == PREFIX:
                     self._begin_message()
-                    if self.message_total == 0 and not self.is_done:
+                    if self.message_total == 0 and not self.is_done and not self.awaits_end:
                         self._end_message()
                 continue
             part = min(size, self.message_total - self.message_size)
@@ -382,7 +401,7 @@ cdef class Call:
             size -= part
             if self.message_size == self.message_total:
                 self._end_message()
-        if not self.is_done:
+        if not self.is_done and not self.awaits_end:
             self._account_for(taken)
         return 0
 
@@ -396,7 +415,7 @@ cdef class Call:
 
     cdef Py_ssize_t room(self) noexcept:
         """Return how many bytes of the message under assembly are still to come; 0 when none is."""
-        if self.is_done or self.message is None or self.prefix_size < PREFIX:
+        if self.is_done or self.awaits_end or self.message is None or self.prefix_size < PREFIX:
             return 0
         return self.message_total - self.message_size
 
@@ -500,6 +519,9 @@ cdef class Call:
         if self.remote_closed:
             return 0
         self.remote_closed = True
+        if self.awaits_end:
+            self.end_rest()
+            return 0
         is_partial = self.prefix_size != 0
         if is_partial:
             self.finish(13, f"{self.method.path}: the request stream ended inside a message "

@@ -81,6 +81,8 @@ class EchoService:
         async for message in requests:
             size += len(message)
             self.received.append(len(message))
+            if message == b"refuse":
+                raise InvalidArgument("refused")
             if message == b"hold":
                 assert self.release is not None
                 self.waiting.set()

@@ -275,6 +275,52 @@ def test_malformed_message_fails_its_call_only(client: RawClient, body: bytes, t
     assert client.answer(3) == b"next"
 
 
+def _refused(client: RawClient) -> list[int]:
+    """Return the kinds of frames of the first stream, up to the end of its answer."""
+    kinds = []
+    for kind, flags, stream, payload in client.frames():
+        if stream == 1:
+            kinds.append(kind)
+            if kind == HEADERS and flags & END_STREAM:
+                assert b"refused" in payload
+                return kinds
+    raise AssertionError("the connection closed before the answer")
+
+
+def test_client_is_told_of_a_refusal_when_it_has_sent_its_request(client: RawClient) -> None:
+    client.send(frame(HEADERS, END_HEADERS, 1, encode_block(headers("total"))))
+    client.send(frame(DATA, 0, 1, message(b"refuse")))
+    for _ in range(3):
+        client.send(frame(DATA, 0, 1, message(b"late")))
+    client.send(frame(DATA, END_STREAM, 1) + request(3, b"next"))
+    assert _refused(client) == [HEADERS]
+    assert client.answer(3) == b"next"
+
+
+def test_request_that_ends_inside_a_message_is_not_taken_for_a_whole_one(
+    service: RunningService, client: RawClient
+) -> None:
+    service.echo.received.clear()
+    client.send(frame(HEADERS, END_HEADERS, 1, encode_block(headers("total")))
+                + frame(DATA, END_STREAM, 1, message(b"first") + message(b"second")[:-2]))
+    for kind, flags, stream, payload in client.frames():
+        if (kind, stream) == (HEADERS, 1) and flags & END_STREAM:
+            assert b"ended inside a message" in payload
+            break
+    client.send(request(3, b"next"))
+    assert client.answer(3) == b"next"
+    assert service.echo.received == []
+
+
+def test_refusal_does_not_wait_for_a_client_that_goes_on(client: RawClient) -> None:
+    client.send(frame(HEADERS, END_HEADERS, 1, encode_block(headers("total"))))
+    client.send(frame(DATA, 0, 1, message(b"refuse")))
+    assert _refused(client) == [HEADERS]
+    assert next((kind, stream, payload) for kind, _, stream, payload in client.frames()) == (RST_STREAM, 1, bytes(4))
+    client.send(frame(DATA, 0, 1, message(b"late")) + request(3, b"next"))
+    assert client.answer(3) == b"next"
+
+
 def test_connection_without_a_greeting_is_closed() -> None:
     with running(handshake_timeout_s=0.1) as service:
         client = RawClient(service.address, greet=False)
