@@ -13,3 +13,7 @@ cdef class TensorChunks:
     cdef TensorChunks with_more(self, object element)
     cdef TensorChunks without_last(self)
     cdef TensorChunks like(self, list chunks, long long length)
+
+
+# A list of the registered type; None while there is none. `elements` are its own, `None` for as many that are not set.
+cdef TensorChunks new_list(dtype, element_shape, list elements, long long length)

@@ -10,6 +10,38 @@ cdef enum:
 
 CHUNK = 1 << BITS
 
+# What kernels make lists of; see `register`.
+cdef type _list_type = None
+# Never changed, like all chunks.
+cdef list _unset = [None] * CHUNK
+
+
+def register(type kind not None):
+    """Have compiled kernels make new lists of this type, a subclass of `TensorChunks` without fields of its own."""
+    global _list_type
+    if not issubclass(kind, TensorChunks):
+        raise TypeError(f"{kind.__name__} is no subclass of TensorChunks")
+    _list_type = kind
+
+
+cdef TensorChunks new_list(dtype, element_shape, list elements, long long length):
+    cdef TensorChunks made
+    cdef long long start
+    if _list_type is None:
+        return None
+    made = _list_type.__new__(_list_type)
+    made.dtype = dtype
+    made.element_shape = element_shape
+    made.max_num_elements = -1
+    made.length = length
+    if elements is None:
+        made.chunks = [_unset] * (length >> BITS)
+        if length & MASK:
+            made.chunks.append(_unset[:length & MASK])
+    else:
+        made.chunks = [elements[start:start + CHUNK] for start in range(0, length, CHUNK)]
+    return made
+
 
 cdef class TensorChunks:
     """What a list of tensors consists of; `runtime.ops.values.tensor_list` has the list itself, a subclass.

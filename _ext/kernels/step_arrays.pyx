@@ -1,4 +1,5 @@
-"""Stacks and tensor arrays of loops: the simple cases of pushing, popping, reading, writing, packing and unpacking.
+"""Stacks and tensor arrays of loops: the simple cases of pushing, popping, reading, writing, packing, joining and their
+opposites.
 
 Whatever needs a message, more room, a sum, or a wait for somebody at work on the array, is left to the Python definition.
 """
@@ -38,28 +39,8 @@ cdef extern from "kernels/object_values.h":
     PyObject *TRT_ELEMENT(PyObject *array)
     PyObject *trt_scalar_of(object element) except NULL
 
-cdef extern from *:
-    """
-    /* Row `row` of a C-contiguous array, as a view. */
-    static PyObject *trt_row(PyObject *value, npy_intp row, npy_intp row_bytes)
-    {
-        PyArrayObject *array = (PyArrayObject *)value;
-        PyArray_Descr *type = PyArray_DESCR(array);
-        Py_INCREF(type);
-        PyObject *view = PyArray_NewFromDescr(&PyArray_Type, type, PyArray_NDIM(array) - 1, PyArray_DIMS(array) + 1, NULL,
-                                              PyArray_BYTES(array) + row * row_bytes,
-                                              PyArray_FLAGS(array) & (NPY_ARRAY_WRITEABLE | NPY_ARRAY_ALIGNED), NULL);
-        if (view == NULL)
-            return NULL;
-        Py_INCREF(value);
-        if (PyArray_SetBaseObject((PyArrayObject *)view, value) < 0) {
-            Py_DECREF(view);
-            return NULL;
-        }
-        return view;
-    }
-    """
-    object trt_row(PyObject *value, cnp.npy_intp row, cnp.npy_intp row_bytes)
+cdef extern from "kernels/row_views.h":
+    object trt_rows(PyObject *value, cnp.npy_intp first, cnp.npy_intp count, cnp.npy_intp row_bytes)
 
 trt_spares_here = spare_arrays()
 
@@ -74,7 +55,8 @@ cdef struct Params:
 cdef list _texts = []
 
 OPS = ("StackPush", "StackPushV2", "StackPop", "StackPopV2", "TensorArrayReadV3", "TensorArrayWriteV3",
-       "TensorArrayGradV3", "TensorArrayGatherV3", "TensorArrayScatterV3")
+       "TensorArrayGradV3", "TensorArrayGatherV3", "TensorArrayScatterV3", "TensorArrayConcatV3", "TensorArraySplitV3",
+       "TensorArraySizeV3", "TensorArrayCloseV3")
 
 
 def select(str op, input_types, output_types, attr):
@@ -102,9 +84,18 @@ def select(str op, input_types, output_types, attr):
     if op == "TensorArrayScatterV3":
         params.kind = input_types[2]
         return make_kernel(_scatter, &params, sizeof(Params))
+    if op == "TensorArraySplitV3":
+        params.kind = input_types[1]
+        return make_kernel(_split, &params, sizeof(Params))
+    if op == "TensorArraySizeV3":
+        return make_kernel(_size, &params, sizeof(Params))
+    if op == "TensorArrayCloseV3":
+        return make_kernel(_close, &params, sizeof(Params))
     params.kind = output_types[0]
     if op == "TensorArrayReadV3":
         return make_kernel(_read, &params, sizeof(Params))
+    if op == "TensorArrayConcatV3":
+        return make_kernel(_concat, &params, sizeof(Params)) if attr("element_shape_except0") is None else None
     return make_kernel(_gather, &params, sizeof(Params)) if attr("element_shape") is None else None
 
 
@@ -135,10 +126,9 @@ cdef long long _index_of(PyObject *value) noexcept:
     return (<const trt_mem_i32 *>TRT_BYTES(value))[0]
 
 
-cdef bint _fits(tuple wanted, PyObject *value, int skipped) except -1:
-    """Tell whether the shape of an array, or that of its rows, is exactly this."""
-    cdef int rank = TRT_RANK(value) - skipped, i
-    cdef cnp.npy_intp *dims = TRT_DIMS(value) + skipped
+cdef bint _fits(tuple wanted, int rank, const cnp.npy_intp *dims) except -1:
+    """Tell whether a shape is exactly this."""
+    cdef int i
     if len(wanted) != rank:
         return False
     for i in range(rank):
@@ -147,18 +137,23 @@ cdef bint _fits(tuple wanted, PyObject *value, int skipped) except -1:
     return True
 
 
-cdef bint _may_write(Places array, long long index, PyObject *value, int skipped) except -1:
-    """Tell whether writing an array, or one of its rows, needs nothing but to be noted."""
+cdef bint _may_write(Places array, long long index, int rank, const cnp.npy_intp *dims) except -1:
+    """Tell whether writing an array of this shape needs nothing but to be noted.
+
+    A place of a gradient whose shape alone is known, from what was written at it in the source, stands for zeros.
+    """
     cdef Place place
     if not 0 <= index < array.count:
         return False
     if array.element_shape is None:
         if array.same_shapes:
             return False  # the first one decides
-    elif not _fits(array.element_shape, value, skipped):
+    elif not _fits(array.element_shape, rank, dims):
         return False
     place = array.places.get(index)
-    return place is None or not (place.written or place.read)
+    if place is None or not (place.written or place.read):
+        return True
+    return array.is_gradient and place.value is None and not place.read and _fits(place.shape, rank, dims)
 
 
 cdef int _note_written(Places array, long long index, object value) except -1:
@@ -213,9 +208,11 @@ cdef int _read(KernelCall *call) except -1:
 cdef int _write(KernelCall *call) except -1:
     cdef Places array = _array_of(call.inputs[0], (<Params *>call.params).kind)
     cdef long long index = _index_of(call.inputs[1])
-    if array is None or index < 0 or not _may_write(array, index, call.inputs[2], 0):
+    cdef PyObject *value = call.inputs[2]
+    if (array is None or index < 0 or not TRT_IS_ARRAY(value)
+            or not _may_write(array, index, TRT_RANK(value), TRT_DIMS(value))):
         return 1
-    _note_written(array, index, <object>call.inputs[2])
+    _note_written(array, index, <object>value)
     Py_INCREF(<object>call.inputs[3])
     call.outputs[0] = call.inputs[3]
     return 0
@@ -318,11 +315,116 @@ cdef int _scatter(KernelCall *call) except -1:
     count = TRT_SIZE(indices)
     places = <const trt_mem_i32 *>TRT_BYTES(indices)
     for i in range(count):
-        if places[i] <= former or not _may_write(array, places[i], value, 1):
+        if places[i] <= former or not _may_write(array, places[i], TRT_RANK(value) - 1, TRT_DIMS(value) + 1):
             return 1
         former = places[i]
     for i in range(count):
-        _note_written(array, places[i], trt_row(value, i, TRT_NBYTES(value) // count))
+        _note_written(array, places[i], trt_rows(value, i, -1, TRT_NBYTES(value) // count))
     Py_INCREF(<object>call.inputs[3])
     call.outputs[0] = call.inputs[3]
+    return 0
+
+
+cdef int _concat(KernelCall *call) except -1:
+    """Join all elements along their first dimension; their lengths are the second output."""
+    cdef Places array = _array_of(call.inputs[0], (<Params *>call.params).kind)
+    cdef cnp.npy_intp dims[MAX_RANK]
+    cdef cnp.npy_intp nbytes, total = 0
+    cdef long long i
+    cdef int rank, type_number, k
+    cdef list values
+    cdef PyObject *value
+    cdef PyObject *lengths
+    cdef char *place
+    if array is None or array.count == 0:
+        return 1
+    values = []
+    for i in range(array.count):
+        element = array.readable(i)
+        if element is None:
+            return 1
+        values.append(element)
+    value = <PyObject *>values[0]
+    if not TRT_IS_ARRAY(value):
+        return 1
+    rank, type_number = TRT_RANK(value), TRT_TYPE(value)
+    if not 1 <= rank <= MAX_RANK or type_number == cnp.NPY_OBJECT:
+        return 1
+    for k in range(rank):
+        dims[k] = TRT_DIMS(value)[k]
+    dims[0] = 0
+    for element in values:
+        value = <PyObject *>element
+        if not trt_is_plain(value, type_number) or TRT_RANK(value) != rank:
+            return 1
+        for k in range(1, rank):
+            if TRT_DIMS(value)[k] != dims[k]:
+                return 1
+        dims[0] += TRT_DIMS(value)[0]
+        total += TRT_NBYTES(value)
+    if total >= TRT_LONG_WORK_BYTES:
+        return 1  # numpy lets others run meanwhile
+    call.outputs[0] = trt_new_array(type_number, rank, dims)
+    dims[0] = array.count
+    call.outputs[1] = lengths = trt_new_array(cnp.NPY_INT64, 1, dims)
+    place = TRT_BYTES(call.outputs[0])
+    for i in range(array.count):
+        value = <PyObject *>values[i]
+        nbytes = TRT_NBYTES(value)
+        memcpy(place, TRT_BYTES(value), nbytes)
+        place += nbytes
+        (<long long *>TRT_BYTES(lengths))[i] = TRT_DIMS(value)[0]
+        array.note_read(i)
+    return 0
+
+
+cdef int _split(KernelCall *call) except -1:
+    """Put pieces of an array, as views, at all indices."""
+    cdef Places array = _array_of(call.inputs[0], (<Params *>call.params).kind)
+    cdef PyObject *value = call.inputs[1]
+    cdef PyObject *lengths = call.inputs[2]
+    cdef cnp.npy_intp dims[MAX_RANK]
+    cdef cnp.npy_intp count, rows, i, row_bytes, first = 0
+    cdef int rank, k
+    cdef long long *sizes
+    if (array is None or not trt_is_plain(lengths, cnp.NPY_INT64) or TRT_RANK(lengths) != 1 or not TRT_IS_ARRAY(value)
+            or not trt_is_plain(value, TRT_TYPE(value)) or TRT_TYPE(value) == cnp.NPY_OBJECT
+            or not 1 <= TRT_RANK(value) <= MAX_RANK or TRT_SIZE(value) == 0 or TRT_SIZE(lengths) != array.count):
+        return 1
+    rank, count, rows = TRT_RANK(value), TRT_SIZE(lengths), TRT_DIMS(value)[0]
+    sizes = <long long *>TRT_BYTES(lengths)
+    for k in range(1, rank):
+        dims[k] = TRT_DIMS(value)[k]
+    for i in range(count):
+        dims[0] = sizes[i]
+        if not 0 <= sizes[i] <= rows - first or not _may_write(array, i, rank, dims):
+            return 1
+        first += sizes[i]
+    if first != rows:
+        return 1
+    row_bytes = TRT_NBYTES(value) // rows
+    first = 0
+    for i in range(count):
+        _note_written(array, i, trt_rows(value, first, sizes[i], row_bytes))
+        first += sizes[i]
+    Py_INCREF(<object>call.inputs[3])
+    call.outputs[0] = call.inputs[3]
+    return 0
+
+
+cdef int _size(KernelCall *call) except -1:
+    cdef Places array = _array_of(call.inputs[0], 0)
+    if array is None:
+        return 1
+    call.outputs[0] = trt_new_array(cnp.NPY_INT32, 0, NULL)
+    (<int *>TRT_BYTES(call.outputs[0]))[0] = <int>array.count
+    return 0
+
+
+cdef int _close(KernelCall *call) except -1:
+    cdef Places array = _array_of(call.inputs[0], 0)
+    if array is None:
+        return 1
+    array.closed = True
+    array.places.clear()
     return 0

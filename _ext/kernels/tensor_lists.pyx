@@ -1,4 +1,4 @@
-"""Lists of tensors: the simple cases of adding, taking, setting, reading and stacking their elements.
+"""Lists of tensors: the simple cases of making them, and of adding, taking, setting, reading and stacking elements.
 
 Whatever needs a message, more room, or an element that was never set, is left to the Python definition.
 """
@@ -11,7 +11,7 @@ cimport numpy as cnp
 
 from runtime._ext.kernel_abi cimport KernelCall, make_kernel
 from runtime._ext.running_step cimport spare_arrays, trt_spares
-from runtime._ext.tensor_chunks cimport TensorChunks
+from runtime._ext.tensor_chunks cimport TensorChunks, new_list
 
 cnp.import_array()
 
@@ -34,17 +34,29 @@ cdef extern from "kernels/object_values.h":
     PyObject *TRT_ELEMENT(PyObject *array)
     PyObject *trt_scalar_of(object element) except NULL
 
+cdef extern from "kernels/row_views.h":
+    object trt_rows(PyObject *value, cnp.npy_intp first, cnp.npy_intp count, cnp.npy_intp row_bytes)
+
 trt_spares_here = spare_arrays()
 
 cdef enum:
     MAX_RANK = 8
+    # Longer lists are made by the definition, which knows how long one may be.
+    MAX_MADE = 1 << 16
+    INT32_TYPE = 3               # DataType
 
 cdef struct Params:
     long kind                    # DataType of the elements; 0: any
     long long count              # TensorListStack: how many there must be; -1: any
 
+# DataTypes by their numbers, for lists that are made
+cdef dict _types = {}
+
+# In place of a shape that cannot be read.
+cdef object _NO_SHAPE = object()
+
 OPS = ("TensorListPushBack", "TensorListPopBack", "TensorListLength", "TensorListGetItem", "TensorListSetItem",
-       "TensorListStack")
+       "TensorListStack", "TensorListReserve", "TensorListFromTensor", "TensorListElementShape")
 
 
 def select(str op, input_types, output_types, attr):
@@ -53,7 +65,13 @@ def select(str op, input_types, output_types, attr):
     params.kind, params.count = 0, -1
     if op == "TensorListLength":
         return make_kernel(_length, &params, sizeof(Params))
+    if op == "TensorListElementShape":
+        params.kind = output_types[0]
+        return make_kernel(_element_shape, &params, sizeof(Params))
     params.kind = attr("element_dtype")
+    if op == "TensorListReserve" or op == "TensorListFromTensor":
+        _types[params.kind] = attr("element_dtype")
+        return make_kernel(_reserve if op == "TensorListReserve" else _from_tensor, &params, sizeof(Params))
     if op == "TensorListPushBack":
         return make_kernel(_push, &params, sizeof(Params))
     if op == "TensorListPopBack":
@@ -79,19 +97,19 @@ cdef TensorChunks _list_of(PyObject *handle, long kind):
     return found if kind == 0 or <long>found.dtype == kind else None
 
 
-cdef bint _fits(object wanted, PyObject *value) except -1:
-    """Tell whether an array is of a shape that may be known in part."""
+cdef bint _fits(object wanted, PyObject *value, int skipped=0) except -1:
+    """Tell whether an array, or one of its rows, is of a shape that may be known in part."""
     cdef tuple dims
     cdef int rank, i
     if not TRT_IS_ARRAY(value):
         return False
     if wanted is None:
         return True
-    dims, rank = wanted, TRT_RANK(value)
+    dims, rank = wanted, TRT_RANK(value) - skipped
     if len(dims) != rank:
         return False
     for i in range(rank):
-        if dims[i] is not None and <cnp.npy_intp>dims[i] != TRT_DIMS(value)[i]:
+        if dims[i] is not None and <cnp.npy_intp>dims[i] != TRT_DIMS(value)[i + skipped]:
             return False
     return True
 
@@ -110,6 +128,24 @@ cdef bint _spells(PyObject *shape, PyObject *value) noexcept:
         if dim != -1 and dim != TRT_DIMS(value)[i]:
             return False
     return True
+
+
+cdef object _shape_from(PyObject *tensor):
+    """Return the shape that a tensor spells, None for an unknown rank; `_NO_SHAPE` where it is not as it should be."""
+    cdef bint is_wide = trt_is_plain(tensor, cnp.NPY_INT64)
+    cdef cnp.npy_intp i
+    cdef long long dim
+    cdef list dims = []
+    if (not is_wide and not trt_is_plain(tensor, cnp.NPY_INT32)) or TRT_RANK(tensor) > 1:
+        return _NO_SHAPE
+    for i in range(TRT_SIZE(tensor)):
+        dim = (<long long *>TRT_BYTES(tensor))[i] if is_wide else (<int *>TRT_BYTES(tensor))[i]
+        if dim < -1:
+            return _NO_SHAPE
+        dims.append(None if dim == -1 else dim)
+    if TRT_RANK(tensor) == 0:
+        return None if dims[0] is None else _NO_SHAPE
+    return tuple(dims)
 
 
 cdef long long _index_of(PyObject *value) noexcept:
@@ -214,4 +250,61 @@ cdef int _stack(KernelCall *call) except -1:
     for i in range(source.length):
         element = source.element(i)
         memcpy(packed + i * each, TRT_BYTES(<PyObject *>element), each)
+    return 0
+
+
+cdef int _reserve(KernelCall *call) except -1:
+    cdef object shape = _shape_from(call.inputs[0])
+    cdef long long count = _index_of(call.inputs[1])
+    cdef TensorChunks made
+    if shape is _NO_SHAPE or not 0 <= count <= MAX_MADE:
+        return 1
+    made = new_list(_types[(<Params *>call.params).kind], shape, None, count)
+    if made is None:
+        return 1
+    call.outputs[0] = trt_scalar_of(made)
+    return 0
+
+
+cdef int _from_tensor(KernelCall *call) except -1:
+    """Make a list of the rows of an array, as views."""
+    cdef PyObject *value = call.inputs[0]
+    cdef object shape = _shape_from(call.inputs[1])
+    cdef cnp.npy_intp count, i, row_bytes
+    cdef TensorChunks made
+    if (shape is _NO_SHAPE or not TRT_IS_ARRAY(value) or not trt_is_plain(value, TRT_TYPE(value))
+            or TRT_TYPE(value) == cnp.NPY_OBJECT or TRT_RANK(value) < 1 or TRT_SIZE(value) == 0
+            or TRT_DIMS(value)[0] > MAX_MADE or not _fits(shape, value, 1)):
+        return 1
+    count = TRT_DIMS(value)[0]
+    row_bytes = TRT_NBYTES(value) // count
+    made = new_list(_types[(<Params *>call.params).kind], shape,
+                    [trt_rows(value, i, -1, row_bytes) for i in range(count)], count)
+    if made is None:
+        return 1
+    call.outputs[0] = trt_scalar_of(made)
+    return 0
+
+
+cdef int _element_shape(KernelCall *call) except -1:
+    cdef TensorChunks source = _list_of(call.inputs[0], 0)
+    cdef bint is_wide = (<Params *>call.params).kind != INT32_TYPE
+    cdef int type_number = cnp.NPY_INT64 if is_wide else cnp.NPY_INT32
+    cdef cnp.npy_intp count = 1, i
+    cdef long long dim
+    cdef tuple shape = (None,)
+    if source is None:
+        return 1
+    if source.element_shape is None:
+        call.outputs[0] = trt_new_array(type_number, 0, NULL)
+    else:
+        shape = source.element_shape
+        count = len(shape)
+        call.outputs[0] = trt_new_array(type_number, 1, &count)
+    for i in range(count):
+        dim = -1 if shape[i] is None else shape[i]
+        if is_wide:
+            (<long long *>TRT_BYTES(call.outputs[0]))[i] = dim
+        else:
+            (<int *>TRT_BYTES(call.outputs[0]))[i] = <int>dim
     return 0

@@ -108,28 +108,48 @@ def test_another_resource_is_refused() -> None:
 
 
 def _random_uses(seed: int, clears: bool, is_dynamic: bool) -> list[tuple[Graph, list[str]]]:
-    """Return graphs that write, read, gather and scatter at random indices, right and wrong ones."""
+    """Return graphs that write, read, gather and scatter at random indices, right and wrong ones, join and split; on an
+    array, and then perhaps on its gradients.
+    """
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(12):
         graph = Graph("TensorArrayV3", 4, dtype=F, clear_after_read=clears, dynamic_size=is_dynamic)
         fetches = []
-        for number in range(int(rng.integers(1, 7))):
+        on = "a"
+        for number in range(int(rng.integers(1, 9))):
+            if on == "a" and rng.random() < 0.15:
+                on = "gradients"
+                graph.do("Grad", on, source="s")
             index = np.int32(rng.integers(-1, 6) if rng.random() < 0.3 else rng.integers(0, 4))
             several = rng.integers(0, 5, int(rng.integers(0, 4))).astype(np.int32)
             if rng.random() < 0.5:
                 several = np.unique(several)
+            name = f"n{number}"
             roll = rng.random()
-            if roll < 0.4:
-                graph.do("Write", f"n{number}", index, rng.standard_normal(2).astype("f4"))
-            elif roll < 0.6:
-                graph.do("Scatter", f"n{number}", several, rng.standard_normal((len(several), 2)).astype("f4"))
-            elif roll < 0.8:
-                graph.do("Read", f"n{number}", index)
-                fetches.append(f"n{number}:0")
+            if roll < 0.3:
+                graph.do("Write", name, index, rng.standard_normal(2).astype("f4"), on=on)
+            elif roll < 0.5:
+                graph.do("Scatter", name, several, rng.standard_normal((len(several), 2)).astype("f4"), on=on)
+            elif roll < 0.65:
+                lengths = rng.integers(0, 4, 4 if rng.random() < 0.9 else 3)
+                if rng.random() < 0.5:
+                    lengths[:] = 2
+                graph.do("Split", name, rng.standard_normal(int(lengths.sum())).astype("f4"), lengths, on=on)
+            elif roll < 0.75:
+                graph.do("Read", name, index, on=on)
+                fetches.append(f"{name}:0")
+            elif roll < 0.85:
+                graph.do("Gather", name, several, on=on)
+                fetches.append(f"{name}:0")
+            elif roll < 0.95:
+                graph.do("Concat", name, on=on)
+                fetches += [f"{name}:0", f"{name}:1"]
+            elif roll < 0.98:
+                graph.do("Size", name, on=on)
+                fetches.append(f"{name}:0")
             else:
-                graph.do("Gather", f"n{number}", several)
-                fetches.append(f"n{number}:0")
+                graph.do("Close", name, on=on)
         made.append((graph, fetches))
     return made
 
@@ -149,7 +169,7 @@ def _run_step(graph: Graph, fetches: list[str]) -> list[Any] | str:
 def test_compiled_kernels_do_what_the_definitions_do(
     clears: bool, is_dynamic: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graphs = [use for seed in range(4) for use in _random_uses(seed, clears, is_dynamic)]
+    graphs = [use for seed in range(8) for use in _random_uses(seed, clears, is_dynamic)]
     ours = [_run_step(*use) for use in graphs]
     monkeypatch.setattr(compiled_kernels, "select", lambda *args: None)
     assert ours == [_run_step(*use) for use in graphs]
@@ -164,6 +184,35 @@ def test_packed_and_unpacked_rows_are_those_of_the_array() -> None:
     graph.do("Read", "read", np.int32(2))
     graph.do("Gather", "gather", np.array([0, 3], np.int32))
     assert _run_step(graph, ["read:0", "gather:0"]) == [rows[2].tolist(), rows[[0, 3]].tolist()]
+
+
+@pytest.mark.parametrize("op", ["Read", "Write", "Gather", "Scatter", "Concat", "Split", "Size", "Close"])
+def test_the_simple_cases_are_compiled(op: str) -> None:
+    kinds = [DataType.RESOURCE, F, DataType.INT64, F]
+    assert compiled_kernels.select(f"TensorArray{op}V3", kinds, [F, DataType.INT64], {}.get) is not None
+
+
+def test_joined_and_split_pieces_are_those_of_the_array() -> None:
+    rows = np.arange(12, dtype=np.float32).reshape(6, 2)
+    graph = Graph("TensorArrayV3", 3, dtype=F, clear_after_read=False)
+    graph.do("Split", "split", rows, np.array([1, 0, 5], np.int64))
+    graph.do("Read", "read", np.int32(2))
+    graph.do("Concat", "joined")
+    graph.do("Size", "size")
+    assert _run_step(graph, ["read:0", "joined:0", "joined:1", "size:0"]) == [
+        rows[1:].tolist(), rows.tolist(), [1, 0, 5], 3]
+
+
+def test_gradients_written_first_stand_alone_and_later_ones_are_added() -> None:
+    """A place of gradients that its source has written stands for zeros until something comes."""
+    graph = Graph("TensorArrayV3", 3, dtype=F)
+    graph.do("Scatter", "scatter", np.arange(3, dtype=np.int32), np.ones((3, 2), np.float32))
+    graph.do("Grad", "g", source="s")
+    for number in range(3):
+        graph.do("Write", f"write{number}", np.int32(number % 2), TWO, on="g")
+    for number in range(3):
+        graph.do("Read", f"read{number}", np.int32(number), on="g")
+    assert _run_step(graph, ["read0:0", "read1:0", "read2:0"]) == [[2, 4], [1, 2], [0, 0]]
 
 
 def test_gradients_of_one_source_are_one_array() -> None:

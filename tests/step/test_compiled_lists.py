@@ -16,7 +16,7 @@ from tests.step.maker import GraphMaker, Runner
 
 INT, FLOAT, VARIANT, STRING = DataType.INT32, DataType.FLOAT, DataType.VARIANT, DataType.STRING
 LIST_OPS = ("TensorListPushBack", "TensorListPopBack", "TensorListLength", "TensorListGetItem", "TensorListSetItem",
-            "TensorListStack")  # fmt: skip
+            "TensorListStack", "TensorListReserve", "TensorListFromTensor", "TensorListElementShape")  # fmt: skip
 
 
 def empty(maker: GraphMaker, kind: DataType = FLOAT, limit: int = -1) -> str:
@@ -55,6 +55,19 @@ def random_graph(seed: int) -> tuple[GraphMaker, list[str], int]:
             else:
                 maker.call("TensorListGetItem", f"n{number}", source, f"index{number}", "shape", element_dtype=FLOAT)
                 fetches.append(f"n{number}:0")
+    rows = choices.randrange(1, 2 * CHUNK + 2)
+    maker.const("rows", np.arange(2 * rows, dtype=np.float32).reshape(rows, 2))
+    maker.const("some", choices.choice([np.array([-1], np.int32), np.array([2], np.int32), np.int32(-1)]))
+    maker.const("count", np.int32(rows))
+    maker.call("TensorListFromTensor", "from", "rows", "some", element_dtype=FLOAT, shape_type=INT)
+    lists.append(("from", rows))
+    maker.call("TensorListReserve", "reserved", "some", "count", element_dtype=FLOAT, shape_type=INT)
+    set_last = maker.call("TensorListSetItem", "set", "reserved", maker.const("last", np.int32(rows - 1)), "x",
+                          element_dtype=FLOAT, resize_if_index_out_of_bounds=False)  # fmt: skip
+    lists.append((set_last, rows))
+    for name, kind in (("from", INT), ("reserved", DataType.INT64), ("empty", INT)):
+        maker.call("TensorListElementShape", f"{name}/shape", name, shape_type=kind)
+        fetches.append(f"{name}/shape:0")
     for number, (name, length) in enumerate(lists[1:]):
         if length:
             maker.call("TensorListStack", f"stack{number}", name, "shape", element_dtype=FLOAT, num_elements=length)
@@ -86,7 +99,33 @@ def test_compiled_kernels_and_definitions_agree(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("op", LIST_OPS)
 def test_there_is_a_kernel(op):
     attrs = {"element_dtype": FLOAT, "num_elements": -1}
-    assert kernels.select(op, [VARIANT, INT, FLOAT], [VARIANT], attrs.get) is not None
+    assert kernels.select(op, [VARIANT, INT, FLOAT], [INT], attrs.get) is not None
+
+
+@pytest.mark.parametrize(("shape", "count", "text"), [
+    (np.int32(3), 2, "only valid scalar shape tensor"), (np.array([-2], np.int32), 2, "Dimension -2 must be"),
+    (np.array([2], np.int32), -1, "must be a non negative number, but got -1"),
+])  # fmt: skip
+def test_a_list_that_cannot_be_reserved_is_refused_in_tensorflows_words(shape, count, text):
+    maker = GraphMaker()
+    maker.placeholder("count", INT)
+    maker.const("shape", shape)
+    maker.call("TensorListReserve", "reserved", "shape", "count", element_dtype=FLOAT, shape_type=INT)
+    maker.call("TensorListLength", "length", "reserved")
+    with pytest.raises(InvalidArgument, match=text):
+        Runner(maker).run("length:0", {"count:0": np.int32(count)})
+
+
+def test_rows_of_another_shape_make_no_list():
+    maker = GraphMaker()
+    maker.placeholder("rows")
+    maker.const("shape", np.array([3], np.int32))
+    maker.call("TensorListFromTensor", "made", "rows", "shape", element_dtype=FLOAT, shape_type=INT)
+    maker.call("TensorListLength", "length", "made")
+    for rows, text in ((np.ones((2, 2), np.float32), r"list with shape \[3\] from a tensor with shape \[2\]"),
+                       (np.float32(1), "must be at least a vector")):
+        with pytest.raises(InvalidArgument, match=text):
+            Runner(maker).run("length:0", {"rows:0": rows})
 
 
 def test_a_list_that_is_pushed_twice_stays_as_it_was():

@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime import wire
 from runtime._ext.errors import InvalidArgument, ResourceExhausted
-from runtime._ext.tensor_chunks import CHUNK, TensorChunks
+from runtime._ext.tensor_chunks import CHUNK, TensorChunks, register
 from runtime._ext.tensor_codec import decode_tensor_ex, encode_tensor
 from runtime.dtypes import DataType
 from runtime.graph.node import shape_value
@@ -200,6 +200,9 @@ class TensorList(TensorChunks):
                                       f"{DataType(found).label}")
             elements.append(element)
         return cls(dtype, shape, elements, limit - (1 << 64) if limit >> 63 else limit)
+
+
+register(TensorList)
 
 
 def check_length(length: int) -> None:
