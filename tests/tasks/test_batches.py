@@ -13,6 +13,7 @@ import pytest
 
 from runtime import config, wire
 from runtime.client.access import Access
+from runtime.tasks.agents.batched_call import MAX_UNREAD, BatchedCall
 from runtime.tasks.worker.function import Worker
 from runtime.tasks.worker.process import WorkerProcess
 from tests.conformance.armonik.outside_worker import workers_call
@@ -123,7 +124,7 @@ def test_canceled_while_others_are_ahead(tmp_path: Path) -> None:
     run_async(work)
 
 
-@pytest.mark.parametrize("size", [0, 16 << 10, (16 << 10) + 1, 300_000])
+@pytest.mark.parametrize("size", [0, 16 << 10, (16 << 10) + 1, 300_000, 20_000_000])
 def test_results_of_all_sizes(tmp_path: Path, size: int) -> None:
     async def work() -> None:
         async with served(tmp_path, worker_functions.zeros) as submitter:
@@ -168,6 +169,28 @@ def test_damaged_object_ends_its_task(tmp_path: Path) -> None:
                 assert await submitter.statuses("t###1") == {}
                 await submitter.create(task("after"))
                 assert await submitter.available("after") is None
+
+    run_async(work)
+
+
+def test_what_a_task_says_is_held_back_until_it_is_read() -> None:
+    async def work() -> None:
+        call = BatchedCall(None, 1)  # type: ignore[arg-type]  # it sends nothing
+        for number in range(MAX_UNREAD + 1):
+            call.put(b"%d" % number)
+        room = asyncio.ensure_future(call.room())
+        await asyncio.sleep(0)
+        assert not room.done()
+        for number in range(MAX_UNREAD // 2 + 1):
+            assert await call.receive() == b"%d" % number
+        await asyncio.wait_for(room, TIMEOUT_S)
+        for _ in range(MAX_UNREAD):
+            call.put(b"")
+        room = asyncio.ensure_future(call.room())
+        await asyncio.sleep(0)
+        assert not room.done()
+        call.end(None)
+        await asyncio.wait_for(room, TIMEOUT_S)
 
     run_async(work)
 

@@ -12,7 +12,10 @@ from runtime.errors import Cancelled, Error
 if TYPE_CHECKING:
     from runtime.tasks.agents.batches import BatchStream
 
-__all__ = ["BatchedCall"]
+__all__ = ["MAX_UNREAD", "BatchedCall"]
+
+MAX_UNREAD = 64
+"""Messages of one task that lie in memory before the worker is held back: chunks that the disk takes more slowly."""
 
 
 class BatchedCall:
@@ -37,6 +40,7 @@ class BatchedCall:
         self._inbox: deque[bytes] = deque()
         self._error: Error | None = None
         self._reader: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
 
     async def receive(self) -> bytes | None:
         """Return the next ProcessReply, None after the output; raises the error with which the task ended."""
@@ -47,7 +51,10 @@ class BatchedCall:
                 return None
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
-        return self._inbox.popleft()
+        message = self._inbox.popleft()
+        if len(self._inbox) <= MAX_UNREAD // 2:
+            self._make_room()
+        return message
 
     async def send(self, message: bytes) -> None:
         """Send a ProcessRequest; raises the error with which the task, or the stream, has ended."""
@@ -67,6 +74,12 @@ class BatchedCall:
 
     # For the stream
 
+    async def room(self) -> None:
+        """Wait until what has come is read, up to a few messages, or nobody reads it any more."""
+        while len(self._inbox) > MAX_UNREAD and not self.is_done:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
     def put(self, message: bytes) -> None:
         """Take a ProcessReply."""
         self._inbox.append(message)
@@ -78,6 +91,11 @@ class BatchedCall:
             self.is_done = True
             self._error = error
             self._wake()
+            self._make_room()
+
+    def _make_room(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():

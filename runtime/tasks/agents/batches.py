@@ -256,9 +256,15 @@ class BatchStream:
         try:
             while (data := await self._call.receive()) is not None:
                 try:
-                    self._take(wire.runtime_v1.TaskNews.FromString(data))
+                    news = wire.runtime_v1.TaskNews.FromString(data)
                 except DecodeError:
                     raise InvalidArgument("the worker sent what is no TaskNews") from None
+                self._take(news)
+                for talk in news.talk:
+                    # Nothing of the stream is read meanwhile, as little as of a call of Process.
+                    sent = self._sent.get(talk.number)
+                    if sent is not None and sent.call is not None:
+                        await sent.call.room()
         except Error as raised:
             error = raised
         finally:

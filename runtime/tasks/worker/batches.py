@@ -36,6 +36,9 @@ _LONG_S = 0.01
 # A thread that has run tasks for so long lets others, calls of Process for instance, have it.
 _TURN_S = 0.05
 
+# What the news of a task's begin, or of a long task's end, gets to leave before the next task begins all the same.
+_FLUSHED_S = 10.0
+
 _CHUNK_BYTES, _INLINE_BYTES = 84000, 16 << 10
 
 _End = wire.runtime_v1.TaskEnd
@@ -413,9 +416,9 @@ class BatchRunner:
 
     def _wait_for_flush(self) -> None:
         if not self._closed:
-            # What is suppressed: the stream has ended, or the loop.
-            with contextlib.suppress(Error, OSError, concurrent.futures.CancelledError, RuntimeError):
-                asyncio.run_coroutine_threadsafe(self._flush(), self._loop).result()
+            # What is suppressed: the stream has ended, or the loop, or the agent reads nothing for a long time.
+            with contextlib.suppress(Error, OSError, concurrent.futures.CancelledError, RuntimeError, TimeoutError):
+                asyncio.run_coroutine_threadsafe(self._flush(), self._loop).result(_FLUSHED_S)
 
     def _run(self, entry: _Entry) -> None:
         """Run a task and note what became of it."""
