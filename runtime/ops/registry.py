@@ -65,6 +65,7 @@ FAMILIES = (
     "runtime.ops.einsum",
     "runtime.ops.space_blocks",
     "runtime.ops.resizing",
+    "runtime.ops.crop_gradients",
     "runtime.ops.patches",
     "runtime.ops.colours",
     "runtime.ops.boxes",

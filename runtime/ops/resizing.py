@@ -50,11 +50,11 @@ def _check_images(images: Any, size: Any) -> tuple[int, int]:
         raise InvalidArgument("output dimensions must be positive")
     if images.shape[1] <= 0 or images.shape[2] <= 0:
         raise InvalidArgument("input image must be of non-zero size")
-    _reserve(images.shape[0], height, width, images.shape[3])
+    reserve(images.shape[0], height, width, images.shape[3])
     return height, width
 
 
-def _reserve(count: int, height: int, width: int, channels: int) -> None:
+def reserve(count: int, height: int, width: int, channels: int) -> None:
     """Fail at once where a result is asked for that no memory holds: nothing is touched yet."""
     needed = 4 * count * height * width * channels
     if needed > sys.maxsize:
@@ -116,7 +116,7 @@ def _resize_nearest_grad(node: Node, env: KernelEnv) -> Callable[..., Any]:
         height, width = size.tolist()
         if height <= 0 or width <= 0:
             raise InvalidArgument("output dimensions must be positive")
-        _reserve(grads.shape[0], height, width, grads.shape[3])
+        reserve(grads.shape[0], height, width, grads.shape[3])
         batch, rows, columns, channels = grads.shape
         if grads.size == 0:
             return xp.zeros((batch, height, width, channels), grads.dtype)
@@ -134,9 +134,10 @@ def _original_shape(node: Node, shapes: Sequence[Shape]) -> Sequence[Shape]:
     return [(grads[0], original[1], original[2], grads[3])]
 
 
-@kernel("ResizeBilinearGrad", shape=_original_shape)
-def _resize_bilinear_grad(node: Node, env: KernelEnv) -> Callable[..., Any]:
+@kernel("ResizeBilinearGrad", "ResizeBicubicGrad", shape=_original_shape)
+def _resize_grad(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
+    method = _METHODS[node.op.removesuffix("Grad")]
     dtype = to_numpy(base(node.output_types[0]))
     align_corners, half_pixel = bool(node.attr("align_corners")), bool(node.attr("half_pixel_centers"))
     _check_options(align_corners, half_pixel)
@@ -150,7 +151,7 @@ def _resize_bilinear_grad(node: Node, env: KernelEnv) -> Callable[..., Any]:
         if grads.size == 0 or height == 0 or width == 0:
             return xp.zeros((grads.shape[0], height, width, grads.shape[3]), dtype)
         value = grads.astype(xp.float64 if dtype == xp.float64 else xp.float32, copy=False)
-        taps = [resampling.bilinear(size, value.shape[axis], align_corners, half_pixel)
+        taps = [method(size, value.shape[axis], align_corners, half_pixel)
                 for axis, size in ((1, height), (2, width))]
         return resampling.spread(xp, value, *taps).astype(dtype, copy=False)
 
@@ -220,18 +221,18 @@ def _crop_and_resize(node: Node, env: KernelEnv) -> Callable[..., Any]:
     def run(images: Any, boxes: Any, box_index: Any, crop_size: Any) -> Any:
         height, width = _check_crops(images, boxes, box_index, crop_size)
         count = box_index.shape[0]
-        _reserve(count, height, width, images.shape[3])
-        rows, rows_inside = _box_positions(boxes[:, 0], boxes[:, 2], height, images.shape[1])
-        columns, columns_inside = _box_positions(boxes[:, 1], boxes[:, 3], width, images.shape[2])
+        reserve(count, height, width, images.shape[3])
+        rows, rows_inside = box_positions(boxes[:, 0], boxes[:, 2], height, images.shape[1])
+        columns, columns_inside = box_positions(boxes[:, 1], boxes[:, 3], width, images.shape[2])
         value = images.astype(xp.float32, copy=False)
         if not count:
             return xp.zeros((0, height, width, images.shape[3]), xp.float32)
         if smooth:
-            (top, bottom), down = _neighbours(rows, images.shape[1])
-            (left, right), across = _neighbours(columns, images.shape[2])
+            (top, bottom), down = neighbours(rows, images.shape[1])
+            (left, right), across = neighbours(columns, images.shape[2])
         else:
-            top = bottom = _half_away(rows, images.shape[1])
-            left = right = _half_away(columns, images.shape[2])
+            top = bottom = nearest_cells(rows, images.shape[1])
+            left = right = nearest_cells(columns, images.shape[2])
             down, across = rows, columns
         if xp is np:
             return image_crops.crops(np.ascontiguousarray(value), box_index.astype(np.int64), top, bottom, down,
@@ -276,12 +277,16 @@ def _check_crops(images: Any, boxes: Any, box_index: Any, crop_size: Any) -> tup
     return height, width
 
 
-def _box_positions(start: Any, end: Any, count: int, size: int) -> tuple[Any, Any]:
-    """Return the places of a dimension that crops sample, shape (boxes, count), and which lie in the image."""
+def box_positions(start: Any, end: Any, count: int, size: int, by_ratio: bool = False) -> tuple[Any, Any]:
+    """Return the places of a dimension that crops sample, shape (boxes, count), and which lie in the image.
+
+    The gradient by the boxes rounds the ratio of the sizes first, which decides whether a place at the border is in.
+    """
     span = np.float32(size - 1)
     cells = np.arange(count, dtype=np.float32)
     if count > 1:
-        step = (end - start) * span / np.float32(count - 1)
+        last = np.float32(count - 1)
+        step = (end - start) * (span / last) if by_ratio else (end - start) * span / last
         places = (start * span)[:, None] + cells * step[:, None]
     else:
         places = (np.float32(0.5) * (start + end) * span)[:, None]
@@ -289,11 +294,11 @@ def _box_positions(start: Any, end: Any, count: int, size: int) -> tuple[Any, An
     return np.where(inside, places, np.float32(0)), inside
 
 
-def _neighbours(places: Any, size: int) -> tuple[tuple[Any, Any], Any]:
+def neighbours(places: Any, size: int) -> tuple[tuple[Any, Any], Any]:
     floor = np.floor(places)
     lower = floor.astype(np.int64)
     return (lower, np.minimum(np.ceil(places).astype(np.int64), size - 1)), places - floor
 
 
-def _half_away(places: Any, size: int) -> Any:
+def nearest_cells(places: Any, size: int) -> Any:
     return np.minimum(np.floor(places + np.float32(0.5)).astype(np.int64), size - 1)

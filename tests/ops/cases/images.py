@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.dtypes import DataType
 from runtime.ops.resampling import KERNELS
 from tests.ops.case import Case, bf16, op_case
 from tests.ops.cases.arrays import ints
@@ -64,6 +65,8 @@ def _size_gradients() -> Iterator[Case]:
             grads = values(np.float32, (2, *size, 3))
             yield op_case("ResizeBilinearGrad", grads, values(np.float32, (2, 4, 6, 3)), name=str(size), **options,
                           **CLOSE)
+            yield op_case("ResizeBicubicGrad", grads, values(np.float32, (2, 4, 6, 3)), name=str(size), **options,
+                          **CLOSE)
             yield op_case("ResizeNearestNeighborGrad", grads, ints(4, 6), **options, **CLOSE)
     for kind in (np.float64, np.float16, bf16):
         yield op_case("ResizeBilinearGrad", values(np.float32, (1, 3, 5, 2)), values(kind, (1, 4, 6, 2)),
@@ -111,6 +114,22 @@ def _crops() -> Iterator[Case]:
     yield op_case("CropAndResize", x, boxes, index, ints(0, 3))
     yield op_case("CropAndResize", x, boxes[:, :3], index, ints(3, 3), text=False)
     yield op_case("CropAndResize", x, boxes[:0], index[:0], ints(3, 3))
+    for size in ((3, 4), (1, 1), (9, 2)):
+        grads = values(np.float32, (len(boxes), *size, 3), 5)
+        for method in ("bilinear", "nearest"):
+            yield op_case("CropAndResizeGradImage", grads, boxes, index, ints(2, 5, 6, 3), method=method,
+                          T=DataType.FLOAT, name=str(size), **CLOSE)
+        yield op_case("CropAndResizeGradBoxes", grads, x, boxes, index, name=str(size), **CLOSE)
+    grads = values(np.float32, (len(boxes), 3, 4, 3), 5)
+    for kind in (DataType.DOUBLE, DataType.HALF):
+        yield op_case("CropAndResizeGradImage", grads, boxes, index, ints(2, 5, 6, 3), T=kind, absolute=1e-2)
+    for kind in PIXELS[:9]:
+        yield op_case("CropAndResizeGradBoxes", grads, values(kind, (2, 5, 6, 3)), boxes, index, **CLOSE)
+    for sizes in (ints(2, 5, 6), ints(2, 5, 6, 2), ints(1, 5, 6, 3)):
+        yield op_case("CropAndResizeGradImage", grads, boxes, index, sizes, T=DataType.FLOAT, text=False,
+                      name=str(sizes))
+    yield op_case("CropAndResizeGradBoxes", grads[:2], x, boxes, index, text=False)
+    yield op_case("CropAndResizeGradBoxes", grads[..., :2], x, boxes, index, text=False)
 
 
 def _colours() -> Iterator[Case]:
