@@ -66,7 +66,10 @@ def select(
         ``attr(name)`` returns an attr as `Node.attr` does.
     """
     for selector in _selectors().get(op, ()):
-        kernel = selector(op, input_types, output_types, attr)
+        try:
+            kernel = selector(op, input_types, output_types, attr)
+        except OverflowError:  # an attr that no C integer holds: the definition says what is wrong with it
+            continue
         if kernel is not None:
             return kernel
     return None

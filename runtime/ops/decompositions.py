@@ -269,11 +269,16 @@ def _svd(node: Node, env: KernelEnv) -> Callable[..., Any]:
     def run(matrix: Any) -> Any:
         _check_matrix(matrix, square=False)
         value = types.widen(matrix)
+        # LAPACK's iteration does not end where an entry is infinite.
+        finite = xp.isfinite(value).all(axis=(-2, -1))
+        value = xp.where(finite[..., None, None], value, 0)
         if not with_vectors:
             empty = xp.zeros((), types.dtype)
-            return types.narrow(xp.linalg.svd(value, compute_uv=False)), empty, empty
+            s = xp.linalg.svd(value, compute_uv=False)
+            return types.narrow(xp.where(finite[..., None], s, xp.nan)), empty, empty
         u, s, vh = xp.linalg.svd(value, full_matrices=full)
-        return types.narrow(s), types.narrow(u), types.narrow(adjoint(vh))
+        u, vh = (xp.where(finite[..., None, None], vectors, xp.nan) for vectors in (u, vh))
+        return types.narrow(xp.where(finite[..., None], s, xp.nan)), types.narrow(u), types.narrow(adjoint(vh))
 
     return run
 

@@ -28,6 +28,8 @@ Run = Callable[..., Any]
 def attrs_of(node: Node) -> Convolution:
     """Read and check a node's attrs."""
     strides = node.attr("strides")
+    if len(strides) != 4:
+        raise InvalidArgument("Sliding window strides field must specify 4 dimensions")
     if strides[0] != 1 or strides[node.attr("data_format").index(b"C")] != 1:
         raise InvalidArgument("Current implementation does not yet support strides in the batch and depth dimensions.")
     return Convolution.of(node)

@@ -180,8 +180,11 @@ def _matrix_diag(node: Node, env: KernelEnv) -> Callable[..., Any]:
                                   "and upper_diag_index range.")
         batch = diagonal.shape[:-2] if count > 1 else diagonal.shape[:-1]
         longest = diagonal.shape[-1]
-        rows, columns = _matrix_size(longest, low, high, -1 if num_rows is None else int(num_rows.reshape(-1)[0]),
-                                     -1 if num_cols is None else int(num_cols.reshape(-1)[0]))
+        for name, number in (("num_rows", num_rows), ("num_cols", num_cols)):
+            if number is not None and number.ndim:
+                raise InvalidArgument(f"{name} must be a scalar, received shape: {format_shape(number.shape)}")
+        rows, columns = _matrix_size(longest, low, high, -1 if num_rows is None else int(num_rows),
+                                     -1 if num_cols is None else int(num_cols))
         result = zeros(xp, (*batch, rows, columns), datatype)
         if padding is not None:
             result[...] = padding

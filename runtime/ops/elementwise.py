@@ -136,6 +136,9 @@ def _floor_div(node: Node, env: KernelEnv) -> Callable[..., Any]:
     xp = env.xp
     if _is_integer(_kind(node)):
         return broadcasting(with_nonzero_divisor(xp.floor_divide, node.op))
+    if to_numpy(_kind(node)).kind == "c":
+        raise InvalidArgument(f"{node.op} '{node.name}' is of {_kind(node).label}: complex numbers have no floor; "
+                              "RealDiv divides them")
     # numpy's own floor_divide gives NaN for an infinite dividend, where the floor of the quotient is infinite.
     return broadcasting(lambda x, y: xp.floor(xp.true_divide(x, y)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
 from runtime._ext.errors import InvalidArgument, Unimplemented
@@ -15,6 +16,8 @@ from runtime.ops.shapes import format_shape, like_input
 if TYPE_CHECKING:
     from runtime.graph.node import Node
     from runtime.step.environment import KernelEnv
+
+_finfo: Callable[[Any], Any] = ml_dtypes.finfo
 
 
 def _along(value: Any, rank: int, axis: int) -> Any:
@@ -147,7 +150,7 @@ def _quantize_and_dequantize(node: Node, env: KernelEnv) -> Callable[..., Any]:
         raise InvalidArgument(f"Axis must be at least -1. Found {axis}")
     least = dtype.type((-(2 ** (bits - 1)) + narrow) if signed else 0)
     most = dtype.type(2 ** (bits - 1) - 1 if signed else 2**bits - 1)
-    largest = np.finfo(dtype).max if dtype.kind == "f" else None
+    largest = dtype.type(_finfo(dtype).max)
 
     def limits(value: Any, input_min: Any, input_max: Any) -> tuple[Any, Any]:
         if not given:

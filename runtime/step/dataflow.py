@@ -35,6 +35,8 @@ _KINDS = {
     "NoOp": kinds.PASS,
 }
 
+_MOST_PARALLEL = (1 << 31) - 1
+"""Turns of a loop at once: a C integer."""
 _LOOP_ENDS = frozenset({kinds.NEXT_ITERATION, kinds.EXIT, kinds.ENTER})
 
 _PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderV2"})
@@ -346,7 +348,8 @@ class DataflowLowering(Lowering):
                 child = self._frame_ids[(frame, name)] = len(self._parents)
                 self._parents.append(frame)
                 self._frame_names.append(name)
-            self._enters.append((index, child, bool(node.attr("is_constant")), int(node.attr("parallel_iterations"))))
+            parallel = min(int(node.attr("parallel_iterations")), _MOST_PARALLEL)
+            self._enters.append((index, child, bool(node.attr("is_constant")), parallel))
             self._out_frames[index] = child
         elif frame == 0 and kind == kinds.NEXT_ITERATION:
             raise InvalidArgument(
