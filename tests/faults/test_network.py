@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import runtime
 from runtime.config import Settings
 from runtime.errors import Aborted, Unavailable
 from tests.cluster_tasks import OURS, Tasks
@@ -103,6 +104,25 @@ def test_a_short_cut_is_no_reason_to_fail(link: Link, both: Both) -> None:
     assert resumed(both) < BACK_S
     both.session.close()
     assert not isinstance(failed()[0], Unavailable)
+
+
+def test_a_client_of_a_master_behind_the_cut_is_told_and_its_session_goes_on(link: Link, tasks: Tasks) -> None:
+    target = tasks["worker", 0].target
+    graph = runtime.Graph()
+    with graph.device(WORKER):
+        total = graph.constant([1.0, 2.0]) * 2.0
+    with runtime.Session(target, graph, peer_timeout_s=LOST_S) as session:
+        assert session.run(total).tolist() == [2.0, 4.0]
+        link.cut()
+        try:
+            for _ in range(2):  # the second time over a new connection
+                began = time.monotonic()
+                with pytest.raises(Unavailable, match=rf"^{target} has not answered for 2 s; RunStep of .* was await"):
+                    session.run(total)
+                assert time.monotonic() - began < LOST_S + SLACK_S
+        finally:
+            link.heal()
+        assert session.run(total).tolist() == [2.0, 4.0]
 
 
 def test_a_worker_that_dies_and_returns_unseen_is_told_from_the_one_before(
