@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import pytest
 
 from runtime import wire
-from tests import peers
+from tests.cluster_tasks import Forks
 from tests.faults.clients import endless_frames, endless_function, long_kernel, queue_nodes
 from tests.faults.watch import is_idle, until, vitals, witness
 from tests.graph.graphs import const
@@ -26,11 +27,9 @@ from tests.server.raw_http2 import DATA, HEADERS, PREFACE, Raw, frame
 
 
 @contextmanager
-def doomed(command: list[str], env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+def doomed(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     """Run a client that says when its calls are under way; it is killed at the end at the latest."""
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env
-    ) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
@@ -71,32 +70,17 @@ def test_a_client_killed_while_its_step_computes_leaves_no_work_behind(target: S
     until(lambda: is_idle(target), "the server rests")
 
 
-TF_CLIENT = """
-import sys, threading, time
-import tensorflow.compat.v1 as tf
-tf.disable_eager_execution()
-with tf.Graph().as_default() as graph:
-    queue = tf.raw_ops.FIFOQueueV2(component_types=[tf.float32], shared_name="of_the_dead_tf")
-    (take,) = tf.raw_ops.QueueDequeueV2(handle=queue, component_types=[tf.float32])
-    size = tf.raw_ops.QueueSizeV2(handle=queue)
-    endless = tf.while_loop(lambda i: tf.constant(True), lambda i: i + 1, [tf.constant(0)])
-    session = tf.Session(sys.argv[1], graph=graph)
-    session.run(size)
-    for fetch in (take, endless):
-        threading.Thread(target=session.run, args=(fetch,), daemon=True).start()
-    time.sleep(1.0)
-    print("ready", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_tensorflow_client_killed_in_both_ways(target: ServerProcess, client: Wire) -> None:
+def test_a_tensorflow_client_killed_in_both_ways(target: ServerProcess, client: Wire, tmp_path: Path,
+                                                 tensorflow_forks: Forks) -> None:
     handle = client.session(*queue_nodes(b"of_the_dead_tf"))
+    out = tmp_path / "out"
     with witness(target):
-        command = [str(peers.peer_python()), "-c", TF_CLIENT, target.target]
-        with doomed(command, peers.peer_environment()) as process:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        program = tensorflow_forks.run(out, Path(__file__).with_name("dying_tf.py"), target.target)
+        try:
+            until(lambda: out.exists() and "ready" in out.read_text(), "its steps are under way", 60)
+        finally:
+            os.kill(program.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+            assert tensorflow_forks.wait(program.pid, 10) is not None  # type: ignore[attr-defined]
         until(lambda: stays(client, handle), "an element stays in the queue")
         client.step(handle, target=["close"])
     until(lambda: is_idle(target), "the server rests")
