@@ -271,7 +271,7 @@ def test_44_a_trace_has_every_device_once_and_what_went_between_them(client: Wir
         entries = devices[name].node_stats
         assert node_name in [entry.node_name for entry in entries]
         (transfer,) = [entry for entry in entries if entry.node_name == "RecvTensor"]
-        assert transfer.timeline_label.endswith(f"from {sender}/device:CPU:0 to {name}")
+        assert transfer.timeline_label.endswith(f"from {sender}/device:CPU:0 to {name} by message")
         assert transfer.timeline_label.startswith("[4B] [")
         starts = [entry.all_start_micros for entry in entries]
         assert starts == sorted(starts)

@@ -460,7 +460,7 @@ def a_trace_shows_both_tasks(target: str) -> Any:
     entries = [(device.device, entry) for device in metadata.step_stats.dev_stats for entry in device.node_stats]
     nodes = {entry.node_name for _, entry in entries}
     transfers = sorted((device.split("/")[1], entry.timeline_label.split("]")[0],
-                        entry.timeline_label.split(" from ")[1].split("\n")[0],
+                        entry.timeline_label.split(" from ")[1].split("\n")[0].split(" by ")[0],
                         entry.output[0].tensor_description.allocation_description.requested_bytes
                         if entry.output else -1, entry.all_start_micros > 0 < entry.all_end_rel_micros)
                        for device, entry in entries if entry.node_name == "RecvTensor")
