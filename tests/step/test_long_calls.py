@@ -19,7 +19,7 @@ from runtime._ext.errors import Cancelled, InvalidArgument, ResourceExhausted
 from runtime._ext.executor import BoundKernel, Program, StepContext
 from runtime.dtypes import DataType, from_numpy
 from tests.step.maker import GraphMaker, Runner
-from tests.step.test_cancelling import SOON_S, cancelled_after
+from tests.step.test_cancelling import cancelled_at_work
 
 F32 = np.dtype(np.float32).num
 LINEAR = long_calls.COSTS["linear"]
@@ -252,8 +252,12 @@ REAL: dict[str, tuple[dict[str, Any], list[Any]]] = {
 }
 
 
+# Code in Python, or a loop of ours in pieces, which ends itself when its step does.
+ENDS_ITSELF = ("Igamma", "RegexReplace", "StringSplitV2")
+
+
 @pytest.mark.parametrize("op", REAL)
-def test_a_cancelled_step_ends_soon_within_a_call_of_a_library(op):
+def test_a_cancelled_step_ends_within_a_call_of_a_library(op):
     attrs, feeds = REAL[op]
     maker = GraphMaker()
     kinds = [DataType.STRING if feed.dtype == object else from_numpy(feed.dtype) for feed in feeds]
@@ -262,5 +266,6 @@ def test_a_cancelled_step_ends_soon_within_a_call_of_a_library(op):
                                                else {"T": kinds[0]}))
     runner = Runner(maker)
     compiled = runner.compile([f"{name}:0" for name in names], ["kernel:0"])
-    assert cancelled_after(compiled, StepContext(1, runner.state), feeds, 0.05) < SOON_S
+    cancelled_at_work(compiled, StepContext(1, runner.state), feeds)
+    assert long_calls.left_calls() == ["kernel"] or op in ENDS_ITSELF
     assert no_call_is_left()
