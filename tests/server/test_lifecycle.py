@@ -318,7 +318,7 @@ def test_cycles_beside_a_channel_of_the_program_reuse_the_loop() -> None:
 
     warm_up()
     with leaks.leak_check():
-        leaks.run_async(scenario)
+        leaks.run_async(scenario, 100)
         warm_up()  # the next stop closes the loops that were kept
     assert not loops._spare
 

@@ -289,8 +289,9 @@ def test_crash_at_every_failpoint_loses_nothing_that_was_acknowledged(tmp_path: 
                 data = b"".join([piece async for piece in tasks.read(result.value)])
                 assert data in (task_id.encode() * 20_000, task_id.encode())
             assert tasks.store.read(lambda tables: tables.all_counts() == tables.recount())
-            # The sweep has removed what nobody refers to.
+            # The sweep has removed what nobody refers to; the payload of who ended last goes in a thread.
             await tasks.swept()
+            await tasks.objects.close()
             rows = tasks.store.read(lambda tables: tables.connection.execute("SELECT hex(digest) FROM objects"))  # type: ignore[attr-defined]
             referred = {row[0].lower() for row in rows}
             files = {path.name for path in (tmp_path / "objects").rglob("*") if path.is_file()}

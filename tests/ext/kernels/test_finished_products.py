@@ -27,7 +27,9 @@ JOINS_MATRICES = simd.level_name() != "baseline"
 
 
 def compiled(maker: GraphMaker, feeds: list[str], fetches: list[str]) -> CompiledStep:
-    return Runner(maker).compile(feeds, fetches)
+    runner = Runner(maker)
+    runner.state.keeps_repeated = True  # the same product in each turn
+    return runner.compile(feeds, fetches)
 
 
 def size(step: CompiledStep) -> int:
