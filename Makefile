@@ -65,10 +65,12 @@ $(VENV)/.run: $(VENV)/.build setup.py pyproject.toml
 
 $(VENV)/.test: $(VENV)/.build setup.py pyproject.toml
 	$(EDITABLE) '.[test,examples]'
-	@{ command -v bwrap && command -v podman; } >/dev/null || \
-		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
-		apt-get install -q -y --no-install-recommends bubblewrap podman catatonit runc busybox-static; } || \
-		echo "bubblewrap or podman is not there and cannot be installed: the tests of isolation will say so"
+	@install() { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		apt-get install -q -y --no-install-recommends "$$@"; }; \
+	command -v bwrap >/dev/null || install bubblewrap || \
+		echo "bubblewrap is not there and cannot be installed: the tests of the sandbox will say so"; \
+	command -v podman >/dev/null || install podman catatonit runc busybox-static || \
+		echo "podman is not there and cannot be installed: the tests of containers will say so"
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.build setup.py pyproject.toml
