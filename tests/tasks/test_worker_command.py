@@ -145,7 +145,9 @@ def test_workers_are_added_listed_and_removed(tmp_path: Path) -> None:
             assert (listed["endpoint"], listed["name"], listed["is_registered"]) == (endpoint, "n", False)
             assert "cannot be reached" in listed["state"]
             status, text = await command(target, "list")
-            assert status == 0 and text.splitlines()[0].split()[:3] == ["ENDPOINT", "NAME", "STATE"]
+            title, head = text.splitlines()[:2]
+            assert (status, title) == (0, "workers for tasks")
+            assert head.split()[:3] == ["ENDPOINT", "NAME", "STATE"]
             assert await command(target, "remove", endpoint, "--grace", "1") == (0, f"removed {endpoint}\n")
             status, text = await command(target, "remove", endpoint)
             assert status == 1 and "no worker is at endpoint" in text
