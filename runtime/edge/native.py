@@ -113,7 +113,8 @@ class NativeServer:
         self._made_room_at = -math.inf
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._entering: dict[asyncio.Task[None], socket.socket | None] = {}
+        self._entering: dict[asyncio.Task[None], socket.socket] = {}
+        self._is_draining = False
         self._gate: Gate | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._tls: LiveTls | None = None
@@ -154,9 +155,7 @@ class NativeServer:
         self._entering[task] = connected
 
         def entered(done: asyncio.Task[None]) -> None:
-            left = self._entering.pop(done)
-            if left is not None:  # cancelled before it began
-                left.close()
+            del self._entering[done]
             if connection not in self._connections:
                 self._release(connection)
 
@@ -164,9 +163,6 @@ class NativeServer:
 
     async def _adopt(self, connected: socket.socket, connection: _Protocol, name: str) -> None:
         assert self._loop is not None
-        task = asyncio.current_task()
-        assert task is not None
-        self._entering[task] = None  # from now on the socket is its transport's
         options: dict[str, Any] = {}
         if self._tls is not None:
             options = {"ssl": self._tls.context, "ssl_handshake_timeout": self.patience.greet_s}
@@ -199,8 +195,11 @@ class NativeServer:
         """Close the port; tell clients to go elsewhere; connections end with their last call."""
         if self._gate is not None:
             self._gate.close()
-        for task in list(self._entering):
-            task.cancel()
+        self._is_draining = True
+        for entering in self._entering.values():
+            # Not by cancelling: uvloop then closes a transport without telling a protocol that is connected already.
+            with contextlib.suppress(OSError):
+                entering.shutdown(socket.SHUT_RDWR)
         for connection in list(self._connections):
             connection.drain()
 
@@ -232,6 +231,8 @@ class NativeServer:
         self._connections.add(connection)
         self._empty.clear()
         self._refuse_revoked(connection)
+        if self._is_draining:
+            connection.drain()
 
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""

@@ -541,6 +541,26 @@ def test_a_client_that_ignores_its_retirement_is_served_until_it_does_not(servin
         assert client.is_closed(10)
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+def test_a_server_stops_while_connections_come(serving: Start, pki: Path, loop: str, tls: bool) -> None:
+    """Some have come, some are about to, some are in the middle of a handshake: none of them holds up the end."""
+    options = {"tls_cert": pki / "server.pem", "tls_key": pki / "server.key"} if tls else {}
+    for index in range(12):
+        server = serving(loop=loop, **options)
+        transport = native_of(server)
+        coming = [socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2])), 10)
+                             for _ in range(4)]
+        for number, one in enumerate(coming):
+            if (number + index) % 2:
+                one.close()
+        server.stop(5)
+        for one in coming:
+            one.close()
+        assert not transport._connections and not transport._entering
+        assert transport.census.whole.connections == 0
+
+
 def test_tls_connections_come_and_go_in_great_number(serving: Start, pki: Path) -> None:
     """Half of them break off during the handshake; none is left in the count."""
     server = serving(listen="localhost:0", tls_cert=pki / "server.pem", tls_key=pki / "server.key")
