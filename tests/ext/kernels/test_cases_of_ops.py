@@ -12,32 +12,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime import wire
 from runtime._ext import kernels as compiled_kernels
 from runtime.errors import Error
-from runtime.graph.graph import Graph
 from tests.ops import retyping
 from tests.ops.case import RELATIVE, Case
-from tests.step.maker import Runner
+from tests.ops.step_runner import CaseInSteps
 
 pytestmark = pytest.mark.skipif("libasan" not in os.environ.get("LD_PRELOAD", ""), reason="for make sanitize")
 
 
 def outcomes(case: Case) -> list[Any]:
     """Return what each run of a case gives: arrays, or an error's code and text."""
-    graph = wire.GraphDef(node=case.nodes)
-    graph.versions.producer = case.producer
     try:
-        runner = Runner(Graph.from_proto(graph))
+        runner = CaseInSteps(case)
     except Error as error:
         return [(error.code, error.message)]
     found: list[Any] = []
     for run in case.runs:
         try:
-            found.append(runner.run(list(run.fetches), dict(run.feeds), list(run.targets)))
+            found.append(runner.run(run))
         except Error as error:
-            # names of step resources end with a number that is counted for the process
-            found.append((error.code, re.sub(r"_\d+", "_", error.message)))
+            # names of step resources and datasets end with a number that is counted for the process
+            found.append((error.code, re.sub(r"([_:])\d+", r"\1", error.message)))
+    runner.close()
     return found
 
 
