@@ -4,8 +4,8 @@
 servers in processes of their own and reports the time of a call as ours/TensorFlow's: below one is faster. The 10th
 percentile is the figure to believe on a shared machine; the spread is that ratio's over the fifths of the run.
 ``chain`` and ``wide`` are of that many nodes, ``while`` of that many turns; ``first-run`` makes a session and runs the
-first step of a chain. Beside large steps a third server runs that computes nothing (``canned_server``): its ratio is
-the floor, which no server can be below with this client.
+first step of a chain. Beside large steps a third server runs that computes nothing (``canned_server``): its ratio
+shows how much of such a step is the client's and the sockets'.
 """
 
 from __future__ import annotations

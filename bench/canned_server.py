@@ -4,7 +4,7 @@
 enough of HTTP/2 for one TensorFlow client at a time on blocking sockets, one thread a connection. What comes is read
 into one warm buffer, over and over, and not looked at but for the frames' heads; a step is answered with the bytes that
 its signature was answered with before: zeros, of the shape of the first feed for every fetch. So a call takes what the
-client and the kernel's sockets take, and that is the floor for any server beside which it is measured.
+client and the kernel's sockets take: a floor, as far as a simple server on blocking sockets finds it.
 """
 
 from __future__ import annotations
