@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The extensions are built in place before, and not once more for the install.
 EDITABLE := TENSOR_RUNTIME_PREBUILT=1 $(PIP) --no-build-isolation --editable
-# The sanitizers' libraries must come first in the process, and Python's own allocator would hide overruns.
+# The sanitizers' libraries must come first in the process, and Python's own allocator would hide overruns. The safe path
+# keeps the checkout's own extensions out, also of the processes that tests start.
 SANITIZED := build/sanitize
 SANITIZE_TESTS ?= tests/ext tests/fuzz tests/step tests/edge
-SANITIZER_ENV = PYTHONPATH=$(SANITIZED)/lib:. PYTHONMALLOC=malloc \
+SANITIZER_ENV = PYTHONPATH=$(SANITIZED)/lib:. PYTHONSAFEPATH=1 PYTHONMALLOC=malloc \
 	LD_PRELOAD=$(shell $(CC) -print-file-name=libasan.so):$(shell $(CC) -print-file-name=libubsan.so) \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
 
@@ -41,8 +42,8 @@ build: $(VENV)/.build ## compile the messages and the extensions in place
 
 sanitize: $(VENV)/.build $(VENV)/.test ## run the tests of the extensions under the address and undefined-behaviour sanitizers
 	TENSOR_RUNTIME_SANITIZE=1 $(BIN)/python setup.py --quiet build --build-lib $(SANITIZED)/lib --build-temp $(SANITIZED)/temp
-	$(SANITIZER_ENV) $(BIN)/python -P -c 'import runtime._ext.errors as e; assert "/$(SANITIZED)/" in e.__file__, e.__file__'
-	$(SANITIZER_ENV) $(BIN)/python -P -m pytest -p no:cacheprovider --capture=sys --timeout 600 $(SANITIZE_TESTS)
+	$(SANITIZER_ENV) $(BIN)/python -c 'import runtime._ext.errors as e; assert "/$(SANITIZED)/" in e.__file__, e.__file__'
+	$(SANITIZER_ENV) $(BIN)/python -m pytest -p no:cacheprovider --capture=sys --timeout 600 $(SANITIZE_TESTS)
 
 clean: ## remove what the other targets made, the environment included
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
