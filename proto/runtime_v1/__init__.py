@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from runtime.proto.runtime_v1.authority_pb2 import *
     from runtime.proto.runtime_v1.batches_pb2 import *
     from runtime.proto.runtime_v1.inspector_pb2 import *
+    from runtime.proto.runtime_v1.metrics_pb2 import *
     from runtime.proto.runtime_v1.observer_pb2 import *
     from runtime.proto.runtime_v1.results_pb2 import *
     from runtime.proto.runtime_v1.status_pb2 import *

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "token": ("runtime.cli.token", "make, list and revoke the bearer tokens that a server accepts"),
     "cluster": ("runtime.cli.cluster", "run a cluster of server processes on this machine"),
     "status": ("runtime.cli.status", "show what a server and its cluster are doing, and what each waits for"),
+    "metrics": ("runtime.cli.metrics", "print what a server has counted and holds, for Prometheus and its kind"),
     "session": ("runtime.cli.session", "list, show, cancel and await sessions of tasks"),
     "task": ("runtime.cli.task", "list, show, cancel and await tasks, and tell why one does not run"),
     "result": ("runtime.cli.result", "list, await and fetch results of tasks"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -82,6 +83,9 @@ class Commands:
         self._sweep = Sweep(self)
         self._retention = Retention(self)
         self._remarks = Remarks(logs)
+        # Since this server began: commands that were submitted, and how often one came into each status afterwards.
+        self.num_submitted = 0
+        self.num_changes: Counter[Status] = Counter()
         self._watchers: list[Callable[[CommandChange], None]] = [self.deliveries.changed, self._remarks.changed]
         store.watch(self._changed)
 
@@ -153,17 +157,19 @@ class Commands:
         container = container or self.rules.default_container
         now_s = self.now_s()
 
-        def insert(rows: CommandRows) -> int:
+        def insert(rows: CommandRows) -> tuple[int, bool]:
             if request:
                 known = rows.requested(request)
                 if known is not None:
-                    return known
+                    return known, False
             command = rows.insert_command(text, container, now_s, request)
             rows.add_event(command, None, 0)
             rows.at_end(self._assign)
-            return command.number
+            return command.number, True
 
-        return await self.store.write(insert)
+        number, is_new = await self.store.write(insert)
+        self.num_submitted += is_new
+        return number
 
     async def update(self, number: int, after: Status, caller: Caller) -> CommandRow:
         """Change a command's status as a worker reports it or an operator asks; see `transitions.update`."""
@@ -351,6 +357,7 @@ class Commands:
 
     def _changed(self, changes: list[Any]) -> None:
         for change in changes:
+            self.num_changes[change.after] += 1
             for watcher in self._watchers:
                 watcher(change)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from runtime.commands.workforce import Workforce
     from runtime.config import Settings
     from runtime.edge.plane import Handler
+    from runtime.observe.metrics import Family
     from runtime.store.sqlite.store import SqliteStore
 
 __all__ = ["LOGS_FOLDER", "WORKERS_FOLDER", "CommandPlane", "create_plane"]
@@ -56,6 +57,13 @@ class CommandPlane:
         """
         settings = self._settings
         await take_up(settings.data_dir, settings.data_is_chosen, self._opened.get, "takes no commands")
+
+    async def metrics(self) -> list[Family]:
+        """Return what has been counted of commands and workers; nothing is opened for it."""
+        from runtime.commands.metrics import command_families
+
+        found = self._opened.found
+        return await command_families(None if found is None else found[0])
 
     def drain(self) -> None:
         """Let those go who wait for output or for work: they ask the next server."""

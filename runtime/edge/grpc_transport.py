@@ -75,6 +75,10 @@ class GrpcTransport:
         """See :class:`runtime.edge.transport.Transport`."""
         await self._server.start()
 
+    def num_open(self) -> tuple[int, int] | None:
+        """See :class:`runtime.edge.transport.Transport`; the library does not tell."""
+        return None
+
     def check_again(self) -> None:
         """See :class:`runtime.edge.transport.Transport`."""
         if self._router.open_calls is not None:

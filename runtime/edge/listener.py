@@ -14,14 +14,19 @@ from runtime.edge import auth, plane, sockets
 from runtime.edge.fleet_joining import check_joining, membership
 from runtime.edge.health import Health
 from runtime.edge.limits import Account
+from runtime.edge.metrics import edge_families, process_families, transfer_families
 from runtime.edge.reflection import Reflection
 from runtime.edge.tokens import RELOAD_INTERVAL_S, Tokens
 from runtime.edge.transport import Transport, make_transport
 from runtime.edge.unavailable_planes import absent_method
 from runtime.errors import Internal
+from runtime.observe import metrics_service
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from runtime.edge.own_certificate import OwnCertificate
+    from runtime.observe.metrics import Family
 
 logger = logging.getLogger(__name__)
 
@@ -191,17 +196,33 @@ class Listener:
         reflection = Reflection(known)
         self._edge = (health, reflection)
         tables[EDGE] = {**health.services(), **reflection.services()}
+        # Every server has metrics, whichever planes it has.
+        shared = {metrics_service.METHOD: metrics_service.MetricsService(self._metrics).get_metrics}
         transport.unknown_method = f"no such method here; the services of this server: {', '.join(sorted(known))}"
         for service, methods in wire.SERVICES.items():
             owner = wire.PLANES.get(service, "stream")
             handlers = tables.get(owner, {}).get(service, {})
             for name, method in methods.items():
-                handler = handlers.get(name)
+                handler = handlers.get(name) or shared.get(method.path)
                 if handler is None:
                     error = absent_method(method.path, owner, self.settings.services, self._planes)
                     transport.refuse(method, error)
                 else:
                     transport.add(method, handler)
+
+    def _metrics(self) -> dict[str, metrics_service.Part]:
+        """Return who tells metrics: the server itself, and those planes that have any."""
+        parts: dict[str, metrics_service.Part] = {EDGE: self._own_metrics}
+        for name, served in self._planes.items():
+            part = getattr(served, "metrics", None)
+            if part is not None:
+                parts[name] = part
+        return parts
+
+    async def _own_metrics(self) -> Iterable[Family]:
+        # Beside the loop: a server may have many thousand descriptors.
+        own = await asyncio.to_thread(process_families)
+        return [*own, *edge_families(self.account, self._transport), *transfer_families()]
 
     async def _stop_planes(self, grace_s: float) -> None:
         while self._planes:

@@ -394,6 +394,11 @@ class NativeTransport:
         """See :class:`runtime.edge.transport.Transport`."""
         await self._server.start(self._sockets, self._tls)
 
+    def num_open(self) -> tuple[int, int] | None:
+        """See :class:`runtime.edge.transport.Transport`."""
+        whole = self._server.census.whole
+        return whole.connections, whole.calls
+
     def check_again(self) -> None:
         """See :class:`runtime.edge.transport.Transport`."""
         self._server.check_again()

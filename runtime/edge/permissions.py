@@ -36,6 +36,7 @@ _OF_METHOD = {
 }
 # Tasks of a cluster ask each other.
 _OF_METHOD["/runtime.v1.Observer/GetStatus"] = frozenset({"user", "worker"})
+_OF_METHOD["/runtime.v1.Observer/GetMetrics"] = frozenset({"user", "worker"})
 # Workers that come by themselves; endpoints that others name are a user's business.
 _OF_METHOD["/runtime.v1.Workers/Serve"] = frozenset({"user", "worker"})
 _OTHERWISE = frozenset({"user"})

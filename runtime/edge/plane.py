@@ -73,6 +73,9 @@ class Plane(Protocol):
     ``(key, value)`` pairs, which are sent as trailing metadata. When the client goes away or its deadline passes,
     the handler's task is cancelled.
 
+    A plane that counts something can have ``async def metrics()``, which returns its families (:class:`Family` of
+    :mod:`runtime.observe.metrics`). It reads counters and searches nothing: it may be called every second.
+
     Concurrency: everything runs on the server's event loop.
     """
 

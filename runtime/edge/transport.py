@@ -58,6 +58,10 @@ class Transport(Protocol):
         """Begin to answer."""
         ...
 
+    def num_open(self) -> tuple[int, int] | None:
+        """Return how many connections and calls are open; None where that is not known."""
+        ...
+
     def check_again(self) -> None:
         """Ask ``authorize`` again about every open call, and end those that it refuses by now."""
         ...

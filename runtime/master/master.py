@@ -19,6 +19,7 @@ from runtime.machine import memory_bytes
 from runtime.master.config import SessionConfig, propagated_task
 from runtime.master.ending import CLOSE_WAIT_S, CLOSED_BY_CLIENT, SERVER_STOPPED
 from runtime.master.request_ids import RequestIds
+from runtime.master.step_counts import StepCounts
 from runtime.master.task import Task
 from runtime.observe.recorder import StepRecorder
 from runtime.step.runner import StepRunner
@@ -55,6 +56,8 @@ class Master:
     ----------
     request_ids : RequestIds
     recorder : StepRecorder
+    step_counts : StepCounts
+        Of all its sessions, those that are closed included.
     step_memory_limit : int
 
     Notes
@@ -75,6 +78,7 @@ class Master:
         self.runner = StepRunner() if runner is None else runner
         self.request_ids = RequestIds()
         self.recorder = StepRecorder()
+        self.step_counts = StepCounts()
         self.sessions: dict[str, MasterSession] = {}
         self._owns_runner = runner is None
         self._step_limit = step_limit
@@ -172,6 +176,7 @@ class Master:
             step_limit=self._step_limit,
             step_memory_limit=self.step_memory_limit,
             recorder=self.recorder,
+            counts=self.step_counts,
         )
         session.target = target
         with self._lock:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from runtime.config import Settings
     from runtime.edge.plane import Handler
     from runtime.master.session_tasks import SessionTasks
+    from runtime.observe.metrics import Family
     from runtime.worker.channels import Connections
     from runtime.worker.worker import Worker
 
@@ -108,6 +109,12 @@ class GraphPlane:
         openings = () if self._session_tasks is None else self._session_tasks.link.openings()
         # Thousands of steps may be under way.
         return await self.master.in_thread(lambda: self._snapshot(calls, openings))
+
+    async def metrics(self) -> list[Family]:
+        """Return what the task has counted and holds; see `runtime.observe.metrics`."""
+        from runtime.master.metrics import graph_families
+
+        return graph_families(self.master.master, self.worker.made)
 
     def _snapshot(self, calls: Sequence[Call], openings: tuple[Opening, ...]) -> TaskStatus:
         import runtime

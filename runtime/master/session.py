@@ -40,6 +40,7 @@ from runtime.master.ending import CLOSE_WAIT_S, CLOSED_BY_CLIENT, timed_out
 from runtime.master.metadata import step_metadata
 from runtime.master.partial_run import PartialRuns
 from runtime.master.parts_run import StepFailure
+from runtime.master.step_counts import StepCounts
 from runtime.master.steps import PreparedStep, Signature, StepOptions, StepTable
 from runtime.observe.recorder import StepRecorder
 from runtime.observe.status import SessionStatus, oldest_steps
@@ -81,6 +82,8 @@ class MasterSession:
         What the arrays of one step may hold at once, in bytes; 0 for no limit.
     recorder : StepRecorder, optional
         Asked whether somebody wants a step traced.
+    counts : StepCounts, optional
+        Counts its steps, with those of the master's other sessions.
 
     Attributes
     ----------
@@ -113,6 +116,7 @@ class MasterSession:
         step_limit: int,
         step_memory_limit: int = 0,
         recorder: StepRecorder | None = None,
+        counts: StepCounts | None = None,
     ) -> None:
         self.handle = secrets.token_hex(8)
         self.target = ""
@@ -121,6 +125,7 @@ class MasterSession:
         self.task = task
         self.runner = runner
         self.recorder = StepRecorder() if recorder is None else recorder
+        self._counts = StepCounts() if counts is None else counts
         self.version = 0
         self.closed = False
         self.step_memory_limit = step_memory_limit
@@ -145,6 +150,8 @@ class MasterSession:
         self._running: dict[int, StepContext] = {}
         # Why the master ended a step, by step id: such an error is told as it is, not as one of the step's own.
         self._causes: dict[int, Error] = {}
+        # The code that clients are told, of steps that have failed and not ended yet.
+        self._failed: dict[int, int] = {}
         self._closing: Future[None] | None = None
 
     # The graph
@@ -271,6 +278,7 @@ class MasterSession:
         """Let a step go: its own resources vanish."""
         step.close()
         self._running.pop(step.step_id, None)
+        self._counts.end(self._failed.pop(step.step_id, 0) if self._failed else 0)
         if self.state.collectives is not None:
             self._numbers_of_steps.end(self.state.collectives, step.step_id)
             self.state.collectives.forget_step(step.step_id)
@@ -292,6 +300,11 @@ class MasterSession:
 
         Call it before `end`.
         """
+        told = self._told(step, error, fetch_names)
+        self._failed[step.step_id] = told.code
+        return told
+
+    def _told(self, step: StepContext, error: BaseException, fetch_names: Sequence[str]) -> Error:
         self._numbers_of_steps.fail(step.step_id)
         cause = self._causes.get(step.step_id)
         if cause is not None:
@@ -321,6 +334,11 @@ class MasterSession:
                 node, slot = by_name[name]
                 return feed_type_error(self.task.name, node, slot, kind, expected)
         raise AssertionError("the types agree")
+
+    @property
+    def num_running(self) -> int:
+        """Steps under way, partial runs included."""
+        return len(self._running)
 
     def start(self, prepared: PreparedStep, step: StepContext, feeds: Sequence[Any], done: Done) -> None:
         """Run a prepared step; ``done(outputs, error)`` is called once, perhaps from another thread.

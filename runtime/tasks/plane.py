@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from runtime.config import Settings
     from runtime.edge.plane import Handler
     from runtime.objects.files import FileObjects
+    from runtime.observe.metrics import Family
     from runtime.store.sqlite.store import SqliteStore
     from runtime.tasks.agents.agents import Agents
     from runtime.tasks.tasks import Tasks
@@ -92,6 +93,12 @@ class TaskPlane:
             If it cannot be opened; the next call tries again.
         """
         return await self._opened.get()
+
+    async def metrics(self) -> list[Family]:
+        """Return what the store and the agents have counted; nothing is opened for it."""
+        from runtime.tasks.metrics import task_families
+
+        return await task_families(self._opened.found, self._agents)
 
     def drain(self) -> None:
         """Let those go who wait for results: they ask the next server; start no further task."""

@@ -20,7 +20,8 @@ from runtime._ext import shared_arrays
 from runtime._ext.buffer_pool import Buffer, BufferPool, Memory
 from runtime._ext.errors import DataLoss, ResourceExhausted
 
-__all__ = ["SHARED_BYTES", "block_of", "buffer_of", "empty", "held_bytes", "map_segment", "pool", "set_limit"]
+__all__ = ["SHARED_BYTES", "block_of", "buffer_of", "empty", "held_bytes", "limit_bytes", "map_segment", "pool",
+           "set_limit"]
 
 Array = np.ndarray[Any, Any]
 
@@ -39,11 +40,14 @@ def pool() -> BufferPool:
     global _pool
     with _lock:
         if _pool is None:
-            limit = _limit_bytes
-            if limit is None:
-                limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-            _pool = BufferPool(limit, _make_segment)
+            _pool = BufferPool(limit_bytes(), _make_segment)
         return _pool
+
+
+def limit_bytes() -> int:
+    """Return what the segments of this process may hold together, in bytes."""
+    limit = _limit_bytes
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if limit is None else limit
 
 
 def held_bytes() -> tuple[int, int]:

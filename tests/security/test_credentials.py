@@ -26,7 +26,7 @@ PUBLIC = {
 }
 WORKERS = {f"/taskqueue.TaskQueue/{name}" for name in (
     "RegisterWorker", "PingAndTakeNewTasks", "UpdateTaskStatus", "SendTaskLogs")} | {
-    "/runtime.v1.Observer/GetStatus", "/runtime.v1.Workers/Serve"}
+    "/runtime.v1.Observer/GetMetrics", "/runtime.v1.Observer/GetStatus", "/runtime.v1.Workers/Serve"}
 SERVERS = {"/pb.ServerDispatcher/Register", "/pb.ServerDispatcher/GetNextServer"}
 MACHINES = {"/pb.WorkerSaver/SaveMachine", "/pb.FunctionDispatcher/GetTarget"}
 ROLES = ("user", "worker", "server", "machine")

@@ -538,6 +538,10 @@ class SqliteTaskTables(RetentionTables):
         rows = self._execute("SELECT session, status, tasks FROM task_counts WHERE tasks > 0")
         return {(session, _TASK_STATUS[status]): number for session, status, number in rows}
 
+    def total_counts(self) -> dict[TaskStatus, int]:
+        rows = self._execute("SELECT status, sum(tasks) FROM task_counts WHERE tasks > 0 GROUP BY status")
+        return {_TASK_STATUS[status]: number for status, number in rows}
+
     def recount(self) -> dict[tuple[int, TaskStatus], int]:
         rows = self._execute("SELECT session, status, count(*) FROM tasks GROUP BY session, status")
         return {(session, _TASK_STATUS[status]): number for session, status, number in rows}
