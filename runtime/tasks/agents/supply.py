@@ -90,10 +90,14 @@ class Supply:
         return future
 
     def _unwanted(self, future: asyncio.Future[Lease]) -> None:
-        if not future.cancelled() or self._acquiring is None or self._ahead():
-            return
-        if all(waiting.done() for waiting in self._waiting):
-            self._acquiring.cancel()  # nobody wants what would come
+        if future.cancelled() and not self._ahead():
+            self._stop_acquiring()
+
+    def _stop_acquiring(self) -> None:
+        """End an acquisition when nobody waits for what would come."""
+        if self._acquiring is not None and all(waiting.done() for waiting in self._waiting):
+            self._acquiring.cancel()
+            self._acquiring = None  # whoever asks before it has ended is not to rely on it
 
     def work(self, change: int) -> None:
         """Note that so many more tasks run at a time."""
@@ -148,7 +152,8 @@ class Supply:
             self._waiting.clear()
             return
         finally:
-            self._acquiring = None
+            if self._acquiring is asyncio.current_task():
+                self._acquiring = None
         if self._ready and leases[0].task.options.priority > self._ready[0].task.options.priority:
             self._give_back()
         for lease in leases:
@@ -198,6 +203,8 @@ class Supply:
     def _give_back_stale(self) -> None:
         self._stale = None
         if self._taken == 0:
+            # It would take what goes back now, to hold it as long again, for as long as no worker is free.
+            self._stop_acquiring()
             self._give_back()
         elif self._ready:
             self._taken = 0
