@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from runtime.tasks.worker import AsyncTask, Subtask, Task, TaskError, worker
+from tests.leaks import RUN_TIMEOUT_S
 
 
 @worker
@@ -92,8 +94,9 @@ class Words:
         """Run until it is interrupted, whatever it takes."""
         with open(path, "w") as file:
             file.write("began")
-        while True:
+        for _ in lasting():
             time.sleep(0.005)
+        raise TimeoutError("nobody has interrupted this")
 
     @staticmethod
     def die(task: Task) -> bytes:
@@ -149,9 +152,19 @@ def plain(payload: bytes) -> bytes:
 
 
 def wait_for(path: str) -> None:
-    """Wait until a file is there."""
-    while not os.path.exists(path):
+    """Wait until a file is there; a test that has failed makes none, and its process ends all the same."""
+    for _ in lasting():
+        if os.path.exists(path):
+            return
         time.sleep(0.005)
+    raise TimeoutError(f"nobody has made {path}")
+
+
+def lasting() -> Iterator[None]:
+    """Go on for as long as a test may take: the threads of a worker keep the process that it runs in from ending."""
+    until = time.monotonic() + RUN_TIMEOUT_S
+    while time.monotonic() < until:
+        yield
 
 
 @worker

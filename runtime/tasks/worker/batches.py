@@ -376,7 +376,11 @@ class BatchRunner:
                 raise_in_thread(slot.thread, None)
             entry = None
             if now < until and self._queue:
-                entry = slot.entry = self._queue.popleft()
+                entry = self._queue.popleft()
+                # Before others see it: who looks how long it has run would find that it has begun long ago.
+                entry.begun_s = now
+                entry.deadline_s = now + entry.given.max_duration_s
+                slot.entry = entry
             elif not self._queue:
                 slot.is_busy = False
         if entry is None:
@@ -385,8 +389,6 @@ class BatchRunner:
             elif not self._closed:
                 self._submit(slot)
             return False
-        entry.begun_s = now
-        entry.deadline_s = now + entry.given.max_duration_s
         if not entry.is_over:
             if entry.given.is_announced:
                 self._announce(entry)
