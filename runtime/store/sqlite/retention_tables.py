@@ -1,12 +1,11 @@
-"""Sessions that go, part by part, and attempts that are not due yet; the rest of a task plane's rows builds on it."""
+"""Sessions that go, part by part, and attempts that are not due yet."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from runtime.objects.value import ObjectRef
-from runtime.store.sqlite.object_tables import ObjectTables
+from runtime.store.sqlite.session_tables import SessionTables
 from runtime.tasks.model import UNFINISHED, TaskStatus
 
 __all__ = ["RETENTION_SCHEMA", "RetentionTables"]
@@ -22,10 +21,8 @@ RETENTION_SCHEMA = (
 _UNFINISHED = ", ".join(str(int(status)) for status in sorted(UNFINISHED))
 
 
-class RetentionTables(ObjectTables):
+class RetentionTables(SessionTables):
     """See `runtime.store.tasks.TaskTables` for what each method is for."""
-
-    PLANE: ClassVar[str] = "tasks"
 
     # Sessions that are deleted
 

@@ -1,0 +1,96 @@
+"""Sessions, and the options that they and their tasks have; the rest of a task plane's rows builds on it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import ClassVar
+
+from runtime.store.sqlite.object_tables import ObjectTables
+from runtime.store.sqlite.task_rows import marks, pieces, status_condition
+from runtime.tasks.model import SessionRow, SessionStatus, TaskOptions
+
+__all__ = ["SessionTables"]
+
+_SESSION = "number, id, status, options, created, canceled"
+# Options that are kept at hand; sessions share few.
+_OPTIONS_KEPT = 4096
+
+
+class SessionTables(ObjectTables):
+    """See `runtime.store.tasks.TaskTables` for what each method is for."""
+
+    PLANE: ClassVar[str] = "tasks"
+
+    def __init__(self, connection: sqlite3.Connection, epoch: int) -> None:
+        super().__init__(connection, epoch)
+        self._execute = connection.execute
+        self._many = connection.executemany
+        self._options: dict[int, TaskOptions] = {}
+
+    def session_by_id(self, session_id: str) -> SessionRow | None:
+        return self._session("id", session_id)
+
+    def session(self, number: int) -> SessionRow:
+        row = self._session("number", number)
+        assert row is not None, f"no session has number {number}"
+        return row
+
+    def _session(self, column: str, value: object) -> SessionRow | None:
+        row = self._execute(f"SELECT {_SESSION} FROM sessions WHERE {column} = ?", (value,)).fetchone()
+        if row is None:
+            return None
+        return SessionRow(row[0], row[1], SessionStatus(row[2]), row[3], row[4], row[5])
+
+    def insert_session(self, row: SessionRow) -> None:
+        self._execute(
+            f"INSERT INTO sessions ({_SESSION}) VALUES (?, ?, ?, ?, ?, ?)",
+            (row.number, row.id, int(row.status), row.options_number, row.created_s, row.canceled_s),
+        )
+
+    def update_session(self, row: SessionRow) -> None:
+        self._execute(
+            "UPDATE sessions SET status = ?, canceled = ? WHERE number = ?",
+            (int(row.status), row.canceled_s, row.number),
+        )
+
+    def session_ids(
+        self, ids: Sequence[str], included: frozenset[int] | None, excluded: frozenset[int] | None
+    ) -> list[str]:
+        condition = status_condition(included, excluded)
+        if not ids:
+            return [row[0] for row in self._execute(f"SELECT id FROM sessions WHERE {condition} ORDER BY number")]
+        found: dict[int, str] = {}
+        for some in pieces(list(dict.fromkeys(ids))):
+            query = f"SELECT number, id FROM sessions WHERE id IN ({marks(some)}) AND {condition}"
+            found.update(self._execute(query, some))
+        return [found[number] for number in sorted(found)]
+
+    def store_options(self, options: TaskOptions) -> int:
+        entries = json.dumps(dict(sorted(options.entries.items())), ensure_ascii=False)
+        content = (options.priority, options.max_duration_ns, options.max_retries, entries)
+        row = self._execute(
+            "SELECT number FROM options WHERE priority = ? AND max_duration = ? AND max_retries = ? AND entries = ?",
+            content,
+        ).fetchone()
+        if row is not None:
+            return int(row[0])
+        number = self.number()
+        self._execute(
+            "INSERT INTO options (number, priority, max_duration, max_retries, entries) VALUES (?, ?, ?, ?, ?)",
+            (number, *content),
+        )
+        return number
+
+    def options(self, number: int) -> TaskOptions:
+        options = self._options.get(number)
+        if options is None:
+            duration, retries, priority, entries = self._execute(
+                "SELECT max_duration, max_retries, priority, entries FROM options WHERE number = ?", (number,)
+            ).fetchone()
+            options = TaskOptions(duration, retries, priority, json.loads(entries))
+            if len(self._options) >= _OPTIONS_KEPT:
+                self._options.clear()
+            self._options[number] = options
+        return options
