@@ -164,7 +164,7 @@ def _rows(
     now_s: float,
 ) -> tuple[list[TaskRow], list[SpecRow], list[ResultRow]]:
     """Return the rows of new tasks as they would be if nothing stood against them."""
-    options_number = session.options_number if options is None else tables.store_options(options)
+    options_number = session.options_number if options is None else tables.store_options(options, session.number)
     if options is None:
         options = tables.options(options_number)
     tasks: list[TaskRow] = []

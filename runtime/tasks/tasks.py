@@ -224,7 +224,7 @@ class Tasks:
             if tables.session_by_id(session_id) is not None:
                 return False
             number = tables.number()
-            options_number = tables.store_options(options)
+            options_number = tables.store_options(options, number)
             tables.insert_session(SessionRow(number, session_id, SessionStatus.RUNNING, options_number, now_s))
             return True
 

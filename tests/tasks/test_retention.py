@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import sqlite3
 from pathlib import Path
 
 import pytest
 
 from runtime.errors import FailedPrecondition, NotFound
+from runtime.objects.value import Value
 from runtime.store.opening import FILE_NAME
 from runtime.store.sqlite.database import Database
 from runtime.store.sqlite.object_tables import ObjectTables
 from runtime.store.sqlite.task_tables import SqliteTaskTables
 from runtime.tasks import retention
 from runtime.tasks.filters import SessionFilter, TaskFilter
+from runtime.tasks.model import TaskOptions
 from runtime.tasks.tasks import Limits, Tasks
 from tests.leaks import run_async
 from tests.tasks.plane import OPTIONS, acquire, open_plane, request, run_all
@@ -43,7 +46,7 @@ async def run_large(tasks: Tasks) -> None:
 
 def counted(folder: Path) -> dict[str, int]:
     """Return how many rows each table has."""
-    names = ("sessions", "tasks", "specs", "results", "task_counts", "objects", "deletions")
+    names = ("sessions", "tasks", "specs", "results", "task_counts", "objects", "deletions", "options")
     connection = sqlite3.connect(folder / FILE_NAME)
     try:
         return {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names}
@@ -82,6 +85,40 @@ def test_deleted_session_leaves_no_row_and_no_object(tmp_path: Path) -> None:
             await tasks.retention.delete("kept")
         assert set(counted(tmp_path).values()) == {0}
         assert list((tmp_path / "objects").glob("??/*")) == []
+
+    run_async(work)
+
+
+def test_options_go_with_the_last_session_that_has_them(tmp_path: Path) -> None:
+    def own(number: int) -> TaskOptions:
+        return dataclasses.replace(OPTIONS, entries={"number": str(number)})
+
+    async def work() -> None:
+        async with open_plane(tmp_path) as tasks:
+            for session in ("first", "second"):
+                await tasks.create_session(session, own(0))
+                for number in range(1, 4):
+                    named = number if number > 2 else f"{session}{number}"
+                    options = dataclasses.replace(OPTIONS, entries={"of": str(named)})
+                    assert await tasks.create_tasks(session, [request(f"{session}{number}")], options) == ()
+            # With its parent's, and with its own.
+            lease = await acquire(tasks)
+            assert await lease.stage_subtasks([request("child")]) == ()
+            assert await lease.stage_subtasks([request("other")], own(9)) == ()
+            await lease.succeed({lease.task.expected_keys[0]: Value(b"")})
+            await run_all(tasks, 7)
+            assert counted(tmp_path)["options"] == 7
+            # As many parts as it takes, each with few rows.
+            number = await tasks.store.write(lambda tables: retention.begin(tables, "first"))
+            while await tasks.store.write(lambda tables: retention.delete_part(tables, number, 2)):
+                pass
+            assert counted(tmp_path)["options"] == 4
+            assert tasks.store.read(lambda tables: tables.options(tables.spec(
+                tasks.task("second3").row.spec).options_number)).entries == {"of": "3"}
+            # What is gone is made again.
+            await tasks.create_session("first", own(0))
+            assert await tasks.create_tasks("first", [request("first1")], own(9)) == ()
+            assert (await acquire(tasks)).task.options.entries == {"number": "9"}
 
     run_async(work)
 
@@ -150,7 +187,8 @@ def test_next_start_goes_on_with_a_deletion(tmp_path: Path) -> None:
             for _ in range(6):
                 await tasks.store.write(lambda tables: retention.delete_part(tables, number, 5))
         assert counted(tmp_path) | {"task_counts": 0} == {
-            "sessions": 0, "tasks": 10, "specs": 10, "results": 0, "task_counts": 0, "objects": 0, "deletions": 1
+            "sessions": 0, "tasks": 10, "specs": 10, "results": 0, "task_counts": 0, "objects": 0, "deletions": 1,
+            "options": 1,
         }
 
     async def go_on() -> None:
@@ -179,5 +217,32 @@ def test_file_of_the_first_version_is_taken_up(tmp_path: Path) -> None:
         await run_all(tasks, 1)
 
     Database(tmp_path / FILE_NAME, [ObjectTables, First]).close()
+    run_async(work)
+    assert set(counted(tmp_path).values()) == {0}
+
+
+def test_file_of_the_second_version_knows_whose_options_there_are(tmp_path: Path) -> None:
+    class Second:
+        PLANE = "tasks"
+        MIGRATIONS = SqliteTaskTables.MIGRATIONS[:2]
+
+    async def work() -> None:
+        async with open_plane(tmp_path) as tasks:
+            assert counted(tmp_path)["options"] == 3
+            assert tasks.task("t").row.spec == 4
+            await tasks.retention.delete("s")
+            assert counted(tmp_path)["options"] == 1
+            await tasks.retention.delete("other")
+
+    database = Database(tmp_path / FILE_NAME, [ObjectTables, Second])
+    execute = database.writer.execute
+    for session, name, options in ((1, "s", 10), (2, "other", 11)):
+        execute("INSERT INTO sessions VALUES (?, ?, 1, ?, 0.0, NULL)", (session, name, options))
+    for number in range(10, 14):
+        execute("INSERT INTO options VALUES (?, ?, 1, 1, '{}')", (number, number))
+    execute("INSERT INTO specs VALUES (4, 1, 12, 0, '', '', x'', NULL, 0, 0)")
+    execute("INSERT INTO tasks VALUES (4, 't', 1, 4, 0, 1, 1, 4, 0, 0, 0, '', 0, 0.0, NULL, NULL, 0.0, '')")
+    execute("INSERT INTO task_counts VALUES (1, 4, 1)")
+    database.close()
     run_async(work)
     assert set(counted(tmp_path).values()) == {0}

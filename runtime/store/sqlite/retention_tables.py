@@ -64,6 +64,8 @@ class RetentionTables(SessionTables):
             return {}
         tasks = execute("SELECT number, status FROM tasks WHERE session = ? LIMIT ?", (session, limit)).fetchall()
         if not tasks:
+            if self._leave_options(session, limit):
+                return {}
             execute("DELETE FROM task_counts WHERE session = ?", (session,))
             execute("DELETE FROM waiting WHERE session = ?", (session,))
             execute("DELETE FROM deletions WHERE session = ?", (session,))

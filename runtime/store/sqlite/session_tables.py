@@ -11,7 +11,17 @@ from runtime.store.sqlite.object_tables import ObjectTables
 from runtime.store.sqlite.task_rows import marks, pieces, status_condition
 from runtime.tasks.model import SessionRow, SessionStatus, TaskOptions
 
-__all__ = ["SessionTables"]
+__all__ = ["OPTION_USES_SCHEMA", "SessionTables"]
+
+OPTION_USES_SCHEMA = (
+    # Which sessions refer to options, by their own row or a task's: options go with the last of them.
+    """CREATE TABLE option_uses (
+        session INTEGER NOT NULL, options INTEGER NOT NULL, PRIMARY KEY (session, options)) WITHOUT ROWID""",
+    "CREATE INDEX option_uses_by_options ON option_uses (options)",
+    "INSERT INTO option_uses SELECT number, options FROM sessions UNION SELECT session, options FROM specs",
+    "DELETE FROM options WHERE number NOT IN (SELECT options FROM option_uses)",
+)
+"""The third version of the task plane's tables."""
 
 _SESSION = "number, id, status, options, created, canceled"
 # Options that are kept at hand; sessions share few.
@@ -67,7 +77,7 @@ class SessionTables(ObjectTables):
             found.update(self._execute(query, some))
         return [found[number] for number in sorted(found)]
 
-    def store_options(self, options: TaskOptions) -> int:
+    def store_options(self, options: TaskOptions, session: int) -> int:
         entries = json.dumps(dict(sorted(options.entries.items())), ensure_ascii=False)
         content = (options.priority, options.max_duration_ns, options.max_retries, entries)
         row = self._execute(
@@ -75,13 +85,27 @@ class SessionTables(ObjectTables):
             content,
         ).fetchone()
         if row is not None:
-            return int(row[0])
-        number = self.number()
-        self._execute(
-            "INSERT INTO options (number, priority, max_duration, max_retries, entries) VALUES (?, ?, ?, ?, ?)",
-            (number, *content),
-        )
+            number = int(row[0])
+        else:
+            number = self.number()
+            self._execute(
+                "INSERT INTO options (number, priority, max_duration, max_retries, entries) VALUES (?, ?, ?, ?, ?)",
+                (number, *content),
+            )
+        self._execute("INSERT OR IGNORE INTO option_uses VALUES (?, ?)", (session, number))
         return number
+
+    def _leave_options(self, session: int, limit: int) -> int:
+        """End the use of up to ``limit`` options by a session that has no rows any more; return how many there were."""
+        query = "SELECT options FROM option_uses WHERE session = ? LIMIT ?"
+        used = self._execute(query, (session, limit)).fetchall()
+        if used:
+            self._many("DELETE FROM option_uses WHERE session = ? AND options = ?", [(session, *row) for row in used])
+            self._many(
+                "DELETE FROM options WHERE number = ?1 AND NOT EXISTS (SELECT 1 FROM option_uses WHERE options = ?1)",
+                used,
+            )
+        return len(used)
 
     def options(self, number: int) -> TaskOptions:
         options = self._options.get(number)

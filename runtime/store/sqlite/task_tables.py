@@ -13,6 +13,7 @@ from typing import ClassVar
 from runtime.objects.value import Value
 from runtime.store.sqlite.object_tables import value_columns
 from runtime.store.sqlite.retention_tables import RETENTION_SCHEMA
+from runtime.store.sqlite.session_tables import OPTION_USES_SCHEMA
 from runtime.store.sqlite.task_queries import TaskQueries
 from runtime.store.sqlite.task_rows import (
     MANY,
@@ -77,7 +78,7 @@ class SqliteTaskTables(TaskQueries):
     """The rows of the task plane in SQLite."""
 
     PLANE: ClassVar[str] = "tasks"
-    MIGRATIONS: ClassVar[Sequence[Sequence[str]]] = (_SCHEMA, RETENTION_SCHEMA)
+    MIGRATIONS: ClassVar[Sequence[Sequence[str]]] = (_SCHEMA, RETENTION_SCHEMA, OPTION_USES_SCHEMA)
 
     def __init__(self, connection: sqlite3.Connection, epoch: int) -> None:
         super().__init__(connection, epoch)

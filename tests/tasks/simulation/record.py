@@ -132,6 +132,11 @@ class Record:
         referred = dict(self._disk.connection.execute("SELECT digest, refs FROM objects"))
         assert counted == referred, "the references to objects differ from a recount"
         assert set(referred) <= set(self._disk.objects), "an object is gone that a row refers to"
+        used = "SELECT options FROM specs UNION SELECT options FROM sessions"
+        (number,) = self._disk.connection.execute(
+            f"SELECT count(*) FROM ({used}) WHERE options NOT IN (SELECT number FROM options)"
+        ).fetchone()
+        assert number == 0, "options are gone that a row refers to"
 
     def check_end(self) -> None:
         """Check that the story has ended well."""
@@ -164,7 +169,7 @@ class Record:
     def check_nothing_is_left(self) -> None:
         """Check that every session is gone with all that belonged to it, when nothing has happened for long."""
         tables = ("sessions", "tasks", "specs", "results", "waiting", "task_counts", "objects", "deletions", "delayed")
-        for table in tables:
+        for table in (*tables, "options", "option_uses"):
             (number,) = self._disk.connection.execute(f"SELECT count(*) FROM {table}").fetchone()
             assert number == 0, f"{number} {table} are left of sessions that are gone"
         assert not self._disk.objects, "objects are left of sessions that are gone"

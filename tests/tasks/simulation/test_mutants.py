@@ -103,6 +103,21 @@ def tell_nobody_who_waits(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Waiting, "notify", _nothing)
 
 
+def keep_options_that_nobody_refers_to(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SqliteTaskTables, "_leave_options", lambda self, session, limit: 0)
+
+
+def take_options_that_others_refer_to(patch: pytest.MonkeyPatch) -> None:
+    leave = SqliteTaskTables._leave_options
+
+    def rob(self: SqliteTaskTables, session: int, limit: int) -> int:
+        uses = "SELECT options FROM option_uses WHERE session = ?"
+        self.connection.execute(f"DELETE FROM options WHERE number IN ({uses})", (session,))
+        return leave(self, session, limit)
+
+    patch.setattr(SqliteTaskTables, "_leave_options", rob)
+
+
 @pytest.mark.parametrize(
     "mutant",
     [
@@ -118,6 +133,8 @@ def tell_nobody_who_waits(patch: pytest.MonkeyPatch) -> None:
         hand_tasks_out_twice,
         forget_running_attempts_at_the_start,
         tell_nobody_who_waits,
+        keep_options_that_nobody_refers_to,
+        take_options_that_others_refer_to,
     ],
     ids=lambda mutant: mutant.__name__,
 )

@@ -422,7 +422,7 @@ class World:
     # Choices
 
     def _options(self) -> TaskOptions:
-        return TaskOptions(10**9, self._pick(1, 2), self._pick(1, 3))
+        return TaskOptions(10**9, self._pick(1, 2), self._pick(1, 3), {"k": str(self._pick(1, 3))})
 
     def _payload(self, name: str) -> bytes:
         # Large ones have few contents, so that objects are shared.
