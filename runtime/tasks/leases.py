@@ -17,7 +17,7 @@ from runtime.tasks.model import FailureKind, TaskOptions, TaskRequest, TaskStatu
 
 if TYPE_CHECKING:
     from runtime.objects.objects import ValueWriter
-    from runtime.tasks.tasks import Tasks
+    from runtime.tasks.attempts import Attempts
 
 __all__ = ["HEARTBEAT_S", "TTL_S", "Lease", "LeaseLost", "LeaseTable", "LeasedTask"]
 
@@ -85,7 +85,7 @@ class Lease:
     """
 
     def __init__(
-        self, tasks: Tasks, number: int, session_number: int, fence: int, owner: str, task: LeasedTask
+        self, tasks: Attempts, number: int, session_number: int, fence: int, owner: str, task: LeasedTask
     ) -> None:
         self.task = task
         self.number = number

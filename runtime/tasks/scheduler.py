@@ -20,7 +20,7 @@ from runtime.tasks.leases import Lease, LeasedTask
 from runtime.tasks.model import ResultStatus, SpecRow, TaskRow
 
 if TYPE_CHECKING:
-    from runtime.tasks.tasks import Tasks
+    from runtime.tasks.attempts import Attempts
 
 __all__ = ["Scheduler", "next_tasks"]
 
@@ -100,7 +100,7 @@ class Scheduler:
     with it, and the task is still in the queue. If the disk fails, the lease is lost.
     """
 
-    def __init__(self, tasks: Tasks) -> None:
+    def __init__(self, tasks: Attempts) -> None:
         self._tasks = tasks
         self._waiting: deque[_Request] = deque()
         self._turns: dict[int, int] = {}
