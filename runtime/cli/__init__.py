@@ -32,9 +32,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "version": ("runtime.cli.version", "print the version"),
 }
 PROGRAM = "tensor-runtime"
-# The usual statuses: 1 for what went wrong, 2 for what was asked wrongly.
+# The usual statuses: 1 for what went wrong, 2 for what was asked wrongly, 130 for what the keyboard interrupted.
 FAILED = 1
 MISUSED = 2
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +47,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         What follows the program's name; ``sys.argv[1:]`` when left out.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _called(words)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has gone (`| head`). Python would try to flush the rest at exit and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _called(words: list[str]) -> int:
     if words[:1] == ["--version"]:
         words[0] = "version"
     if not words or words[0] in ("-h", "--help", "help"):
@@ -66,10 +82,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         return int(module.run(options))
-    except BrokenPipeError:
-        # Whoever read the output has gone (`| head`). Python would try to flush the rest at exit and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except InvalidArgument as error:
         print(f"{PROGRAM} {name}: {error}", file=sys.stderr)
         return MISUSED

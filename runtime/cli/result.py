@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of all forms."""
     from runtime.cli.listing import add_output_flag
-    from runtime.cli.task_plane import add_server_flags
+    from runtime.cli.task_plane import add_forms, add_server_flags, add_timeout_flag
 
-    forms = parser.add_subparsers(dest="form", required=True)
+    forms = add_forms(parser, "list", "get", "wait")
     listed = forms.add_parser("list", help="list the results of a session, and which task makes each")
     listed.add_argument("--status", action="append", default=[], metavar="STATUS",
                         help="only with this status (CREATED, COMPLETED, ABORTED); repeatable")
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         form.add_argument("session", metavar="SESSION", help="id of its session")
     for form in (get, wait):
         form.add_argument("result", metavar="KEY", help="of the result")
-        form.add_argument("--timeout", type=float, default=None, metavar="SECONDS", help="give up after so long")
+        add_timeout_flag(form)
     add_output_flag(listed)
     for form in forms.choices.values():
         add_server_flags(form)

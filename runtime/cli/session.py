@@ -14,15 +14,15 @@ STATUSES = ("RUNNING", "CANCELED")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of all forms."""
     from runtime.cli.listing import add_output_flag
-    from runtime.cli.task_plane import add_server_flags
+    from runtime.cli.task_plane import add_forms, add_server_flags, add_timeout_flag
 
-    forms = parser.add_subparsers(dest="form", required=True)
+    forms = add_forms(parser, "list", "show", "cancel", "wait", "delete")
     listed = forms.add_parser("list", help="list sessions with their tasks by status")
     listed.add_argument("--status", choices=STATUSES, default=None, help="only these")
     show = forms.add_parser("show", help="show one session")
     cancel = forms.add_parser("cancel", help="cancel a session and all of its tasks")
     wait = forms.add_parser("wait", help="wait until all tasks of a session have ended; status 1 if one failed")
-    wait.add_argument("--timeout", type=float, default=None, metavar="SECONDS", help="give up after so long")
+    add_timeout_flag(wait)
     delete = forms.add_parser("delete", help="delete sessions in which all has ended, with their tasks and results")
     delete.add_argument("sessions", metavar="SESSION", nargs="+", help="their ids")
     for form in (show, cancel, wait):
@@ -113,10 +113,14 @@ def _delete(options: argparse.Namespace) -> int:
 def _wait(options: argparse.Namespace) -> int:
     from runtime.cli.task_plane import asked
 
-    counts = asked(options, lambda client: client.attach(options.session).wait(options.timeout))
+    async def ended(client: AsyncTaskClient) -> tuple[dict[str, int], bool]:
+        counts = await client.attach(options.session).wait(options.timeout)
+        # An attempt that was tried again has failed, too; what counts is whether results are missing.
+        return counts, bool(await _aborted(client, options.session))
+
+    counts, has_failed = asked(options, ended)
     print(" ".join(f"{name}={count}" for name, count in sorted(counts.items())) or "no tasks")
-    # An attempt that was tried again has failed, too; what counts is whether results are missing.
-    return int(bool(asked(options, lambda client: _aborted(client, options.session))))
+    return int(has_failed)
 
 
 async def _aborted(client: AsyncTaskClient, session: str) -> list[Any]:

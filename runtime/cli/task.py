@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of all forms."""
     from runtime.cli.listing import add_output_flag
-    from runtime.cli.task_plane import add_server_flags
+    from runtime.cli.task_plane import add_forms, add_server_flags, add_timeout_flag
 
-    forms = parser.add_subparsers(dest="form", required=True)
+    forms = add_forms(parser, "list", "show", "why", "cancel", "wait")
     listed = forms.add_parser("list", help="list tasks, the oldest first; each attempt is one")
     listed.add_argument("--session", default="", metavar="SESSION", help="only of this session")
     listed.add_argument("--status", action="append", default=[], metavar="STATUS",
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     why = forms.add_parser("why", help="say why a task does not run, or what it does instead")
     cancel = forms.add_parser("cancel", help="cancel tasks")
     wait = forms.add_parser("wait", help="wait until tasks have ended; the status is 1 if one failed")
-    wait.add_argument("--timeout", type=float, default=None, metavar="SECONDS", help="give up after so long")
+    add_timeout_flag(wait)
     for form in (show, why):
         form.add_argument("task", metavar="TASK", help="its id")
     for form in (cancel, wait):
@@ -111,18 +111,23 @@ def _why(options: argparse.Namespace) -> int:
 def _cancel(options: argparse.Namespace) -> int:
     from runtime.cli.task_plane import asked
 
-    async def cancel(client: AsyncTaskClient) -> None:
+    async def cancel(client: AsyncTaskClient) -> list[str]:
         from runtime import wire
+        from runtime.tasks.model import TaskStatus
 
         # The call itself says nothing of ids that do not exist.
         for task in options.tasks:
             await _detail(client, task)
         chosen = wire.armonik.TaskFilter(task=wire.armonik.TaskFilter.IdsRequest(ids=options.tasks))
         await client.submitter("CancelTasks", chosen, wire.armonik.Empty)
+        found = [(await _detail(client, task)).attempt[-1].status for task in options.tasks]
+        canceled = (TaskStatus.CANCELING.name, TaskStatus.CANCELED.name)
+        return [
+            f"canceled {task}" if status in canceled else f"{task} is {status} and stays so"
+            for task, status in zip(options.tasks, found, strict=True)
+        ]
 
-    asked(options, cancel)
-    for task in options.tasks:
-        print(f"canceled {task}")
+    print("\n".join(asked(options, cancel)))
     return 0
 
 
@@ -136,7 +141,7 @@ def _wait(options: argparse.Namespace) -> int:
             keys = tuple(result.key for result in detail.result)
             handle = client.attach(detail.task.session_id).handle(task, keys)
             await handle.wait(options.timeout)
-            print(f"{task} {'COMPLETED' if handle.failure is None else handle.failure.status}")
+            print(f"{task} {'COMPLETED' if handle.failure is None else handle.failure.status}", flush=True)
             failed += handle.failure is not None
         return failed
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from runtime.client.tasks.aio import AsyncTaskClient
+    from runtime.errors import Error
 
 _V = TypeVar("_V")
 
@@ -25,11 +27,33 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
     add_access_flags(access)
 
 
+def add_forms(parser: argparse.ArgumentParser, *names: str) -> Any:
+    """Return what takes the forms of a command; an error that one is missing lists their names."""
+    return parser.add_subparsers(dest="form", required=True, metavar="|".join(names))
+
+
+def add_timeout_flag(parser: argparse.ArgumentParser) -> None:
+    """Give a parser that of a form that waits."""
+    parser.add_argument("--timeout", type=_seconds, default=None, metavar="SECONDS",
+                        help="give up after so long [wait as long as it takes]")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 on")
+    return seconds
+
+
 def asked(options: argparse.Namespace, ask: Callable[[AsyncTaskClient], Awaitable[_V]]) -> _V:
     """Return what ``ask`` returns for a client of the server that the flags name."""
     from runtime.cli.access_flags import token_of
     from runtime.cli.status import default_target
     from runtime.client.tasks.aio import AsyncTaskClient
+    from runtime.errors import Unauthenticated, Unavailable
 
     async def run() -> _V:
         target = options.server or default_target()
@@ -39,7 +63,25 @@ def asked(options: argparse.Namespace, ask: Callable[[AsyncTaskClient], Awaitabl
         ) as client:
             return await ask(client)
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except (Unavailable, Unauthenticated) as error:
+        raise type(error)("; ".join(filter(None, (error.message, _way_out(error))))) from None
+
+
+def _way_out(error: Error) -> str:
+    """Say what helps whoever did not get into a server; nothing where that cannot be told."""
+    from runtime.errors import Unauthenticated
+
+    if isinstance(error, Unauthenticated):
+        return "--token-file FILE sends the first token of a file"
+    if "certificate" in error.message:
+        return "--ca FILE names the authorities to trust, --server-name NAME the server in its certificate"
+    if "does not speak TLS" in error.message:
+        return "grpc:// is the form for a server without TLS"
+    if "cannot be reached" in error.message:
+        return "`tensor-runtime serve` starts a server, --server TARGET names another"
+    return "it went away, or it has TLS: grpcs:// is the form for that" if "Socket closed" in error.message else ""
 
 
 async def inspect(client: AsyncTaskClient, method: str, message: Any, reply: Any) -> Any:

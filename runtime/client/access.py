@@ -90,7 +90,7 @@ def address_of(target: str) -> str:
     if separator and scheme in ("grpc", "grpcs") and host and colon and port.isdigit() and "/" not in host:
         return address
     raise InvalidArgument(f"target '{target}' is not understood: write grpc://HOST:PORT, grpcs://HOST:PORT for TLS, "
-                          "unix:PATH, or None to run in this process")
+                          "or unix:PATH")
 
 
 def tls_context(access: Access) -> ssl.SSLContext:

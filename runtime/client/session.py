@@ -300,8 +300,9 @@ class Session:
                 return
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "open"
-        return f"<runtime.Session {self.target or 'in process'}, {state}>"
+        # A debugger, or a test that failed, shows one whose constructor has raised.
+        state = "never opened" if not hasattr(self, "_closed") else "closed" if self._closed else "open"
+        return f"<runtime.Session {getattr(self, 'target', '') or 'in process'}, {state}>"
 
     def _check_open(self) -> None:
         if self._closed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Callable, Iterable
@@ -118,7 +119,19 @@ async def connect(
     except TimeoutError:
         raise Unavailable(f"{address} cannot be reached: no connection within {timeout_s:g} s") from None
     except (OSError, ssl.SSLError, UnicodeError) as error:
-        raise Unavailable(f"{address} cannot be reached: {error}") from None
+        raise Unavailable(f"{address} cannot be reached: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Say in a person's words why there is no connection."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return "what answers there does not speak TLS" if error.reason == "WRONG_VERSION_NUMBER" else str(error)
+    # The loops word the same failure differently, and name the address again.
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
+    return str(error)
 
 
 async def cut_when_silent(connection: PeerConnection) -> None:

@@ -178,7 +178,7 @@ class Inspector:
         def find(tables: TaskTables) -> TaskLook:
             row = tables.task_by_id(task_id)
             if row is None or not tables.has_session(row.session):
-                raise NotFound(f"task {task_id!r} is not known")
+                raise NotFound(f"task {task_id!r} is not known: `tensor-runtime task list` shows those that are")
             spec = tables.spec(row.spec)
             session = tables.session(row.session)
             attempts = tables.attempts(row.spec)
@@ -196,7 +196,7 @@ class Inspector:
 def _session(tables: TaskTables, session_id: str) -> SessionRow:
     row = tables.session_by_id(session_id)
     if row is None:
-        raise NotFound(f"session {session_id!r} is not known")
+        raise NotFound(f"session {session_id!r} is not known: `tensor-runtime session list` shows those that are")
     return row
 
 
@@ -268,9 +268,11 @@ def _why(
     else:
         reasons.insert(0, "it is about to be taken")
     if above:
-        reasons.append(f"{above} tasks of higher priority than {task.priority} come first")
+        come = "task of higher priority than {} comes" if above == 1 else "tasks of higher priority than {} come"
+        reasons.append(f"{above} {come.format(task.priority)} first")
     if before:
-        reasons.append(f"{before} tasks of its session stand before it")
+        reasons.append(f"{before} " + ("task of its session stands" if before == 1 else "tasks of its session stand")
+                       + " before it")
     return reasons
 
 

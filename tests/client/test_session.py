@@ -428,3 +428,14 @@ def test_config_forms(opened: Open, graph: runtime.Graph) -> None:
         opened(graph, {"no_such_option": 1})
     with pytest.raises(InvalidArgument, match="config must be a ConfigProto message"):
         opened(graph, "fast")
+
+
+def test_a_session_whose_constructor_raised_can_be_shown() -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        runtime.Session("grpc://127.0.0.1:9", peer_timeout_s=-1.0)
+    (frame,) = [entry.frame for entry in caught.traceback if entry.name == "__init__"]
+    assert repr(frame.f_locals["self"]) == "<runtime.Session grpc://127.0.0.1:9, never opened>"
+    with pytest.raises(InvalidArgument) as caught:
+        runtime.Session("nonsense")
+    (frame,) = [entry.frame for entry in caught.traceback if entry.name == "__init__"]
+    assert repr(frame.f_locals["self"]) == "<runtime.Session in process, never opened>"

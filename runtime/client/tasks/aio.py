@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from runtime import wire
 from runtime.client.access import Access
+from runtime.client.tasks.arguments import checked_handles, checked_number, checked_timeout, checked_whole
 from runtime.client.tasks.calls import Calls
 from runtime.client.tasks.completion import collect_one, completed
 from runtime.client.tasks.failures import TaskFailed, failure_of
@@ -47,6 +48,8 @@ _STREAM_BYTES = 32 << 20
 _FETCHES = 16
 # Ids of one request that names tasks.
 _IDS_AT_ONCE = 2000
+# What a Duration holds.
+_LONGEST_S = 315_576_000_000
 
 _SUBMITTER = "/ArmoniK.api.grpc.v1.Submitter/"
 
@@ -72,13 +75,16 @@ def make_options(
     InvalidArgument
         For a value of another kind; the server checks the rest.
     """
-    if not max_duration_s > 0:
-        raise InvalidArgument(f"max_duration_s is {max_duration_s!r}; it must be above 0")
+    checked_number("max_duration_s", max_duration_s)
+    if not 0 < max_duration_s <= _LONGEST_S:
+        raise InvalidArgument(f"max_duration_s is {max_duration_s!r}; it must be above 0, and at most {_LONGEST_S}")
+    checked_whole("priority", priority)
+    checked_whole("max_retries", max_retries)
     entries = dict(options or {})
     for key, value in entries.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise InvalidArgument(f"options: {key!r}: {value!r} is not a text with a text for its name")
-    return TaskOptions(int(max_duration_s * 1e9), max_retries, priority, entries)
+    return TaskOptions(int(max_duration_s * 1e9), int(max_retries), int(priority), entries)
 
 
 class AsyncTaskClient:
@@ -120,6 +126,8 @@ class AsyncTaskClient:
         key: Any = None,
         server_name: str | None = None,
     ) -> None:
+        if not isinstance(target, str):
+            raise InvalidArgument(f"target is {target!r}; it must be text such as grpc://HOST:PORT")
         self.arrays = arrays
         self.calls = Calls(target, Access.of(target, token, tls, ca, cert, key, server_name), timeout_s, retry_s)
         self._chunk_bytes = 0
@@ -185,8 +193,8 @@ class AsyncTaskSession:
     """
 
     def __init__(self, client: AsyncTaskClient, id: str, options: TaskOptions, *, exists: bool) -> None:
-        if not id:
-            raise InvalidArgument("id of a session: must not be empty")
+        if not isinstance(id, str) or not id:
+            raise InvalidArgument(f"id of a session is {id!r}; it must be text that is not empty")
         self.client = client
         self.id = id
         self.options = options
@@ -356,7 +364,8 @@ class AsyncTaskSession:
         DeadlineExceeded
             If some have not ended after ``timeout_s`` seconds; names how many, and one of them.
         """
-        async with contextlib.aclosing(completed(self, list(handles), timeout_s)) as ended:
+        checked_timeout(timeout_s)
+        async with contextlib.aclosing(completed(self, checked_handles(handles, AsyncTaskHandle), timeout_s)) as ended:
             async for some in ended:
                 for handle in some:
                     yield handle
@@ -385,7 +394,8 @@ class AsyncTaskSession:
         DeadlineExceeded
             After ``timeout_s`` seconds.
         """
-        wanted = list(handles)
+        checked_timeout(timeout_s)
+        wanted = checked_handles(handles, AsyncTaskHandle)
         tell = progress_of(progress)
         deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
         done = failed = 0
@@ -423,7 +433,10 @@ class AsyncTaskSession:
         ------
         DeadlineExceeded
             After ``timeout_s`` seconds, with the counts; the tasks go on.
+        NotFound
+            If there is no such session.
         """
+        checked_timeout(timeout_s)
         chosen = wire.armonik.TaskFilter(session=wire.armonik.TaskFilter.IdsRequest(ids=[self.id]))
         message = wire.armonik.WaitRequest(filter=chosen)
         try:
@@ -434,14 +447,20 @@ class AsyncTaskSession:
                 raise
             left = " ".join(f"{name}={count}" for name, count in sorted((await self.counts()).items()))
             raise DeadlineExceeded(f"session {self.id!r} has not ended within {timeout_s:g} s: {left}") from None
-        return _counts_of(reply)
+        return await self._counts_of(reply)
 
     async def counts(self) -> dict[str, int]:
-        """Return how many attempts of the session have each status."""
+        """Return how many attempts of the session have each status.
+
+        Raises
+        ------
+        NotFound
+            If there is no such session.
+        """
         chosen = wire.armonik.TaskFilter.IdsRequest(ids=[self.id])
         message = wire.armonik.TaskFilter(session=chosen)
         reply = await self.client.submitter("CountTasks", message, wire.armonik.Count)
-        return _counts_of(reply)
+        return await self._counts_of(reply)
 
     # -- ending ----------------------------------------------------------------------------------------------------
 
@@ -459,7 +478,7 @@ class AsyncTaskSession:
 
     async def cancel_tasks(self, handles: Iterable[AsyncTaskHandle]) -> None:
         """Cancel tasks; those that have ended stay as they are."""
-        ids = [handle.id for handle in handles]
+        ids = [handle.id for handle in checked_handles(handles, AsyncTaskHandle)]
         for start in range(0, len(ids), _IDS_AT_ONCE):
             chosen = wire.armonik.TaskFilter.IdsRequest(ids=ids[start : start + _IDS_AT_ONCE])
             await self.client.submitter("CancelTasks", wire.armonik.TaskFilter(task=chosen), wire.armonik.Empty)
@@ -543,9 +562,18 @@ class AsyncTaskSession:
             "none was stored"
         )
 
+    async def _counts_of(self, reply: Any) -> dict[str, int]:
+        counts = {TaskStatus(entry.status).name: entry.count for entry in reply.values if entry.count}
+        # The calls that count know tasks only: nothing is also what they say of a session that does not exist.
+        if not counts and self._exists and not await self._is_listed(wire.armonik.SessionFilter(sessions=[self.id])):
+            raise NotFound(f"{self.client.calls.target}: session {self.id!r} is not known")
+        return counts
+
     async def _is_canceled(self) -> bool:
         chosen = wire.armonik.SessionFilter.StatusesRequest(statuses=[2])  # type: ignore[list-item]
-        message = wire.armonik.SessionFilter(sessions=[self.id], included=chosen)
+        return await self._is_listed(wire.armonik.SessionFilter(sessions=[self.id], included=chosen))
+
+    async def _is_listed(self, message: Any) -> bool:
         reply = await self.client.submitter("ListSessions", message, wire.armonik.SessionIdList)
         return self.id in reply.session_ids
 
@@ -619,6 +647,7 @@ class AsyncTaskHandle:
         DeadlineExceeded
             After ``timeout_s`` seconds; the task goes on.
         """
+        checked_timeout(timeout_s)
         try:
             async with asyncio.timeout(timeout_s) as bound:
                 await self.ended()
@@ -642,6 +671,7 @@ class AsyncTaskHandle:
         DeadlineExceeded
             After ``timeout_s`` seconds; the task goes on.
         """
+        checked_timeout(timeout_s)
         wanted = self._key(key)
         try:
             async with asyncio.timeout(timeout_s) as bound:
@@ -649,7 +679,9 @@ class AsyncTaskHandle:
         except TimeoutError:
             if not bound.expired():
                 raise
-            raise DeadlineExceeded(f"the result {wanted!r} was not there within {timeout_s:g} s") from None
+            raise DeadlineExceeded(
+                f"the result {wanted!r} of task {self.id!r} was not there within {timeout_s:g} s; the task goes on"
+            ) from None
         return decoded(b"".join(pieces), self.session.client.arrays)
 
     async def results(self, *, timeout_s: float | None = None) -> dict[str, Any]:
@@ -758,12 +790,10 @@ def _keys_of(dependencies: Iterable[str | AsyncTaskHandle]) -> Iterable[str]:
     for item in dependencies:
         if isinstance(item, str):
             yield item
-        else:
+        elif isinstance(item, AsyncTaskHandle):
             yield from item.keys
-
-
-def _counts_of(reply: Any) -> dict[str, int]:
-    return {TaskStatus(entry.status).name: entry.count for entry in reply.values if entry.count}
+        else:
+            raise InvalidArgument(f"dependencies: {item!r} is neither the key of a result nor a task")
 
 
 def _message_of(options: TaskOptions) -> Any:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from runtime.client.tasks.aio import AsyncTaskClient, AsyncTaskHandle, AsyncTaskSession
+from runtime.client.tasks.arguments import checked_handles
 from runtime.client.tasks.failures import TaskFailed
 from runtime.client.tasks.progress import Progress
 from runtime.edge.loops import new_loop
@@ -192,7 +193,7 @@ class TaskSession:
 
     def as_completed(self, handles: Iterable[TaskHandle], *, timeout_s: float | None = None) -> Iterator[TaskHandle]:
         """Yield handles as their tasks end, well or not. See `AsyncTaskSession.as_completed`."""
-        outer = {handle.asynchronous: handle for handle in handles}
+        outer = {handle.asynchronous: handle for handle in checked_handles(handles, TaskHandle)}
         ended = self.asynchronous.as_completed(list(outer), timeout_s=timeout_s)
         for handle in self.client.background.iterate(ended):
             yield outer[handle]
@@ -207,8 +208,7 @@ class TaskSession:
     ) -> list[Any]:
         """Return the results of tasks in their order. See `AsyncTaskSession.gather`."""
         return self._run(self.asynchronous.gather(
-            [handle.asynchronous for handle in handles], timeout_s=timeout_s, progress=progress,
-            return_exceptions=return_exceptions,
+            _all_inner(handles), timeout_s=timeout_s, progress=progress, return_exceptions=return_exceptions
         ))
 
     def wait(self, timeout_s: float | None = None) -> dict[str, int]:
@@ -225,7 +225,7 @@ class TaskSession:
 
     def cancel_tasks(self, handles: Iterable[TaskHandle]) -> None:
         """Cancel tasks; those that have ended stay as they are."""
-        self._run(self.asynchronous.cancel_tasks([handle.asynchronous for handle in handles]))
+        self._run(self.asynchronous.cancel_tasks(_all_inner(handles)))
 
     def _run(self, work: Coroutine[Any, Any, _V]) -> _V:
         return self.client.background.run(work)
@@ -290,4 +290,9 @@ def _inner(dependencies: Iterable[str | TaskHandle]) -> Any:
         return dependencies  # refused there, with words
     if isinstance(dependencies, TaskHandle):
         return dependencies.asynchronous
-    return [item if isinstance(item, str) else item.asynchronous for item in dependencies]
+    # Whatever is neither is refused there, too.
+    return [item.asynchronous if isinstance(item, TaskHandle) else item for item in dependencies]
+
+
+def _all_inner(handles: Iterable[TaskHandle]) -> list[AsyncTaskHandle]:
+    return [handle.asynchronous for handle in checked_handles(handles, TaskHandle)]

@@ -19,6 +19,8 @@ __all__ = ["Calls"]
 _V = TypeVar("_V")
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
+# For which a server that is slow to answer the end of TLS is waited for.
+_CLOSE_S = 1.0
 
 
 class Calls:
@@ -42,6 +44,7 @@ class Calls:
         self._timeout_s = timeout_s
         self._retry_s = retry_s
         self._connection: PeerConnection | None = None
+        self._lost = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
         self._methods: dict[str, Method] = {}
@@ -129,9 +132,17 @@ class Calls:
         """Let go of the connection; open calls end."""
         if self._watch is not None:
             self._watch.cancel()
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        connection.close()
+        # TLS ends with a word of each side; a loop that ended before would leave the socket open.
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._lost.wait()
+        except TimeoutError:
+            connection.abort()
+            await asyncio.sleep(0)
 
     @contextlib.asynccontextmanager
     async def _call(self, path: str, timeout_s: float | None) -> AsyncIterator[StreamCall]:
@@ -145,6 +156,8 @@ class Calls:
         except Error as error:  # before TimeoutError, which some of ours are
             if error.message.startswith(self.target):
                 raise
+            if error.message.startswith(f"{self._address} "):
+                raise type(error)(f"{self.target}{error.message.removeprefix(self._address)}") from None
             raise type(error)(f"{self.target}: {error.message}") from None
         except TimeoutError:
             raise DeadlineExceeded(f"{self.target}: {path} was not answered within {timeout_s:g} s") from None
@@ -163,9 +176,10 @@ class Calls:
                 if self._watch is not None:
                     self._watch.cancel()
                 access = self._access
+                self._lost = lost = asyncio.Event()
                 self._connection = await connect(
                     self._address, tls_context(access) if access.tls else None, server_name=access.server_name,
-                    metadata=[(key.encode(), value.encode()) for key, value in access.metadata()],
+                    metadata=[(key.encode(), value.encode()) for key, value in access.metadata()], lost=lost.set,
                 )
                 self._watch = asyncio.ensure_future(cut_when_silent(self._connection))
             return self._connection

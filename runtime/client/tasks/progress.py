@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TextIO
 
+from runtime.errors import InvalidArgument
+
 __all__ = ["Progress", "Teller", "progress_of"]
 
 Progress = Callable[[int, int, int], object]
@@ -101,7 +103,17 @@ class Bar:
 
 
 def progress_of(given: bool | Progress) -> Teller:
-    """Return what is told for the argument ``progress`` of `gather`."""
+    """Return what is told for the argument ``progress`` of `gather`.
+
+    Raises
+    ------
+    InvalidArgument
+        For anything but True, False and a callable.
+    """
     if given is True:
         return Bar(sys.stderr)
-    return _Silent() if given is False else _Function(given)
+    if given is False:
+        return _Silent()
+    if not callable(given):
+        raise InvalidArgument(f"progress is {given!r}; it must be True, False or a function of (done, total, failed)")
+    return _Function(given)

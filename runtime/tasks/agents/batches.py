@@ -408,7 +408,8 @@ class BatchStream:
             elif sent.has_begun:
                 num_failed += 1
                 self._suspects.pop(lease.number, None)
-                self._record(lease.fail(FailureKind.CALL, error.message))
+                reason = f"the worker was lost while it ran the task: {error.message}"
+                self._record(lease.fail(FailureKind.CALL, reason))
             else:
                 self._suspects[lease.number] = None
                 back.append(lease)

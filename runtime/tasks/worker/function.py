@@ -188,6 +188,8 @@ def load(text: str) -> Worker:
             found = getattr(found, part)
         except AttributeError:
             raise InvalidArgument(f"worker {text!r}: module {module_name!r} has no {name!r}") from None
+    if not callable(found):
+        raise InvalidArgument(f"worker {text!r}: {name!r} is no function but of type {type(found).__name__}")
     return found if isinstance(found, Worker) else Worker(found, False)
 
 

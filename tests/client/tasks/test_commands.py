@@ -135,8 +135,8 @@ def test_why_a_task_does_not_run(
         session.submit(b"join", id="joined", dependencies=["first", "nothing"])
         assert "no worker can be used" in why("first")
         text = why("second")
-        assert "1 tasks of higher priority than 1 come first" in text
-        assert "1 tasks of its session stand before it" in text
+        assert "1 task of higher priority than 1 comes first" in text
+        assert "1 task of its session stands before it" in text
         text = why("joined")
         assert text.startswith("joined is SUBMITTED")
         assert "waits for the result 'first' of task 'first', which is SUBMITTED" in text
