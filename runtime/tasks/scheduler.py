@@ -203,7 +203,9 @@ class Scheduler:
                 transitions.dispatch_all(tables, rows, request.owner)
                 found.append((request, [self._lease(tables, row, specs[row.spec]) for row in rows]))
             handed_out = tables.after_commit if is_on_disk else tables.before_commit
-            handed_out(lambda: self._hand_out(found, bool(ended)))
+            # What became ready in the same group, behind this, has been told by then and has found somebody asking.
+            looks_again = is_on_disk or bool(ended)
+            handed_out(lambda: self._hand_out(found, looks_again))
             tables.after_rollback(lambda: self._lose(found))
 
         return take
@@ -221,7 +223,7 @@ class Scheduler:
         )
         return Lease(self._tasks, row.number, row.session, row.fence, row.owner, task)
 
-    def _hand_out(self, found: Sequence[tuple[_Request, list[Lease]]], has_passed_over: bool) -> None:
+    def _hand_out(self, found: Sequence[tuple[_Request, list[Lease]]], looks_again: bool) -> None:
         self._asking = False
         back: list[Lease] = []
         for request, leases in found:
@@ -233,7 +235,7 @@ class Scheduler:
         if back:
             self._tasks.give_back(back)
         self._waiting = deque(request for request in self._waiting if not request.future.done())
-        if has_passed_over or any(leases for _, leases in found):
+        if looks_again or any(leases for _, leases in found):
             self.wake()
 
     def _lose(self, found: Sequence[tuple[_Request, list[Lease]]]) -> None:
