@@ -45,12 +45,15 @@ class Workforce(NamedTuple):
         Workers that cannot be used, each with the reason.
     progress : mapping of str to (float, str)
         What running attempts have said of themselves.
+    places : mapping of str to str
+        The worker that each running attempt is at.
     """
 
     slots: int
     busy: int
     trouble: Sequence[str]
     progress: Mapping[str, tuple[float, str]]
+    places: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +280,7 @@ def _why(
 
 
 def _running(task: TaskRow, workforce: Workforce, now_s: float) -> list[str]:
-    where = task.owner or "a worker"
+    where = workforce.places.get(task.id) or task.owner or "a worker"
     if task.started_s is None or task.status is TaskStatus.DISPATCHED:
         reasons = [f"{where} has it and gets its data"]
     else:

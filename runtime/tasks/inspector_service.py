@@ -97,13 +97,17 @@ class InspectorService:
 def _workforce(agents: Agents) -> Workforce:
     slots = busy = 0
     trouble = []
+    places: dict[str, str] = {}
     for agent, _ in agents.all():
+        where = f"worker {agent.name or agent.endpoint}"
+        places.update((task_id, f"{where} ({agent.endpoint})" if agent.name else where) for task_id in agent.running)
         if agent.state in ("ready", "busy"):
             slots += agent.concurrency
             busy += len(agent.running)
         else:
-            trouble.append(f"worker {agent.name or agent.endpoint}: {agent.state}")
-    return Workforce(slots, busy, trouble, {one.task_id: (one.fraction, one.text) for one in agents.progress()})
+            trouble.append(f"{where}: {agent.state}")
+    progress = {one.task_id: (one.fraction, one.text) for one in agents.progress()}
+    return Workforce(slots, busy, trouble, progress, places)
 
 
 def _session(look: SessionLook) -> wire.runtime_v1.SessionDetail:

@@ -45,7 +45,7 @@ async def fail_next(tasks: Tasks) -> str:
 
 
 async def why(tasks: Tasks, task_id: str) -> str:
-    return (await Inspector(tasks).task(task_id, Workforce(1, 0, (), {}))).why[0]
+    return (await Inspector(tasks).task(task_id, Workforce(1, 0, (), {}, {}))).why[0]
 
 
 def test_attempt_waits_its_time_while_others_run() -> None:

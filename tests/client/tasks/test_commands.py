@@ -147,6 +147,7 @@ def test_why_a_task_does_not_run(
             while "25% is done: waiting" not in (text := why("first")) or "it has been running for" not in text:
                 assert time.monotonic() < deadline, text
                 time.sleep(0.05)
+            assert " s at worker tests.client.tasks.worker_functions:work (unix:" in text
             assert "all workers are busy, 1 of 1 places taken" in why("second")
             (tmp_path / "go").touch()
             client.attach(session.id).handle("second").wait(TIMEOUT_S)
