@@ -76,7 +76,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         (clean / name).write_bytes((ROOT / name).read_bytes())
     sdist_path = folder / backend("build_sdist", clean, folder)
     with tarfile.open(sdist_path) as archive:
-        archive.extractall(folder / "unpacked", filter="data")
+        # Of our own making. Pythons before 3.11.4 know no filters.
+        archive.extractall(folder / "unpacked", **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
         members = [member.name for member in archive.getmembers() if member.isfile()]
     (tree,) = (folder / "unpacked").iterdir()
     wheel_path = folder / backend("build_wheel", tree, folder)

@@ -239,14 +239,14 @@ def scalar(value: bytes) -> Any:
     return made
 
 
-# Each takes seconds, a little more than the test; what it leaves behind is waited for.
+# Each takes half a second or more; what it leaves behind is waited for.
 REAL: dict[str, tuple[dict[str, Any], list[Any]]] = {
-    "Svd": ({}, [np.random.default_rng(1).standard_normal((900, 900))]),
-    "SelfAdjointEigV2": ({}, [np.random.default_rng(1).standard_normal((1000, 1000))]),
+    "Svd": ({}, [np.random.default_rng(1).standard_normal((1400, 1400))]),
+    "SelfAdjointEigV2": ({}, [np.random.default_rng(1).standard_normal((2200, 2200))]),
     "FFT2D": ({}, [np.zeros((5000, 5000), np.complex64)]),
     "Unique": ({}, [np.random.default_rng(1).standard_normal(6_000_000)]),
     "MatMul": ({}, [np.ones((1000, 1000), np.int32)] * 2),
-    "Igamma": ({}, [np.linspace(1, 9, 6000).reshape(-1, 1), np.linspace(1, 9, 1000)]),
+    "Igamma": ({}, [np.linspace(1, 9, 12_000).reshape(-1, 1), np.linspace(1, 9, 1000)]),
     "RegexReplace": ({}, [texts(100_000, b"the quick brown fox"), scalar(b"q(u)ick.*f"), scalar(b"x")]),
     "StringSplitV2": ({}, [texts(1_000_000, b"the quick brown fox"), scalar(b" ")]),
 }
@@ -256,6 +256,8 @@ REAL: dict[str, tuple[dict[str, Any], list[Any]]] = {
 ENDS_ITSELF = ("Igamma", "RegexReplace", "StringSplitV2")
 
 
+# What ends Python code may find it in a callback of a weak reference, which only says that it was interrupted.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("op", REAL)
 def test_a_cancelled_step_ends_within_a_call_of_a_library(op):
     attrs, feeds = REAL[op]
