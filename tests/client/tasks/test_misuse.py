@@ -23,6 +23,13 @@ from tests.client.tasks.test_commands import Shell
 from tests.peers import ROOT
 
 TIMEOUT_S = 60.0
+# A shell has what runs in its background ignore the keyboard, and children inherit that.
+COMMAND = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from runtime.cli import main
+sys.exit(main())
+"""
 
 
 @pytest.mark.parametrize(
@@ -123,7 +130,7 @@ def test_interrupting_a_command_ends_it_without_a_traceback(worked: str) -> None
         done = session.submit(b"echo fine")
         waiting = session.submit(b"echo", dependencies=["nothing"])
         process = subprocess.Popen(
-            [sys.executable, "-m", "runtime.cli", "task", "wait", done.id, waiting.id, "--server", worked],
+            [sys.executable, "-c", COMMAND, "task", "wait", done.id, waiting.id, "--server", worked],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         try:
