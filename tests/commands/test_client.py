@@ -150,7 +150,7 @@ def test_from_the_shell(queue: runtime.Server, capsys: pytest.CaptureFixture[str
 
 
 def test_workers_are_made_and_deleted_from_the_shell(
-    idle: runtime.Server, capsys: pytest.CaptureFixture[str]
+    idle: runtime.Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def shell(*words: str) -> tuple[int, str]:
         capsys.readouterr()
@@ -169,6 +169,11 @@ def test_workers_are_made_and_deleted_from_the_shell(
     assert [(str(worker["id"]), worker["concurrency"]) for worker in listed] == [(number, 3) for number in ids]
     assert shell("delete", *ids) == (0, "".join(f"deleted {number}\n" for number in ids))
     assert shell("list", "--of", "commands")[1].split() == ["ID", "NAME", "CONCURRENCY"]
+    # They end behind the answer. A server that stops before has it done at its next start, which does not come here.
+    deadline = time.monotonic() + TIMEOUT_S
+    while left := list((tmp_path / "idle" / "workers").iterdir()):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.02)
 
 
 def test_hold_release_and_commands_from_standard_input(
