@@ -35,13 +35,14 @@ class Started:
         self.handle = handle
         self._process = process
 
+
     def has_ended(self) -> bool:
         """Return whether it has ended."""
-        return bool(select.select([self.handle], [], [], 0)[0])
+        return self._poll(0)
 
     def wait(self) -> None:
         """Wait until it has ended."""
-        select.select([self.handle], [], [])
+        self._poll(None)
 
     def close(self) -> None:
         """Let go of it."""
@@ -49,6 +50,12 @@ class Started:
         if self._process is not None:
             # Collected when it has ended, at the latest by the next one that is started so.
             self._process.poll()
+
+    def _poll(self, timeout_ms: int | None) -> bool:
+        # `select.select` takes no descriptor from 1024 on.
+        end = select.poll()
+        end.register(self.handle, select.POLLIN)
+        return bool(end.poll(timeout_ms))
 
 
 class Launcher:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import signal
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from runtime.agent.launcher import Started
 from tests.commands.agents import AgentProcess, agent, agent_command, marked, supervisor_of
 from tests.conformance.taskqueue.client import Queue, serving, wait_until
 
@@ -235,6 +239,23 @@ def test_supervisors_are_started_also_when_the_process_that_forks_them_dies(tmp_
         assert "supervisors are started one by one" in started.log()
         (forking,) = children(started.process.pid)
     wait_until(lambda: not Path(f"/proc/{forking}").exists(), "gone with the agent")
+
+
+def test_an_end_is_seen_by_an_agent_with_many_descriptors() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(2048, limits[0]), limits[1]))
+    try:
+        with subprocess.Popen(["sleep", "60"]) as process:
+            handle = os.pidfd_open(process.pid)
+            started = Started(fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 1024))
+            os.close(handle)
+            assert not started.has_ended()
+            process.kill()
+            started.wait()
+            assert started.has_ended()
+            started.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def children(pid: int) -> list[int]:
