@@ -48,7 +48,7 @@ class CommandLimits:
     def line(self) -> str:
         """Return the line that asks for these limits, with its line break; empty when there are none."""
         values = {_KEYS[one.name]: getattr(self, one.name) for one in fields(self)}
-        words = [f"{name}={int(value) if value == int(value) else value}" for name, value in values.items() if value]
+        words = [f"{name}={int(value) if value % 1 == 0 else value}" for name, value in values.items() if value]
         return f"{PREFIX} {' '.join(words)}\n" if words else ""
 
     def within(self, most: CommandLimits) -> CommandLimits:

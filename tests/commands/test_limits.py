@@ -124,6 +124,15 @@ def test_containers_get_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert spec["wall_s"] == 5 and spec["memory_limit"] == 0
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(float("inf"), "'inf'"), (float("nan"), "'nan'"), (-1.0, "'-1'")])
+def test_seconds_that_cannot_be_are_refused_from_a_program(queue: Queue, seconds: float, told: str) -> None:
+    with (
+        runtime.CommandClient(f"grpc://{queue.address}") as client,
+        pytest.raises(InvalidArgument, match=f"limit time: {told}: expected a positive number of seconds"),
+    ):
+        client.submit("true", limits=runtime.CommandLimits(time_s=seconds))
+
+
 def test_environment_folder_and_limits_from_a_program(queue: Queue, worker: AgentProcess, tmp_path: Path) -> None:
     value = "it's \"quoted\"\n$HOME"
     with runtime.CommandClient(f"grpc://{queue.address}") as client:
