@@ -67,8 +67,8 @@ def run(options: argparse.Namespace) -> int:
         key=options.key, server_name=options.server_name,
     ) as client:
         form = {
-            "submit": _submit, "list": _list, "show": _show, "logs": _logs, "why": _why, "retry": _retry,
-            "cancel": _cancel, "hold": _hold, "release": _release, "wait": _wait,
+            "submit": _submit, "list": _list, "show": _show, "logs": _logs, "why": _why, "retry": _change,
+            "cancel": _change, "hold": _change, "release": _change, "wait": _wait,
         }[options.form]
         return form(client, options)
 
@@ -178,31 +178,14 @@ def _reasons(client: CommandClient, command: Command) -> list[str]:
     return reasons
 
 
-def _retry(client: CommandClient, options: argparse.Namespace) -> int:
+def _change(client: CommandClient, options: argparse.Namespace) -> int:
+    change, done = {
+        "retry": (client.retry, "queued"), "cancel": (client.cancel, "canceled"), "hold": (client.hold, "held"),
+        "release": (client.release, "queued"),
+    }[options.form]
     for number in options.ids:
-        client.retry(number)
-        print(f"queued {number}")
-    return 0
-
-
-def _cancel(client: CommandClient, options: argparse.Namespace) -> int:
-    for number in options.ids:
-        client.cancel(number)
-        print(f"canceled {number}")
-    return 0
-
-
-def _hold(client: CommandClient, options: argparse.Namespace) -> int:
-    for number in options.ids:
-        client.hold(number)
-        print(f"held {number}")
-    return 0
-
-
-def _release(client: CommandClient, options: argparse.Namespace) -> int:
-    for number in options.ids:
-        client.release(number)
-        print(f"queued {number}")
+        change(number)
+        print(f"{done} {number}")
     return 0
 
 
