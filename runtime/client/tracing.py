@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import grpc
-
 from runtime import wire
-from runtime.client.channels import Access, SharedChannel, address_of
-from runtime.errors import DeadlineExceeded, Unavailable, from_rpc_error
+from runtime.client.channels import Access
+from runtime.client.observer import PREFIX, observer
 
 __all__ = ["trace_steps"]
-
-_METHOD = "/runtime.v1.Observer/TraceSteps"
 
 
 def trace_steps(target: str, access: Access, num_steps: int, session_handle: str, timeout_s: float) -> Iterator[Any]:
@@ -42,17 +38,7 @@ def trace_steps(target: str, access: Access, num_steps: int, session_handle: str
         What the server refuses, or why it cannot be reached.
     """
     request = wire.runtime_v1.TraceStepsRequest(num_steps=num_steps, session_handle=session_handle)
-    shared = SharedChannel.acquire(address_of(target), access)
-    try:
-        method: Any = shared.channel.unary_stream(_METHOD)
+    with observer(target, access, f"ran fewer than {num_steps} steps within {timeout_s:g} s") as channel:
+        method: Any = channel.unary_stream(PREFIX + "TraceSteps")
         for answer in method(request.SerializeToString(), timeout=timeout_s, metadata=access.metadata()):
             yield wire.runtime_v1.TracedStep.FromString(answer)
-    except grpc.RpcError as error:
-        told = from_rpc_error(error)
-        if isinstance(told, Unavailable):
-            raise Unavailable(f"{target} cannot be reached: {told.message}") from None
-        if isinstance(told, DeadlineExceeded):
-            raise DeadlineExceeded(f"{target} ran fewer than {num_steps} steps within {timeout_s:g} s") from None
-        raise told from None
-    finally:
-        shared.release()
