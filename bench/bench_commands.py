@@ -8,7 +8,7 @@ Everything is durable: an answer leaves when its change is on disk, so the time 
 - ``assign``: from the submission of a command to its arrival at one of many idle workers, a hundred a second.
 - ``queued``: memory for each command that waits, and how long the server takes to serve again after a kill.
 - ``drain``: the workers take all that is queued and end each command at once. The longest that a worker with a free
-  slot waited, and by how many younger ones a command was overtaken, bound what anybody starves.
+  slot waited, and how many places late a command came, bound what anybody starves.
 - ``shell``: ``sh -c`` on two agents, on two workers of Ray and of Dask, and in a pool of processes.
 """
 
@@ -151,7 +151,7 @@ def many(options: argparse.Namespace) -> list[dict[str, Any]]:
             drained = {
                 "case": "drain", "workers": options.workers, "rate": found["ended"] / found["seconds"],
                 "cpu_us": found["cpu_s"] / found["ended"] * 1e6, "rss_bytes": server.rss_bytes,
-                "longest_ms": found["waits_s"][-1] * 1e3, "overtaken": found["overtaken"],
+                "longest_ms": found["waits_s"][-1] * 1e3, "places_late": found["places_late"],
                 "fewest": min(found["each"]), "most": max(found["each"]), **_percentiles(found["waits_s"]),
             }
         finally:
@@ -273,7 +273,7 @@ def main() -> None:
           f"({drained['rss_bytes'] >> 20} MiB after the queue), served again {queued['restart_s']:.2f} s after a kill")
     print(f"nobody starves: a free slot got a command within {drained['longest_ms']:,.0f} ms, each worker had "
           f"{drained['fewest']} to {drained['most']},\n"
-          f"and no command arrived more than {drained['overtaken']} places late")
+          f"and no command arrived more than {drained['places_late']} places late")
     rows += [synced, assigned, queued, drained]
     if not options.no_peers:
         shells = shell(options)

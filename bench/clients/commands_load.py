@@ -214,7 +214,7 @@ async def work(spec: dict[str, Any]) -> dict[str, Any]:
         "each": [worker.ended for worker in workers],
         "waits_s": sorted(wait for worker in workers for wait in worker.waits_s[spec["concurrency"]:]),
         "latencies_s": sorted(when - sent[number] for when, number in seen if number in sent),
-        "overtaken": _overtaken([number for _, number in seen]),
+        "places_late": _most_late([number for _, number in seen]),
     }
 
 
@@ -239,16 +239,10 @@ async def _submit_steadily(spec: dict[str, Any]) -> dict[int, float]:
     return sent
 
 
-def _overtaken(order: list[int]) -> int:
-    """Return by how many younger ones the most unlucky of all commands was overtaken."""
-    # Ids are in the order of submission; those that came before and are larger have overtaken.
-    worst = largest = behind = 0
+def _most_late(order: list[int]) -> int:
+    """Return how many places behind its own the most unlucky command came; ids are in the order of submission."""
     ranks = {number: rank for rank, number in enumerate(sorted(order))}
-    for place, number in enumerate(order):
-        largest = max(largest, ranks[number])
-        behind = place - ranks[number]
-        worst = max(worst, behind)
-    return worst
+    return max((place - ranks[number] for place, number in enumerate(order)), default=0)
 
 
 def main() -> None:
