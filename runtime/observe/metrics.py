@@ -1,6 +1,7 @@
 """What a server has counted and holds, as plain values, and their text for a system that collects them.
 
-Each plane makes its families when it is asked, from counters that it has anyway; nothing is searched for them.
+Each plane makes its families when it is asked, from counters that it has anyway and from what is few, such as workers;
+no step, task or command is looked for that waits or has ended.
 `runtime.observe.metrics_service` translates. The text is that of the OpenMetrics 1.0 specification, or Prometheus's
 older one (0.0.4), which differs in the names of counters.
 """
