@@ -122,9 +122,12 @@ class WatchedChannel:
 
     def stub(self, path: str) -> Any:
         """Return what calls a method; for one call, as the channel may be another one later."""
-        found = self._stubs.get(path)
+        # The stubs before the channel, which `_lose` exchanges the other way round: no stub of the old channel comes
+        # among those of the new one.
+        stubs = self._stubs
+        found = stubs.get(path)
         if found is None:
-            found = self._stubs[path] = self._channel.unary_unary(path)
+            found = stubs[path] = self._channel.unary_unary(path)
         return found
 
     def awaiting(self, what: Callable[[], str], ends: Callable[[], object] | None = None) -> Await:
@@ -190,8 +193,14 @@ class WatchedChannel:
 
     def _lose(self) -> None:
         """End the waits; what comes next goes over a new connection."""
+        with self._lock:
+            if not self._users:
+                return
+            old, self._channel = self._channel, open_channel(self._address, self._access)
+            self._stubs = {}
+        # Looked at behind the exchange: whoever begins after it calls over the new connection, and all others end.
         now, clock = time.monotonic(), time.time()
-        waits = [wait for wait in tuple(self._awaited) if wait.began]
+        waits = [wait for wait in tuple(self._awaited) if 0.0 < wait.began <= now]
         logger.warning("a server does not answer", extra={"target": self._target, "waits": len(waits)})
         for wait in waits:
             age_s = now - wait.began
@@ -199,11 +208,6 @@ class WatchedChannel:
             wait.lost = Unavailable(f"{self._target} has not answered for {self._timeout_s:g} s; {wait.what()} was "
                                     f"awaited from it for {age_s:.1f} s, since {since}")
         self.is_silent = True
-        old = self._channel
-        with self._lock:
-            if not self._users:
-                return
-            self._channel, self._stubs = open_channel(self._address, self._access), {}
         old.close()
         for wait in waits:
             if wait.ends is not None:
