@@ -125,8 +125,9 @@ def lend(array: Array, as_it_is: bool = False) -> tuple[Place, wire.runtime_v1.L
 
 
 def is_in_segment(array: Array) -> bool:
-    """Tell whether a step has made an array in a segment: it is then lent at once, without a copy."""
-    return array.flags.c_contiguous and segments.block_of(array) is not None
+    """Tell whether a step has made an array in a segment, and it is all of it: it is then lent without a copy."""
+    block = segments.block_of(array) if array.flags.c_contiguous else None
+    return block is not None and block.nbytes == array.nbytes
 
 
 def lend_tensor(array: Array) -> bytes | None:

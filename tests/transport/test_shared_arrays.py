@@ -169,6 +169,7 @@ def test_views_are_lent_as_they_are_where_they_are_all_of_it(pool: BufferPool) -
              (whole[MIB // 8 :], 1)]
     for array, num_copies in cases:
         before = copies()
+        assert handover.is_in_segment(array) == (not num_copies)  # what is copied is not for the server's loop
         found = handover.take_tensor(*options_of(array, handover.lend_tensor(array)))
         assert copies() - before == num_copies
         assert (found == array).all() and found.flags.writeable == bool(num_copies)
