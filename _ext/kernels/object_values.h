@@ -3,6 +3,7 @@
 #define TRT_KERNELS_OBJECT_VALUES_H
 
 #include "kernels/array_access.h"
+#include "kernels/simd.h"
 
 #define TRT_IS_ARRAY(value) PyArray_CheckExact(value)
 #define TRT_TYPE(array) PyArray_TYPE((PyArrayObject *)(array))
@@ -12,6 +13,12 @@
 #define TRT_NBYTES(array) PyArray_NBYTES((PyArrayObject *)(array))
 #define TRT_BYTES(array) PyArray_BYTES((PyArrayObject *)(array))
 #define TRT_ELEMENT(array) (*(PyObject **)PyArray_DATA((PyArrayObject *)(array)))
+
+/* The value of a scalar index, -1 where it is none. */
+static inline long long trt_index_of(PyObject *value)
+{
+    return trt_is_plain(value, NPY_INT32) && TRT_RANK(value) == 0 ? *(const trt_mem_i32 *)TRT_BYTES(value) : -1;
+}
 
 /* A scalar array of one object. */
 static inline PyObject *trt_scalar_of(PyObject *element)

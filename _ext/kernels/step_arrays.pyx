@@ -26,7 +26,9 @@ cdef extern from "kernels/array_access.h":
     PyObject *trt_new_array(int type, int rank, const cnp.npy_intp *dims) except NULL
 
 cdef extern from "kernels/simd.h":
-    ctypedef int trt_mem_i32  # at any address: a fed value lies anywhere in a request
+    # at any address: a fed value lies anywhere in a request
+    ctypedef int trt_mem_i32
+    ctypedef long long trt_mem_i64
 
 cdef extern from "kernels/object_values.h":
     bint TRT_IS_ARRAY(PyObject *value)
@@ -37,6 +39,7 @@ cdef extern from "kernels/object_values.h":
     cnp.npy_intp TRT_NBYTES(PyObject *array)
     char *TRT_BYTES(PyObject *array)
     PyObject *TRT_ELEMENT(PyObject *array)
+    long long trt_index_of(PyObject *value) noexcept
     PyObject *trt_scalar_of(object element) except NULL
 
 cdef extern from "kernels/row_views.h":
@@ -119,13 +122,6 @@ cdef Places _array_of(PyObject *handle, long kind):
     return array if array.is_free() and (kind == 0 or array.kind == kind) else None
 
 
-cdef long long _index_of(PyObject *value) noexcept:
-    """Return the value of a scalar index, -1 where it is none."""
-    if not trt_is_plain(value, cnp.NPY_INT32) or TRT_RANK(value):
-        return -1
-    return (<const trt_mem_i32 *>TRT_BYTES(value))[0]
-
-
 cdef bint _fits(tuple wanted, int rank, const cnp.npy_intp *dims) except -1:
     """Tell whether a shape is exactly this."""
     cdef int i
@@ -192,7 +188,7 @@ cdef int _pop(KernelCall *call) except -1:
 
 cdef int _read(KernelCall *call) except -1:
     cdef Places array = _array_of(call.inputs[0], (<Params *>call.params).kind)
-    cdef long long index = _index_of(call.inputs[1])
+    cdef long long index = trt_index_of(call.inputs[1])
     cdef object value
     if array is None or index < 0:
         return 1
@@ -207,7 +203,7 @@ cdef int _read(KernelCall *call) except -1:
 
 cdef int _write(KernelCall *call) except -1:
     cdef Places array = _array_of(call.inputs[0], (<Params *>call.params).kind)
-    cdef long long index = _index_of(call.inputs[1])
+    cdef long long index = trt_index_of(call.inputs[1])
     cdef PyObject *value = call.inputs[2]
     if (array is None or index < 0 or not TRT_IS_ARRAY(value)
             or not _may_write(array, index, TRT_RANK(value), TRT_DIMS(value))):
@@ -386,13 +382,13 @@ cdef int _split(KernelCall *call) except -1:
     cdef cnp.npy_intp dims[MAX_RANK]
     cdef cnp.npy_intp count, rows, i, row_bytes, first = 0
     cdef int rank, k
-    cdef long long *sizes
+    cdef const trt_mem_i64 *sizes
     if (array is None or not trt_is_plain(lengths, cnp.NPY_INT64) or TRT_RANK(lengths) != 1 or not TRT_IS_ARRAY(value)
             or not trt_is_plain(value, TRT_TYPE(value)) or TRT_TYPE(value) == cnp.NPY_OBJECT
             or not 1 <= TRT_RANK(value) <= MAX_RANK or TRT_SIZE(value) == 0 or TRT_SIZE(lengths) != array.count):
         return 1
     rank, count, rows = TRT_RANK(value), TRT_SIZE(lengths), TRT_DIMS(value)[0]
-    sizes = <long long *>TRT_BYTES(lengths)
+    sizes = <const trt_mem_i64 *>TRT_BYTES(lengths)
     for k in range(1, rank):
         dims[k] = TRT_DIMS(value)[k]
     for i in range(count):

@@ -16,7 +16,9 @@ from runtime._ext.tensor_chunks cimport TensorChunks, new_list
 cnp.import_array()
 
 cdef extern from "kernels/simd.h":
-    ctypedef int trt_mem_i32  # at any address: a fed value lies anywhere in a request
+    # at any address: a fed value lies anywhere in a request
+    ctypedef int trt_mem_i32
+    ctypedef long long trt_mem_i64
 
 cdef extern from "kernels/object_values.h":
     enum:
@@ -32,6 +34,7 @@ cdef extern from "kernels/object_values.h":
     cnp.npy_intp TRT_NBYTES(PyObject *array)
     char *TRT_BYTES(PyObject *array)
     PyObject *TRT_ELEMENT(PyObject *array)
+    long long trt_index_of(PyObject *value) noexcept
     PyObject *trt_scalar_of(object element) except NULL
 
 cdef extern from "kernels/row_views.h":
@@ -139,20 +142,16 @@ cdef object _shape_from(PyObject *tensor):
     if (not is_wide and not trt_is_plain(tensor, cnp.NPY_INT32)) or TRT_RANK(tensor) > 1:
         return _NO_SHAPE
     for i in range(TRT_SIZE(tensor)):
-        dim = (<long long *>TRT_BYTES(tensor))[i] if is_wide else (<int *>TRT_BYTES(tensor))[i]
+        if is_wide:
+            dim = (<const trt_mem_i64 *>TRT_BYTES(tensor))[i]
+        else:
+            dim = (<const trt_mem_i32 *>TRT_BYTES(tensor))[i]
         if dim < -1:
             return _NO_SHAPE
         dims.append(None if dim == -1 else dim)
     if TRT_RANK(tensor) == 0:
         return None if dims[0] is None else _NO_SHAPE
     return tuple(dims)
-
-
-cdef long long _index_of(PyObject *value) noexcept:
-    """Return the value of a scalar index, -1 where it is none."""
-    if not trt_is_plain(value, cnp.NPY_INT32) or TRT_RANK(value):
-        return -1
-    return (<const trt_mem_i32 *>TRT_BYTES(value))[0]
 
 
 cdef int _push(KernelCall *call) except -1:
@@ -189,7 +188,7 @@ cdef int _length(KernelCall *call) except -1:
 
 cdef int _get(KernelCall *call) except -1:
     cdef TensorChunks source = _list_of(call.inputs[0], (<Params *>call.params).kind)
-    cdef long long index = _index_of(call.inputs[1])
+    cdef long long index = trt_index_of(call.inputs[1])
     cdef object element
     if source is None or not 0 <= index < source.length:
         return 1
@@ -203,7 +202,7 @@ cdef int _get(KernelCall *call) except -1:
 
 cdef int _set(KernelCall *call) except -1:
     cdef TensorChunks source = _list_of(call.inputs[0], (<Params *>call.params).kind)
-    cdef long long index = _index_of(call.inputs[1])
+    cdef long long index = trt_index_of(call.inputs[1])
     if source is None or not 0 <= index < source.length or not _fits(source.element_shape, call.inputs[2]):
         return 1
     call.outputs[0] = trt_scalar_of(source.with_element(index, <object>call.inputs[2]))
@@ -255,7 +254,7 @@ cdef int _stack(KernelCall *call) except -1:
 
 cdef int _reserve(KernelCall *call) except -1:
     cdef object shape = _shape_from(call.inputs[0])
-    cdef long long count = _index_of(call.inputs[1])
+    cdef long long count = trt_index_of(call.inputs[1])
     cdef TensorChunks made
     if shape is _NO_SHAPE or not 0 <= count <= MAX_MADE:
         return 1

@@ -14,6 +14,7 @@ from runtime._ext.errors import Error, InvalidArgument, ResourceExhausted
 from runtime.dtypes import DataType
 from runtime.graph.graph import Graph as StepGraph
 from runtime.ops.state.tensor_array import MAX_ELEMENTS, Stack, TensorArray
+from tests.ext.kernels.harness import misaligned
 from tests.ops.case import Run
 from tests.ops.cases.tensor_arrays import COUNTED, Graph
 from tests.ops.kernel_runner import KernelRunner
@@ -195,7 +196,7 @@ def test_the_simple_cases_are_compiled(op: str) -> None:
 def test_joined_and_split_pieces_are_those_of_the_array() -> None:
     rows = np.arange(12, dtype=np.float32).reshape(6, 2)
     graph = Graph("TensorArrayV3", 3, dtype=F, clear_after_read=False)
-    graph.do("Split", "split", rows, np.array([1, 0, 5], np.int64))
+    graph.do("Split", "split", rows, misaligned(np.array([1, 0, 5], np.int64)))
     graph.do("Read", "read", np.int32(2))
     graph.do("Concat", "joined")
     graph.do("Size", "size")

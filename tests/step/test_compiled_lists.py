@@ -11,7 +11,8 @@ import pytest
 from runtime._ext import kernels
 from runtime._ext.errors import InvalidArgument
 from runtime._ext.tensor_chunks import CHUNK
-from runtime.dtypes import DataType
+from runtime.dtypes import DataType, to_numpy
+from tests.ext.kernels.harness import misaligned
 from tests.step.maker import GraphMaker, Runner
 
 INT, FLOAT, VARIANT, STRING = DataType.INT32, DataType.FLOAT, DataType.VARIANT, DataType.STRING
@@ -114,6 +115,21 @@ def test_a_list_that_cannot_be_reserved_is_refused_in_tensorflows_words(shape, c
     maker.call("TensorListLength", "length", "reserved")
     with pytest.raises(InvalidArgument, match=text):
         Runner(maker).run("length:0", {"count:0": np.int32(count)})
+
+
+@pytest.mark.parametrize("kind", [INT, DataType.INT64])
+def test_shapes_may_lie_at_any_address(kind):
+    """As a fed tensor does in a request."""
+    maker = GraphMaker()
+    maker.placeholder("shape", kind)
+    maker.const("count", np.int32(3))
+    maker.const("rows", np.ones((4, 2), np.float32))
+    for op, first, second in (("Reserve", "shape", "count"), ("FromTensor", "rows", "shape")):
+        maker.call(f"TensorList{op}", op, first, second, element_dtype=FLOAT, shape_type=kind)
+        maker.call("TensorListElementShape", f"{op}/shape", op, shape_type=kind)
+    shape = misaligned(np.array([2], to_numpy(kind)))
+    assert not shape.flags.aligned
+    assert Runner(maker).run(["Reserve/shape:0", "FromTensor/shape:0"], {"shape:0": shape}) == [[2], [2]]
 
 
 def test_rows_of_another_shape_make_no_list():
