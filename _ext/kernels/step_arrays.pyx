@@ -232,13 +232,31 @@ cdef int _gradient(KernelCall *call) except -1:
     return 0
 
 
+cdef bint _are_alike(list values, int first) except -1:
+    """Tell whether all are plain arrays of one type, no objects, and from dimension `first` on of one shape."""
+    cdef PyObject *model = <PyObject *>values[0]
+    cdef PyObject *value
+    cdef int rank, k
+    if not TRT_IS_ARRAY(model) or TRT_TYPE(model) == cnp.NPY_OBJECT:
+        return False
+    rank = TRT_RANK(model)
+    for element in values:
+        value = <PyObject *>element
+        if not trt_is_plain(value, TRT_TYPE(model)) or TRT_RANK(value) != rank:
+            return False
+        for k in range(first, rank):
+            if TRT_DIMS(value)[k] != TRT_DIMS(model)[k]:
+                return False
+    return True
+
+
 cdef int _gather(KernelCall *call) except -1:
     """Pack the elements at rising indices into one array."""
     cdef Places array = _array_of(call.inputs[0], (<Params *>call.params).kind)
     cdef PyObject *indices = call.inputs[1]
     cdef cnp.npy_intp dims[MAX_RANK]
     cdef cnp.npy_intp count, each, i, k
-    cdef int rank, type_number
+    cdef int rank
     cdef long long former = -1
     cdef const trt_mem_i32 *places
     cdef list values
@@ -260,22 +278,13 @@ cdef int _gather(KernelCall *call) except -1:
             return 1
         values.append(element)
     value = <PyObject *>values[0]
-    if not TRT_IS_ARRAY(value):
+    if not _are_alike(values, 0) or TRT_RANK(value) >= MAX_RANK:
         return 1
-    rank, type_number = TRT_RANK(value), TRT_TYPE(value)
-    if rank >= MAX_RANK or type_number == cnp.NPY_OBJECT:
-        return 1
+    rank = TRT_RANK(value)
     dims[0] = count
     for k in range(rank):
         dims[k + 1] = TRT_DIMS(value)[k]
-    for element in values:
-        value = <PyObject *>element
-        if not trt_is_plain(value, type_number) or TRT_RANK(value) != rank:
-            return 1
-        for k in range(rank):
-            if TRT_DIMS(value)[k] != dims[k + 1]:
-                return 1
-    made = trt_new_array(type_number, rank + 1, dims)
+    made = trt_new_array(TRT_TYPE(value), rank + 1, dims)
     call.outputs[0] = made
     rows = <const char **>PyMem_Malloc(count * sizeof(char *))
     if rows == NULL:
@@ -327,7 +336,7 @@ cdef int _concat(KernelCall *call) except -1:
     cdef cnp.npy_intp dims[MAX_RANK]
     cdef cnp.npy_intp nbytes, total = 0
     cdef long long i
-    cdef int rank, type_number, k
+    cdef int rank, k
     cdef list values
     cdef PyObject *value
     cdef PyObject *lengths
@@ -341,26 +350,18 @@ cdef int _concat(KernelCall *call) except -1:
             return 1
         values.append(element)
     value = <PyObject *>values[0]
-    if not TRT_IS_ARRAY(value):
+    if not _are_alike(values, 1) or not 1 <= TRT_RANK(value) <= MAX_RANK:
         return 1
-    rank, type_number = TRT_RANK(value), TRT_TYPE(value)
-    if not 1 <= rank <= MAX_RANK or type_number == cnp.NPY_OBJECT:
-        return 1
-    for k in range(rank):
+    rank = TRT_RANK(value)
+    for k in range(1, rank):
         dims[k] = TRT_DIMS(value)[k]
     dims[0] = 0
     for element in values:
-        value = <PyObject *>element
-        if not trt_is_plain(value, type_number) or TRT_RANK(value) != rank:
-            return 1
-        for k in range(1, rank):
-            if TRT_DIMS(value)[k] != dims[k]:
-                return 1
-        dims[0] += TRT_DIMS(value)[0]
-        total += TRT_NBYTES(value)
+        dims[0] += TRT_DIMS(<PyObject *>element)[0]
+        total += TRT_NBYTES(<PyObject *>element)
     if total >= TRT_LONG_WORK_BYTES:
         return 1  # numpy lets others run meanwhile
-    call.outputs[0] = trt_new_array(type_number, rank, dims)
+    call.outputs[0] = trt_new_array(TRT_TYPE(value), rank, dims)
     dims[0] = array.count
     call.outputs[1] = lengths = trt_new_array(cnp.NPY_INT64, 1, dims)
     place = TRT_BYTES(call.outputs[0])
