@@ -10,6 +10,7 @@ __all__ = [
     "ACTIVE",
     "BEGUN",
     "HELD",
+    "SILENT",
     "TERMINAL",
     "Caller",
     "CommandChange",
@@ -76,6 +77,10 @@ class WorkerStatus(enum.StrEnum):
     PAUSED_OFFLINE = "Q"
     FAILING_OFFLINE = "L"
     DELETED = "D"
+
+
+SILENT = frozenset({WorkerStatus.OFFLINE, WorkerStatus.PAUSED_OFFLINE, WorkerStatus.FAILING_OFFLINE})
+"""States of workers that are not heard of any more."""
 
 
 class JobAction(enum.StrEnum):

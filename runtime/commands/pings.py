@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.commands import lost
 from runtime.commands.checks import check_id
-from runtime.commands.model import BEGUN, Caller, Status, WorkerRow, WorkerStatus
+from runtime.commands.model import BEGUN, SILENT, Caller, Status, WorkerRow
 from runtime.store.commands import CommandRows
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ __all__ = ["MISSING_S", "Offer", "PingAnswer", "Pings"]
 
 MISSING_S = 10.0
 """How long a worker that names what it has may leave out what it has begun."""
-
-_SILENT = frozenset({WorkerStatus.OFFLINE, WorkerStatus.PAUSED_OFFLINE, WorkerStatus.FAILING_OFFLINE})
 
 
 class Offer(NamedTuple):
@@ -68,7 +66,7 @@ class Pings:
         commands.presence.touch(number)
         worker = commands.worker_that_calls(number, caller)
         is_new = commands.presence.hear(number, caller.peer, bool(caller.instance))
-        if is_new or worker.status in _SILENT:
+        if is_new or worker.status in SILENT:
             await commands.store.write(lambda rows: self._came_back(rows, number))
         if owned is not None:
             await self._take_back_disowned(number, owned)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from runtime.commands import lost
 from runtime.commands.checks import MAX_CONCURRENCY, check_id, check_name
 from runtime.commands.commands import Commands
-from runtime.commands.model import JobAction, JobRow, JobState, WorkerRow, WorkerStatus
+from runtime.commands.model import SILENT, JobAction, JobRow, JobState, WorkerRow, WorkerStatus
 from runtime.errors import AlreadyExists, Error, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from runtime.providers.base import Provider, WorkerSpec
 from runtime.store.commands import CommandRows
@@ -29,7 +29,6 @@ HEALTHY_S = 600.0
 ORPHANS_S = 600.0
 _LONGEST_LOOK_S = 2.0
 _OPEN = frozenset({JobState.PENDING, JobState.RUNNING})
-_SILENT = frozenset({WorkerStatus.OFFLINE, WorkerStatus.PAUSED_OFFLINE, WorkerStatus.FAILING_OFFLINE})
 
 
 class WorkerRequest(NamedTuple):
@@ -173,7 +172,7 @@ class Workforce:
                 raise NotFound(f"worker {number} is not known")
             if worker.status is WorkerStatus.DELETED:
                 return False
-            if not worker.is_managed and worker.status not in _SILENT | {WorkerStatus.INSTALLING}:
+            if not worker.is_managed and worker.status not in SILENT | {WorkerStatus.INSTALLING}:
                 raise FailedPrecondition(
                     f"worker {number}: {worker.name!r} registered by itself and lives; end it, and delete it when it "
                     f"has been silent for {commands.rules.offline_s:g} s"
@@ -294,7 +293,7 @@ class Workforce:
                 continue
             silence = self._commands.presence.silence(worker.number)
             is_new = worker.status is WorkerStatus.INSTALLING
-            if not is_new and silence > rules.evict_s and worker.status in _SILENT:
+            if not is_new and silence > rules.evict_s and worker.status in SILENT:
                 logger.warning("a worker is deleted: it is gone for good", extra={"worker": worker.name})
                 await self.delete(worker.number)
                 continue
@@ -305,7 +304,7 @@ class Workforce:
                 why = "its process has ended"
             elif is_new and now_s - started_s > rules.register_s:
                 why = f"it has not registered within {rules.register_s:g} s"
-            elif worker.status in _SILENT and now_s - started_s > rules.offline_s:
+            elif worker.status in SILENT and now_s - started_s > rules.offline_s:
                 why = f"it has been silent for {min(silence, now_s - started_s):.0f} s"
             else:
                 if worker.restarts and not is_new and now_s - started_s > HEALTHY_S:
