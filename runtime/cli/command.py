@@ -58,19 +58,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the form says."""
-    from runtime.cli.access_flags import token_of
-    from runtime.cli.status import default_target
-    from runtime.client.commands import CommandClient
-
-    with CommandClient(
-        options.server or default_target(), retry_s=0.0, token=token_of(options), ca=options.ca, cert=options.cert,
-        key=options.key, server_name=options.server_name,
-    ) as client:
+    with client_of(options) as client:
         form = {
             "submit": _submit, "list": _list, "show": _show, "logs": _logs, "why": _why, "retry": _change,
             "cancel": _change, "hold": _change, "release": _change, "wait": _wait,
         }[options.form]
         return form(client, options)
+
+
+def client_of(options: argparse.Namespace) -> CommandClient:
+    """Return a client of the command plane that the flags name; to be closed."""
+    from runtime.cli.access_flags import token_of
+    from runtime.cli.status import default_target
+    from runtime.client.commands import CommandClient
+
+    return CommandClient(
+        options.server or default_target(), retry_s=0.0, token=token_of(options), ca=options.ca, cert=options.cert,
+        key=options.key, server_name=options.server_name,
+    )
 
 
 def _submit(client: CommandClient, options: argparse.Namespace) -> int:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from runtime.client.commands import CommandClient
+from typing import Any
 
 _SERVICE = "/runtime.v1.Workers/"
 
@@ -110,23 +107,16 @@ def _workers_of_tasks(options: argparse.Namespace) -> list[Any]:
 
 
 def _workers_of_commands(options: argparse.Namespace) -> list[Any]:
-    with _client(options) as client:
+    from runtime.cli.command import client_of
+
+    with client_of(options) as client:
         return list(client.workers())
 
 
-def _client(options: argparse.Namespace) -> CommandClient:
-    from runtime.cli.access_flags import token_of
-    from runtime.cli.status import default_target
-    from runtime.client.commands import CommandClient
-
-    return CommandClient(
-        options.server or default_target(), retry_s=0.0, token=token_of(options), ca=options.ca, cert=options.cert,
-        key=options.key, server_name=options.server_name,
-    )
-
-
 def _of_commands(options: argparse.Namespace) -> int:
-    with _client(options) as client:
+    from runtime.cli.command import client_of
+
+    with client_of(options) as client:
         if options.form == "create":
             for number in client.create_workers(
                 options.provider, options.number, concurrency=options.concurrency, prefetch=options.prefetch,
