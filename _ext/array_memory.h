@@ -41,7 +41,7 @@ static struct {
     size_t used;
     int64_t held; /* by all steps */
     int64_t limit;
-    PyDataMem_Handler *inner; /* numpy's own */
+    PyDataMem_Handler *inner; /* where blocks come from: numpy's own, or what set_source was given */
 } trt_memory = {0, NULL, 0, 0, 0, 0, NULL};
 
 static inline void trt_memory_lock(void) {
@@ -172,35 +172,40 @@ static int trt_admit(trt_step *step, size_t bytes) {
     return 0;
 }
 
+/* Count a fresh block, or give it back and return NULL: where blocks come from, other threads may have run since the
+ * step was admitted, and have taken what was left. */
+static void *trt_counted_block(PyDataMemAllocator *inner, void *block, size_t bytes, trt_step *step) {
+    if (block == NULL)
+        return NULL;
+    if (!trt_admit(step, bytes)) {
+        inner->free(inner->ctx, block, bytes);
+        return NULL;
+    }
+    trt_count(block, bytes, step);
+    return block;
+}
+
 static void *trt_array_malloc(void *unused, size_t bytes) {
     PyDataMemAllocator *inner = &trt_memory.inner->allocator;
     trt_step *step = bytes < TRT_COUNTED_BYTES ? NULL : trt_current_step;
-    void *block;
     (void)unused;
     if (step == NULL)
         return inner->malloc(inner->ctx, bytes);
     if (!trt_admit(step, bytes))
         return NULL;
-    block = inner->malloc(inner->ctx, bytes);
-    if (block != NULL)
-        trt_count(block, bytes, step);
-    return block;
+    return trt_counted_block(inner, inner->malloc(inner->ctx, bytes), bytes, step);
 }
 
 static void *trt_array_calloc(void *unused, size_t count, size_t each) {
     PyDataMemAllocator *inner = &trt_memory.inner->allocator;
     trt_step *step = trt_current_step;
     size_t bytes;
-    void *block;
     (void)unused;
     if (step == NULL || __builtin_mul_overflow(count, each, &bytes) || bytes < TRT_COUNTED_BYTES)
         return inner->calloc(inner->ctx, count, each);
     if (!trt_admit(step, bytes))
         return NULL;
-    block = inner->calloc(inner->ctx, count, each);
-    if (block != NULL)
-        trt_count(block, bytes, step);
-    return block;
+    return trt_counted_block(inner, inner->calloc(inner->ctx, count, each), bytes, step);
 }
 
 static void *trt_array_realloc(void *unused, void *former, size_t bytes) {

@@ -19,7 +19,7 @@ cimport numpy as cnp
 from runtime._ext.buffer_pool cimport Buffer
 
 from runtime._ext import running_step
-from runtime._ext.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
+from runtime._ext.errors import InvalidArgument
 
 cnp.import_array()
 
@@ -51,12 +51,15 @@ cdef size_t _least_bytes = 0
 
 
 cdef void *_block(size_t size) noexcept:
-    """Return a block of a segment; NULL when numpy's own memory must do."""
+    """Return a block of a segment; NULL when numpy's own memory must do.
+
+    numpy takes no exception from here: one of another kind is reported as unraisable, and that memory must do, too.
+    """
     cdef Buffer buffer
     try:
         buffer = _take(size)
         _blocks[<uintptr_t>buffer.memory.data] = buffer
-    except (ResourceExhausted, MemoryError):
+    except (MemoryError, InvalidArgument):  # the pool has no more, as ResourceExhausted says, or never has so much
         return NULL
     return buffer.memory.data
 
@@ -116,7 +119,8 @@ def install(take, Py_ssize_t least_bytes):
     Parameters
     ----------
     take : callable
-        ``take(nbytes) -> Buffer``, of a memory that begins where the buffer does. May raise ResourceExhausted.
+        ``take(nbytes) -> Buffer``, of a memory that begins where the buffer does. May raise MemoryError, of which
+        ResourceExhausted is one. It may let other threads run.
     least_bytes : int
         What a large array has, at least `LEAST_BYTES`.
 

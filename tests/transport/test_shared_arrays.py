@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 from runtime import transport, wire
 from runtime._ext import shared_arrays
-from runtime._ext.buffer_pool import BufferPool
+from runtime._ext.buffer_pool import BufferPool, Memory
 from runtime._ext.running_step import MemoryBound
 from runtime._ext.variable import Variable
 from runtime._ext.worker_codec import encode_recv_tensor_response, scan_recv_tensor_response
@@ -91,6 +93,46 @@ def test_numpy_has_memory_when_the_pool_has_none(pool: BufferPool) -> None:
         arrays = [np.full(16 * MIB, number, np.uint8) for number in range(6)]
     assert pool.num_lent == 4
     assert all((array == number).all() for number, array in enumerate(arrays))
+
+
+def test_an_array_that_no_pool_can_hold_is_refused_as_by_numpy(pool: BufferPool) -> None:
+    with step(), pytest.raises(MemoryError):
+        np.empty(1 << 61, np.uint8)
+    assert pool.num_lent == 0
+
+
+def test_numpy_has_memory_when_the_pool_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(capacity: int) -> None:
+        raise RuntimeError("not to be expected")
+
+    told: list[Any] = []
+    monkeypatch.setattr(segments, "_pool", BufferPool(64 * MIB, fails))
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: told.append(str(found.exc_value)))
+    with step():
+        array = np.full(MIB, 3, np.uint8)
+    assert told == ["not to be expected"]
+    assert segments.block_of(array) is None and (array == 3).all()
+
+
+@pytest.mark.parametrize("make", [np.empty, np.zeros])
+def test_the_bound_of_a_step_holds_whoever_takes_memory_while_a_segment_is_made(
+        pool: BufferPool, monkeypatch: pytest.MonkeyPatch, make: Callable[..., np.ndarray]) -> None:
+    kept: list[np.ndarray] = []
+
+    def makes(capacity: int) -> Memory:
+        if not kept:
+            kept.append(np.empty(0))
+            kept.append(np.empty(MIB, np.uint8))  # as another thread of the step would
+        return segments._make_segment(capacity)
+
+    made = BufferPool(64 * MIB, makes)
+    monkeypatch.setattr(segments, "_pool", made)
+    with MemoryBound(3 * MIB // 2) as bound:
+        with pytest.raises(MemoryError):
+            make(MIB, np.uint8)
+        assert bound.held == MIB and bound.refused and made.num_lent == 1
+        kept.clear()
+        assert bound.held == made.num_lent == 0
 
 
 def test_an_array_that_dies_on_the_way_of_an_exception_leaves_it_alone(pool: BufferPool) -> None:
