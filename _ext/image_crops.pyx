@@ -13,12 +13,15 @@ from runtime._ext.worker_pool cimport parallel_ranges
 
 cnp.import_array()
 
+cdef extern from "kernels/simd.h":
+    ctypedef float trt_mem_f32  # at any address: a fed value lies anywhere in a request
+
 cdef enum:
     GRAIN = 1 << 14  # numbers of the result that a thread makes at a time, in whole rows
 
 
 cdef struct Job:
-    const float *images
+    const trt_mem_f32 *images
     float *out
     const int64_t *which
     const int64_t *top
@@ -37,9 +40,9 @@ cdef struct Job:
 cdef void _make_rows(void *context, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
     cdef const Job *job = <const Job *>context
     cdef Py_ssize_t row, crop, x, c, place, depth = job.depth, line = job.width * job.depth
-    cdef const float *image
-    cdef const float *upper
-    cdef const float *lower
+    cdef const trt_mem_f32 *image
+    cdef const trt_mem_f32 *upper
+    cdef const trt_mem_f32 *lower
     cdef float *out
     cdef float down, across, high, low
     cdef Py_ssize_t left, right
@@ -81,6 +84,7 @@ def crops(const float[:, :, :, ::1] images, const int64_t[::1] which, const int6
     Parameters
     ----------
     images : float32 (b, height, width, depth)
+        Aligned or not.
     which : int64 (n,)
         The image of each crop.
     top, bottom : int64 (n, h)
@@ -124,7 +128,7 @@ def crops(const float[:, :, :, ::1] images, const int64_t[::1] which, const int6
         if np.min(places) < 0 or np.max(places) >= limit:
             raise IndexError(f"{name} must be between 0 and {limit - 1}")
     cdef Job job
-    job.images = &images[0, 0, 0, 0]
+    job.images = <const trt_mem_f32 *>&images[0, 0, 0, 0]
     job.out = <float *>cnp.PyArray_DATA(result)
     job.which, job.top, job.bottom = &which[0], &top[0, 0], &bottom[0, 0]
     job.left, job.right = &left[0, 0], &right[0, 0]

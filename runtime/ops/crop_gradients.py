@@ -67,7 +67,7 @@ def _by_images(node: Node, env: KernelEnv) -> Run:
             down = _taps(boxes, 0, rows, height, smooth)
             across = _taps(boxes, 1, columns, width, smooth)
             sources = np.arange(count * rows * columns).reshape(count, rows, columns)
-            values = np.ascontiguousarray(grads, result.dtype).reshape(-1, depth)
+            values = np.require(grads, result.dtype, ("C", "A")).reshape(-1, depth)
             for row, row_weight in down:
                 for column, column_weight in across:
                     weights = (row_weight[:, :, None] * column_weight[:, None, :]).astype(result.dtype)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from runtime._ext import image_crops
+from tests.ext.kernels.harness import misaligned
 
 GOOD: dict[str, Any] = {
     "images": np.arange(24, dtype=np.float32).reshape(1, 3, 4, 2), "which": np.zeros(1, np.int64),
@@ -24,6 +25,7 @@ def crops(**changes: Any) -> np.ndarray[Any, Any]:
 
 def test_cells_are_mixed_or_taken() -> None:
     assert crops().tolist() == [[[[4.5, 5.5], [-1, -1]], [[8.5, 9.5], [-1, -1]]]]
+    assert np.array_equal(crops(images=misaligned(GOOD["images"])), crops())
     assert crops(smooth=False).tolist() == [[[[0, 1], [-1, -1]], [[8, 9], [-1, -1]]]]
     assert crops(rows_inside=np.array([[False, True]])).tolist() == [[[[-1, -1], [-1, -1]], [[8.5, 9.5], [-1, -1]]]]
 
