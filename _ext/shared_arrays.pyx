@@ -155,11 +155,6 @@ def uninstall():
     _least_bytes = <size_t>-1
 
 
-def is_installed():
-    """Tell whether large arrays lie in shared memory."""
-    return _handler.version != 0 and _least_bytes != <size_t>-1
-
-
 def buffer_at(uintptr_t address):
     """Return the buffer in which the block of an array lies that begins at an address; None where it is in no segment."""
     return _blocks.get(address)

@@ -16,13 +16,13 @@ from runtime._ext.worker_codec import encode_run_graph_request, scan_run_graph_r
 from runtime.errors import from_code
 from runtime.master.parts_run import PartAnswer
 from runtime.step.stats import step_stats
+from runtime.worker.derived import Trailers, with_trailers
 from runtime.worker.exchange import Sent
 
 if TYPE_CHECKING:
     from runtime.master.parts_run import PartCall
     from runtime.master.transfers import Transfers
     from runtime.worker.channels import Answered, Connections
-    from runtime.worker.derived import Trailers
     from runtime.worker.session import WorkerSession
     from runtime.worker.worker import Worker
 
@@ -190,9 +190,7 @@ class OtherTask:
             try:
                 answer = scan_run_graph_response(data)
                 if answer.status_code:
-                    failure = from_code(answer.status_code, answer.status_message)
-                    failure.trailers = marks  # type: ignore[attr-defined]
-                    raise failure
+                    raise with_trailers(from_code(answer.status_code, answer.status_message), marks)
                 found = PartAnswer(answer.arrays, [wire.StepStats.FromString(answer.step_stats)]
                                    if answer.step_stats else [],
                                    [wire.GraphDef.FromString(graph) for graph in answer.partition_graphs])

@@ -20,7 +20,7 @@ from runtime._ext.errors import Cancelled, DeadlineExceeded, Unavailable, Unknow
 from runtime.edge.outgoing import Outgoing
 from runtime.errors import from_code
 from runtime.observe.status import Call
-from runtime.worker.derived import DETAILS, Trailers
+from runtime.worker.derived import DETAILS, Trailers, with_trailers
 from runtime.worker.owed import Owed
 
 if TYPE_CHECKING:
@@ -326,7 +326,7 @@ class _Call:
                                      f"while calling {self._path}:\n:{self.what} was awaited from {self.address} "
                                      f"for {time.monotonic() - self.began:.1f} s")
         if trailers:
-            error.trailers = trailers  # type: ignore[attr-defined]
+            error = with_trailers(error, trailers)
         self._end(None, error)
 
     def _end(self, answer: bytes | None, error: BaseException | None) -> None:

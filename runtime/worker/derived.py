@@ -14,7 +14,7 @@ import re
 from runtime._ext.errors import Error, Unavailable
 
 __all__ = ["DETAILS", "RESTARTED_URL", "Trailers", "derived", "is_derived", "marked", "restarted", "trailers_of",
-           "without_mark"]
+           "with_trailers", "without_mark"]
 
 Trailers = tuple[tuple[str, "str | bytes"], ...]
 
@@ -34,9 +34,7 @@ def _payload(url: str) -> bytes:
 
 def marked(error: Error, url: str) -> Error:
     """Return a copy of an error that carries a mark."""
-    copy = type(error)(error.message)
-    copy.trailers = ((DETAILS, _payload(url)),)  # type: ignore[attr-defined]
-    return copy
+    return with_trailers(type(error)(error.message), ((DETAILS, _payload(url)),))
 
 
 def derived(error: Error) -> Error:
@@ -47,6 +45,12 @@ def derived(error: Error) -> Error:
 def restarted(error: Error) -> Error:
     """Return a copy of an error, marked: the worker may have been restarted."""
     return marked(error, RESTARTED_URL)
+
+
+def with_trailers(error: Error, trailers: Trailers) -> Error:
+    """Return an error, with what it says beside its code and text from now on."""
+    error.trailers = trailers  # type: ignore[attr-defined]  # of gRPC alone, of which the error tree knows nothing
+    return error
 
 
 def trailers_of(error: BaseException) -> Trailers:
