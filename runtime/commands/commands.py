@@ -82,6 +82,7 @@ class Commands:
         self._pings = Pings(self)
         self._sweep = Sweep(self)
         self._retention = Retention(self)
+        self._beside: list[asyncio.Task[None]] = []
         self._remarks = Remarks(logs)
         # Since this server began: commands that were submitted, and how often one came into each status afterwards.
         self.num_submitted = 0
@@ -107,8 +108,7 @@ class Commands:
             self.deliveries.assign(holder, number)
         for number, holder, time_s in cancelled:
             self.deliveries.notice_cancelled(holder, number, max(0.0, now_s - time_s))
-        self._sweep.start()
-        self._retention.start()
+        self._beside = [asyncio.ensure_future(self._sweep.run()), asyncio.ensure_future(self._retention.run())]
 
     def drain(self) -> None:
         """Let those go who wait: they ask the next server."""
@@ -119,8 +119,9 @@ class Commands:
     async def stop(self) -> None:
         """End what goes on. The store is closed by others."""
         self.drain()
-        await self._sweep.stop()
-        await self._retention.stop()
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
         await self._remarks.finish()
         await self.logs.close()
 

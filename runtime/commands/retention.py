@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from typing import TYPE_CHECKING
 
-from runtime.errors import Error
+from runtime.commands.periodic import repeat
 from runtime.store.commands import CommandRows
 
 if TYPE_CHECKING:
     from runtime.commands.commands import Commands
 
 __all__ = ["Retention"]
-
-logger = logging.getLogger(__name__)
 
 # How often it is looked for what is too old, at most and at least; and how many are forgotten in one write, so that
 # those who wait for the writer meanwhile wait for milliseconds.
@@ -28,31 +24,20 @@ class Retention:
 
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin, unless everything is kept."""
-        if self._commands.rules.retention_s:
-            self._task = asyncio.ensure_future(self._forget_often())
+    async def run(self) -> None:
+        """Forget until this is cancelled, unless everything is kept."""
+        retention_s = self._commands.rules.retention_s
+        if retention_s:
+            period_s = max(_SHORTEST_PERIOD_S, min(_LONGEST_PERIOD_S, retention_s / 10))
+            await repeat(self._forget_all, period_s, "old commands could not be forgotten", pauses_first=False)
 
-    async def stop(self) -> None:
-        """End."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+    async def _forget_all(self) -> None:
+        while await self._forget_some():
+            pass
 
-    async def _forget_often(self) -> None:
-        period = max(_SHORTEST_PERIOD_S, min(_LONGEST_PERIOD_S, self._commands.rules.retention_s / 10))
-        while True:
-            try:
-                while await self.once():
-                    pass
-            except Error as error:
-                logger.warning("old commands could not be forgotten", extra={"reason": error.message})
-            await asyncio.sleep(period)
-
-    async def once(self) -> bool:
-        """Forget some; return whether there may be more."""
+    async def _forget_some(self) -> bool:
+        """Return whether there may be more."""
         commands = self._commands
         before_s = commands.now_s() - commands.rules.retention_s
         old = commands.store.read(lambda rows: rows.ended_before(before_s, _AT_ONCE))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 
 from runtime.commands import lost
 from runtime.commands.model import WorkerStatus
-from runtime.errors import Error
+from runtime.commands.periodic import repeat
 from runtime.store.commands import CommandRows
 
 if TYPE_CHECKING:
@@ -31,27 +30,12 @@ class Sweep:
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
         self._seen_stored = commands.clock()
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin."""
-        self._task = asyncio.ensure_future(self._sweep_often())
-
-    async def stop(self) -> None:
-        """End."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _sweep_often(self) -> None:
+    async def run(self) -> None:
+        """Sweep until this is cancelled."""
         rules = self._commands.rules
-        period = min(_LONGEST_PERIOD_S, rules.offline_s / 4, rules.redelivery_s / 4, rules.evict_s / 4)
-        while True:
-            await asyncio.sleep(max(_SHORTEST_PERIOD_S, period))
-            try:
-                await self.once()
-            except Error as error:
-                logger.warning("workers could not be looked after", extra={"reason": error.message})
+        period_s = min(_LONGEST_PERIOD_S, rules.offline_s / 4, rules.redelivery_s / 4, rules.evict_s / 4)
+        await repeat(self.once, max(_SHORTEST_PERIOD_S, period_s), "workers could not be looked after")
 
     async def once(self) -> None:
         """Take from workers what they have fallen silent with, and hand out what is left lying."""

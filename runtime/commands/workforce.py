@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from runtime.commands import lost
 from runtime.commands.checks import MAX_CONCURRENCY, check_id, check_name
 from runtime.commands.commands import Commands
 from runtime.commands.model import SILENT, JobAction, JobRow, JobState, WorkerRow, WorkerStatus
+from runtime.commands.periodic import repeat
 from runtime.errors import AlreadyExists, Error, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from runtime.providers.base import Provider, WorkerSpec
 from runtime.store.commands import CommandRows
@@ -28,6 +29,7 @@ MAX_RESTARTS = 3
 HEALTHY_S = 600.0
 ORPHANS_S = 600.0
 _LONGEST_LOOK_S = 2.0
+_FAILURE = "workers could not be looked after"
 _OPEN = frozenset({JobState.PENDING, JobState.RUNNING})
 
 
@@ -82,8 +84,8 @@ class Workforce:
             await self._store.write(resume)
         self._tasks = [
             asyncio.ensure_future(self._run_jobs()),
-            asyncio.ensure_future(self._every(self._look_period(), self.look_after)),
-            asyncio.ensure_future(self._every(ORPHANS_S, self.end_orphans)),
+            asyncio.ensure_future(repeat(self.look_after, self._look_period(), _FAILURE)),
+            asyncio.ensure_future(repeat(self.end_orphans, ORPHANS_S, _FAILURE)),
         ]
 
     async def stop(self) -> None:
@@ -378,16 +380,6 @@ class Workforce:
     def _look_period(self) -> float:
         rules = self._commands.rules
         return max(0.05, min(_LONGEST_LOOK_S, rules.register_s / 4, rules.offline_s / 4))
-
-    async def _every(self, period: float, work: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            await asyncio.sleep(period)
-            try:
-                await work()
-            except Error as error:
-                logger.warning("workers could not be looked after", extra={"reason": error.message})
-            except Exception:
-                logger.exception("workers could not be looked after")
 
     # -- requests --------------------------------------------------------------------------------------------------
 
