@@ -18,7 +18,8 @@ from runtime.errors import DeadlineExceeded, Unimplemented
 from runtime.tasks.model import ResultStatus
 
 if TYPE_CHECKING:
-    from runtime.client.tasks.aio import AsyncTaskHandle, AsyncTaskSession
+    from runtime.client.tasks.handle import AsyncTaskHandle
+    from runtime.client.tasks.session import AsyncTaskSession
 
 __all__ = ["collect_one", "completed"]
 

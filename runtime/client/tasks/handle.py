@@ -1,0 +1,208 @@
+"""One task that was submitted, as its submitter holds it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+from runtime import wire
+from runtime.client.tasks.arguments import checked_timeout
+from runtime.client.tasks.calls import SUBMITTER
+from runtime.client.tasks.completion import collect_one
+from runtime.client.tasks.failures import TaskFailed, failure_of
+from runtime.client.tasks.payloads import decoded
+from runtime.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable, Unimplemented
+from runtime.tasks.model import TaskStatus
+
+if TYPE_CHECKING:
+    from runtime.client.tasks.session import AsyncTaskSession
+
+__all__ = ["AsyncTaskHandle"]
+
+
+class AsyncTaskHandle:
+    """A task that was submitted.
+
+    Attributes
+    ----------
+    session : AsyncTaskSession
+    id : str
+        Of its first attempt; later ones are ``ID###1`` and so on.
+    keys : tuple of str
+        Of its results.
+    failure : TaskFailed or None
+        Why it failed, once that is known here.
+    """
+
+    def __init__(self, session: AsyncTaskSession, id: str, keys: tuple[str, ...]) -> None:
+        self.session = session
+        self.id = id
+        self.keys = keys
+        self.failure: TaskFailed | None = None
+        self._is_done = False
+        self._values: dict[str, bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id!r}>"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is known here that it has ended."""
+        return self._is_done or self.failure is not None
+
+    def succeeded(self) -> None:
+        """Take note that all results are there."""
+        self._is_done = True
+
+    def keep(self, key: str, value: bytes) -> None:
+        """Have the value of a result at hand, until `result` or `stream` has given it away."""
+        if self._values is None:
+            self._values = {key: value}
+        else:
+            self._values[key] = value
+
+    def take_kept(self) -> Any:
+        """Return the only result if it is at hand, and keep it no longer; None if not."""
+        if not self._values or len(self.keys) != 1 or self.failure is not None:
+            return None
+        return decoded(self._values.pop(self.keys[0]), self.session.client.arrays)
+
+    async def wait(self, timeout_s: float | None = None) -> None:
+        """Wait until it has ended, well or not; `failure` says which.
+
+        Raises
+        ------
+        DeadlineExceeded
+            After ``timeout_s`` seconds; the task goes on.
+        """
+        checked_timeout(timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s) as bound:
+                await self.ended()
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise DeadlineExceeded(f"task {self.id!r} has not ended within {timeout_s:g} s") from None
+
+    async def result(self, key: str | None = None, *, timeout_s: float | None = None) -> Any:
+        """Return a result, as soon as it is there: bytes, or arrays as the client was told.
+
+        Parameters
+        ----------
+        key : str, optional
+            Which; may be left out when there is one.
+
+        Raises
+        ------
+        TaskFailed
+            With the worker's text.
+        DeadlineExceeded
+            After ``timeout_s`` seconds; the task goes on.
+        """
+        checked_timeout(timeout_s)
+        wanted = self._key(key)
+        try:
+            async with asyncio.timeout(timeout_s) as bound:
+                pieces = [piece async for piece in self.stream(wanted)]
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise DeadlineExceeded(
+                f"the result {wanted!r} of task {self.id!r} was not there within {timeout_s:g} s; the task goes on"
+            ) from None
+        return decoded(b"".join(pieces), self.session.client.arrays)
+
+    async def results(self, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """Return all results by key; see `result`."""
+        return {key: await self.result(key, timeout_s=timeout_s) for key in self.keys}
+
+    async def stream(self, key: str | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield a result in pieces, as soon as it is there.
+
+        Raises
+        ------
+        TaskFailed
+            With the worker's text.
+        Unavailable
+            If the server goes away in the middle.
+        """
+        wanted = self._key(key)
+        if not (self._values and wanted in self._values):
+            await self.available(wanted, with_value=True)
+        if self._values and wanted in self._values:
+            yield self._values.pop(wanted)
+            return
+        message = wire.armonik.ResultRequest(session=self.session.id, key=wanted)
+        is_complete = False
+        path = SUBMITTER + "TryGetResultStream"
+        calls = self.session.client.calls
+        async with contextlib.aclosing(calls.download(path, message, wire.armonik.ResultReply)) as replies:
+            async for reply in replies:
+                kind = reply.WhichOneof("type")
+                if kind == "error":
+                    raise failure_of(reply.error)
+                if kind == "not_completed_task":
+                    raise Unavailable(f"{calls.target}: the result {wanted!r} is not there any more")
+                if reply.result.WhichOneof("type") == "data_complete":
+                    is_complete = True
+                elif reply.result.data:
+                    yield reply.result.data
+        if not is_complete:
+            raise Unavailable(f"{calls.target}: the result {wanted!r} ended before it was complete")
+
+    async def status(self) -> str:
+        """Return the status of its newest attempt that is known by id: ``SUBMITTED``, ``PROCESSING``, ..."""
+        message = wire.armonik.GetTaskStatusRequest(task_ids=[self.id])
+        reply = await self.session.client.submitter("GetTaskStatus", message, wire.armonik.GetTaskStatusReply)
+        found = {entry.task_id: TaskStatus(entry.status).name for entry in reply.id_statuses}
+        if self.id not in found:
+            raise NotFound(f"{self.session.client.calls.target}: there is no task {self.id!r}")
+        return found[self.id]
+
+    async def cancel(self) -> None:
+        """Cancel it; one that has ended stays as it is."""
+        await self.session.cancel_tasks([self])
+
+    async def available(self, key: str, *, with_value: bool = False) -> None:
+        """Wait until a result is there, and keep it if asked to and it is small.
+
+        Raises
+        ------
+        TaskFailed
+            It never will be there.
+        """
+        if self.failure is not None:
+            raise self.failure
+        if self._is_done:
+            return
+        if with_value:
+            with contextlib.suppress(Unimplemented):
+                await collect_one(self, key)
+                if self.failure is not None:
+                    raise self.failure
+                return
+        message = wire.armonik.ResultRequest(session=self.session.id, key=key)
+        reply = await self.session.client.submitter(
+            "WaitForAvailability", message, wire.armonik.AvailabilityReply, waits=True
+        )
+        if reply.WhichOneof("type") == "error":
+            self.failure = failure_of(reply.error)
+            raise self.failure
+
+    async def ended(self) -> None:
+        """Wait until all results are there, or one never will be."""
+        with contextlib.suppress(TaskFailed):
+            for key in self.keys:
+                await self.available(key)
+            self._is_done = True
+
+    def _key(self, key: str | None) -> str:
+        if key is None:
+            if len(self.keys) != 1:
+                raise InvalidArgument(f"task {self.id!r} has several results; name one: {', '.join(self.keys)}")
+            return self.keys[0]
+        if key not in self.keys:
+            raise InvalidArgument(f"task {self.id!r} has no result {key!r}; it has {', '.join(self.keys)}")
+        return key

@@ -1,0 +1,428 @@
+"""A session of the task plane, by which tasks are submitted and waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from runtime import wire
+from runtime.client.tasks.arguments import checked_handles, checked_timeout
+from runtime.client.tasks.calls import SUBMITTER
+from runtime.client.tasks.completion import completed
+from runtime.client.tasks.creation import (
+    NewTask,
+    grouped,
+    keys_of,
+    large_requests,
+    make_options,
+    options_message,
+    random_ids,
+    small_request,
+)
+from runtime.client.tasks.handle import AsyncTaskHandle
+from runtime.client.tasks.payloads import Payload
+from runtime.client.tasks.progress import Progress, progress_of
+from runtime.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from runtime.tasks.model import TaskOptions, TaskStatus
+
+if TYPE_CHECKING:
+    from runtime.client.tasks.aio import AsyncTaskClient
+
+__all__ = ["AsyncTaskSession"]
+
+# Large results that are fetched at once.
+_FETCHES = 16
+# Ids of one request that names tasks.
+_IDS_AT_ONCE = 2000
+
+
+class AsyncTaskSession:
+    """A session and its tasks; made by `AsyncTaskClient.session`.
+
+    Attributes
+    ----------
+    client : AsyncTaskClient
+    id : str
+    options : TaskOptions
+        Of tasks that say nothing else.
+    """
+
+    def __init__(self, client: AsyncTaskClient, id: str, options: TaskOptions, *, exists: bool) -> None:
+        if not isinstance(id, str) or not id:
+            raise InvalidArgument(f"id of a session is {id!r}; it must be text that is not empty")
+        self.client = client
+        self.id = id
+        self.options = options
+        self._exists = exists
+        self._creating = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        await self.create()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            with contextlib.suppress(NotFound, Unavailable):
+                await self.cancel()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id!r} on {self.client.calls.target}>"
+
+    async def create(self) -> None:
+        """Make the session at the server, if that was not done yet.
+
+        Raises
+        ------
+        AlreadyExists
+            If another one has the id.
+        """
+        async with self._creating:
+            if self._exists:
+                return
+            request = wire.armonik.CreateSessionRequest(id=self.id, default_task_option=options_message(self.options))
+            sent = [0]
+
+            async def once() -> Any:
+                sent[0] += 1
+                data = request.SerializeToString()
+                return await self.client.calls.once(
+                    SUBMITTER + "CreateSession", (data,), wire.armonik.CreateSessionReply
+                )
+
+            reply = await self.client.calls.repeated(once)
+            # A request that was sent twice finds what the first one has made.
+            if reply.WhichOneof("result") == "error" and not (sent[0] > 1 and "exists already" in reply.error):
+                raise AlreadyExists(f"{self.client.calls.target}: {reply.error}")
+            self._exists = True
+
+    def handle(self, id: str, keys: Sequence[str] | None = None) -> AsyncTaskHandle:
+        """Return the handle of a task that was submitted before; ``keys`` are its results', its id when left out."""
+        return AsyncTaskHandle(self, id, (id,) if keys is None else tuple(keys))
+
+    # -- submitting ------------------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        payload: Any = b"",
+        *,
+        id: str | None = None,
+        keys: Sequence[str] | None = None,
+        dependencies: Iterable[str | AsyncTaskHandle] = (),
+        priority: int | None = None,
+        max_retries: int | None = None,
+        max_duration_s: float | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> AsyncTaskHandle:
+        """Submit one task; it is stored when this returns.
+
+        Parameters
+        ----------
+        payload : bytes-like, os.PathLike, or arrays
+            A path stands for the file's content; arrays as the client was told.
+        id : str, optional
+            Unique in the whole server; a random one when left out.
+        keys : sequence of str, optional
+            Keys of its results, unique in the session; its id when left out.
+        dependencies : iterable of str or handle
+            Keys of results, or tasks for all of theirs, that must be there before it runs.
+        priority, max_retries, max_duration_s, options
+            What differs from the session's options.
+
+        Raises
+        ------
+        AlreadyExists
+            If the id or a key is in use; names the task.
+        FailedPrecondition
+            If the session is canceled.
+        NotFound
+            If there is no such session.
+        """
+        (handle,) = await self.submit_all(
+            [payload], ids=None if id is None else [id], keys=None if keys is None else [keys],
+            dependencies=[dependencies], priority=priority, max_retries=max_retries, max_duration_s=max_duration_s,
+            options=options,
+        )
+        return handle
+
+    async def map(
+        self, payloads: Iterable[Any], *, dependencies: Iterable[str | AsyncTaskHandle] = (), **options: Any
+    ) -> list[AsyncTaskHandle]:
+        """Submit a task for each payload, many with one request; ``dependencies`` and ``options`` are those of all."""
+        given = list(payloads)
+        needed = list(dependencies)
+        return await self.submit_all(given, dependencies=[needed] * len(given), **options)
+
+    async def submit_all(
+        self,
+        payloads: Sequence[Any],
+        *,
+        ids: Sequence[str] | None = None,
+        keys: Sequence[Sequence[str]] | None = None,
+        dependencies: Sequence[Iterable[str | AsyncTaskHandle]] | None = None,
+        priority: int | None = None,
+        max_retries: int | None = None,
+        max_duration_s: float | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> list[AsyncTaskHandle]:
+        """Submit tasks, each with an id, keys and dependencies of its own; see `submit`.
+
+        Tasks are stored in their order, in groups. When one group is refused, those before it are stored; the error
+        says how many.
+        """
+        await self.create()
+        chunk_bytes = await self.client.chunk_bytes()
+        is_named = ids is not None
+        names = list(ids) if ids is not None else random_ids(len(payloads))
+        for name, values in (("ids", ids), ("keys", keys), ("dependencies", dependencies)):
+            if values is not None and len(values) != len(payloads):
+                raise InvalidArgument(f"{name}: {len(values)} for {len(payloads)} payloads")
+        message = options_message(self._with(priority, max_retries, max_duration_s, options))
+        arrays = self.client.arrays
+        new = [
+            NewTask(
+                name, tuple(keys[index]) if keys is not None else (name,),
+                tuple(keys_of(dependencies[index])) if dependencies is not None and dependencies[index] else (),
+                Payload(payloads[index], arrays),
+            )
+            for index, name in enumerate(names)
+        ]
+        done = 0
+        groups = grouped(new, chunk_bytes)
+        following = self._prepared(next(groups, None), message)
+        while following is not None:
+            group, request = following
+            creation = self._create(group, request, message, is_named)
+            try:
+                if done + len(group) == len(new):
+                    following = None
+                    await creation
+                else:
+                    following = await self._beside(creation, groups, message)
+            except (AlreadyExists, FailedPrecondition) as error:
+                if not done:
+                    raise
+                raise type(error)(f"{error.message}; the first {done} of {len(new)} tasks are stored") from None
+            done += len(group)
+        return [AsyncTaskHandle(self, task.id, task.keys) for task in new]
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    async def as_completed(
+        self, handles: Iterable[AsyncTaskHandle], *, timeout_s: float | None = None
+    ) -> AsyncGenerator[AsyncTaskHandle, None]:
+        """Yield handles as their tasks end, well or not.
+
+        Raises
+        ------
+        DeadlineExceeded
+            If some have not ended after ``timeout_s`` seconds; names how many, and one of them.
+        """
+        checked_timeout(timeout_s)
+        async with contextlib.aclosing(completed(self, checked_handles(handles, AsyncTaskHandle), timeout_s)) as ended:
+            async for some in ended:
+                for handle in some:
+                    yield handle
+
+    async def gather(
+        self,
+        handles: Iterable[AsyncTaskHandle],
+        *,
+        timeout_s: float | None = None,
+        progress: bool | Progress = False,
+        return_exceptions: bool = False,
+    ) -> list[Any]:
+        """Return the results of tasks in their order, each as `AsyncTaskHandle.result` has it.
+
+        Parameters
+        ----------
+        progress : bool or callable
+            True shows a bar on the standard error stream; a callable gets ``(done, total, failed)``.
+        return_exceptions : bool
+            Whether failures take the place of results; otherwise the first one ends the waiting.
+
+        Raises
+        ------
+        TaskFailed
+            Of the first task that failed. The others go on; cancel them if they are of no use.
+        DeadlineExceeded
+            After ``timeout_s`` seconds.
+        """
+        checked_timeout(timeout_s)
+        wanted = checked_handles(handles, AsyncTaskHandle)
+        tell = progress_of(progress)
+        deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+        done = failed = 0
+        tell(0, len(wanted), 0)
+        try:
+            async with contextlib.aclosing(completed(self, wanted, timeout_s, with_values=True)) as ended:
+                async for some in ended:
+                    for handle in some:
+                        done += 1
+                        failed += handle.failure is not None
+                        tell(done, len(wanted), failed)
+                        if handle.failure is not None and not return_exceptions:
+                            raise handle.failure
+        finally:
+            tell.close()
+        at_once = asyncio.Semaphore(_FETCHES)
+
+        async def fetch(handle: AsyncTaskHandle) -> Any:
+            if handle.failure is not None:
+                return handle.failure
+            async with at_once:
+                left = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
+                return await handle.result(timeout_s=left)
+
+        # The same task may be there more than once; its value is fetched once.
+        values = {handle: handle.take_kept() for handle in wanted}
+        left = [handle for handle, value in values.items() if value is None]
+        values.update(zip(left, await asyncio.gather(*map(fetch, left)), strict=True))
+        return [values[handle] for handle in wanted]
+
+    async def wait(self, timeout_s: float | None = None) -> dict[str, int]:
+        """Wait until no task of the session is left to run, and return how many attempts have each status.
+
+        Raises
+        ------
+        DeadlineExceeded
+            After ``timeout_s`` seconds, with the counts; the tasks go on.
+        NotFound
+            If there is no such session.
+        """
+        checked_timeout(timeout_s)
+        chosen = wire.armonik.TaskFilter(session=wire.armonik.TaskFilter.IdsRequest(ids=[self.id]))
+        message = wire.armonik.WaitRequest(filter=chosen)
+        try:
+            async with asyncio.timeout(timeout_s) as bound:
+                reply = await self.client.submitter("WaitForCompletion", message, wire.armonik.Count, waits=True)
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            left = " ".join(f"{name}={count}" for name, count in sorted((await self.counts()).items()))
+            raise DeadlineExceeded(f"session {self.id!r} has not ended within {timeout_s:g} s: {left}") from None
+        return await self._counts_of(reply)
+
+    async def counts(self) -> dict[str, int]:
+        """Return how many attempts of the session have each status.
+
+        Raises
+        ------
+        NotFound
+            If there is no such session.
+        """
+        chosen = wire.armonik.TaskFilter.IdsRequest(ids=[self.id])
+        message = wire.armonik.TaskFilter(session=chosen)
+        reply = await self.client.submitter("CountTasks", message, wire.armonik.Count)
+        return await self._counts_of(reply)
+
+    # -- ending ----------------------------------------------------------------------------------------------------
+
+    async def cancel(self) -> None:
+        """Cancel the session and all of its tasks; nothing can be submitted afterwards.
+
+        Raises
+        ------
+        NotFound
+            If it does not exist or is canceled already.
+        """
+        if not self._exists:
+            return
+        await self.client.submitter("CancelSession", wire.armonik.Session(id=self.id), wire.armonik.Empty)
+
+    async def cancel_tasks(self, handles: Iterable[AsyncTaskHandle]) -> None:
+        """Cancel tasks; those that have ended stay as they are."""
+        ids = [handle.id for handle in checked_handles(handles, AsyncTaskHandle)]
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            chosen = wire.armonik.TaskFilter.IdsRequest(ids=ids[start : start + _IDS_AT_ONCE])
+            await self.client.submitter("CancelTasks", wire.armonik.TaskFilter(task=chosen), wire.armonik.Empty)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _with(
+        self, priority: int | None, max_retries: int | None, max_duration_s: float | None,
+        options: Mapping[str, str] | None,
+    ) -> TaskOptions:
+        mine = self.options
+        return make_options(
+            mine.priority if priority is None else priority,
+            mine.max_retries if max_retries is None else max_retries,
+            mine.max_duration_s if max_duration_s is None else max_duration_s,
+            mine.entries if options is None else options,
+        )
+
+    def _prepared(
+        self, found: tuple[list[NewTask], bool] | None, options: Any
+    ) -> tuple[list[NewTask], bytes | None] | None:
+        """Return a group with the request for it, if it is small enough for one message."""
+        if found is None:
+            return None
+        group, is_small = found
+        return group, small_request(self.id, group, options) if is_small else None
+
+    async def _beside(
+        self, creation: Coroutine[Any, Any, None], groups: Iterator[tuple[list[NewTask], bool]], options: Any
+    ) -> tuple[list[NewTask], bytes | None] | None:
+        """Wait for a creation, and prepare the next group while the server is at work."""
+        creating = asyncio.ensure_future(creation)
+        try:
+            await asyncio.sleep(0)
+            following = self._prepared(next(groups, None), options)
+            await creating
+            return following
+        finally:
+            creating.cancel()
+
+    async def _create(self, group: Sequence[NewTask], request: bytes | None, options: Any, is_named: bool) -> None:
+        if request is not None:
+            await self._created(group, is_named, lambda: self.client.calls.once(
+                SUBMITTER + "CreateSmallTasks", (request,), wire.armonik.CreateTaskReply
+            ))
+            return
+        chunk_bytes = await self.client.chunk_bytes()
+        await self._created(group, is_named, lambda: self.client.calls.upload(
+            SUBMITTER + "CreateLargeTasks", large_requests(self.id, group, options, chunk_bytes),
+            wire.armonik.CreateTaskReply,
+        ))
+
+    async def _created(self, group: Sequence[NewTask], is_named: bool, create: Callable[[], Any]) -> None:
+        """Have tasks made; one request may be sent again, since no id is stored twice."""
+        sent = 0
+
+        async def once() -> Any:
+            nonlocal sent
+            sent += 1
+            return await create()
+
+        reply = await self.client.calls.repeated(once)
+        refused = list(reply.non_successfull_ids.ids)
+        if not refused or (sent > 1 and not is_named and set(refused) >= {task.id for task in group}):
+            # Random ids that are in use already come from the first request, whose answer was lost.
+            return
+        target = self.client.calls.target
+        if await self._is_canceled():
+            raise FailedPrecondition(f"{target}: session {self.id!r} is canceled; nothing can be submitted to it")
+        shown = ", ".join(map(repr, refused[:10])) + (f" and {len(refused) - 10} more" if len(refused) > 10 else "")
+        raise AlreadyExists(
+            f"{target}: session {self.id!r}: the id, or a key, of these tasks is in use already: {shown}; "
+            "none was stored"
+        )
+
+    async def _counts_of(self, reply: Any) -> dict[str, int]:
+        counts = {TaskStatus(entry.status).name: entry.count for entry in reply.values if entry.count}
+        # The calls that count know tasks only: nothing is also what they say of a session that does not exist.
+        if not counts and self._exists and not await self._is_listed(wire.armonik.SessionFilter(sessions=[self.id])):
+            raise NotFound(f"{self.client.calls.target}: session {self.id!r} is not known")
+        return counts
+
+    async def _is_canceled(self) -> bool:
+        chosen = wire.armonik.SessionFilter.StatusesRequest(statuses=[2])  # type: ignore[list-item]
+        return await self._is_listed(wire.armonik.SessionFilter(sessions=[self.id], included=chosen))
+
+    async def _is_listed(self, message: Any) -> bool:
+        reply = await self.client.submitter("ListSessions", message, wire.armonik.SessionIdList)
+        return self.id in reply.session_ids
