@@ -12,6 +12,9 @@ import grpc
 
 from runtime import wire
 
+TIMEOUT_S = 20.0
+"""For whatever a worker is waited for."""
+
 A = wire.armonik
 HEALTH = A.HealthCheckReply
 _PATH = "ArmoniK.api.grpc.v1.Worker"
@@ -262,6 +265,17 @@ async def succeed(conversation: Conversation) -> None:
     await conversation.until_half_close()
 
 
+async def end(conversation: Conversation) -> None:
+    """Succeed and leave as the protocol has it."""
+    await conversation.ok()
+    await conversation.until_half_close()
+
+
+async def fail_call(conversation: Conversation, text: str) -> None:
+    """End the call with a status."""
+    await conversation.context.abort(grpc.StatusCode.INTERNAL, text)
+
+
 @contextlib.asynccontextmanager
 async def working(submitter: Any, script: Script, folder: Path | None = None, number: int = 1) -> AsyncIterator[Any]:
     """Serve a worker, or several, and have the server of ``submitter`` use them; return the first, or all."""
@@ -292,7 +306,7 @@ async def remove(submitter: Any, endpoint: str, grace_s: float = 0.0) -> None:
     await workers_call(submitter, "Remove", wire.runtime_v1.RemoveWorkerRequest(endpoint=endpoint, grace_s=grace_s))
 
 
-async def workers_call(submitter: Any, name: str, request: Any, timeout: float = 20.0) -> Any:
+async def workers_call(submitter: Any, name: str, request: Any, timeout: float = TIMEOUT_S) -> Any:
     """Call runtime.v1.Workers."""
     method = wire.SERVICES["runtime.v1.Workers"][name]
     call = submitter.channel.unary_unary(
@@ -301,3 +315,13 @@ async def workers_call(submitter: Any, name: str, request: Any, timeout: float =
         response_deserializer=method.response.FromString,
     )
     return await call(request, timeout=timeout)
+
+
+async def until(condition: Callable[[], Any], what: str) -> None:
+    """Wait until a condition holds."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            while not condition():
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise TimeoutError(f"within {TIMEOUT_S:g} s it was not so that {what}") from None

@@ -140,6 +140,14 @@ async def serve(folder: Path, **changes: Any) -> AsyncIterator[Submitter]:
         await listener.stop(0.0)
 
 
+@contextlib.asynccontextmanager
+async def plane(folder: Path, **changes: Any) -> AsyncIterator[Submitter]:
+    """Serve the task plane with one session."""
+    async with serve(folder, task_check_s=0.05, **changes) as submitter:
+        await submitter.session()
+        yield submitter
+
+
 async def succeed(lease: Lease) -> None:
     """Produce every key: its own name, and the payload behind it."""
     payload = b"".join([piece async for piece in lease.read_payload(CHUNK_BYTES)])
