@@ -124,6 +124,28 @@ def test_canceled_while_others_are_ahead(tmp_path: Path) -> None:
     run_async(work)
 
 
+def test_task_that_says_strange_things_costs_others_nothing(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with served(tmp_path, worker_functions.by_payload) as submitter:
+            await warmed(submitter)
+            strange = {"answer": b"garble answer", "raised": b"garble raised", "left": b"exit"}
+            names = [f"t{number}" for number in range(40)]
+            tasks = [task(name, payload=b"pid") for name in names]
+            for name, payload in strange.items():
+                tasks.insert(10, task(name, payload=payload))
+            await submitter.create(*tasks, max_retries=1)
+            await submitter.wait(of_session("s"))
+            assert set((await submitter.statuses(*names)).values()) == {"COMPLETED"}
+            told = {name: (await submitter.output(name)).error.details for name in strange}
+            assert told["answer"] == r"no file na\udcefve"
+            assert told["raised"].endswith(r"ValueError: no file na\udcefve")
+            assert told["left"].endswith("SystemExit: enough")
+            again = await submitter.statuses(*(f"{name}###1" for name in strange))
+            assert again == {"raised###1": "ERROR", "left###1": "ERROR"}
+
+    run_async(work)
+
+
 @pytest.mark.parametrize("size", [0, 16 << 10, (16 << 10) + 1, 300_000, 20_000_000])
 def test_results_of_all_sizes(tmp_path: Path, size: int) -> None:
     async def work() -> None:

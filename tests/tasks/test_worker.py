@@ -363,6 +363,21 @@ def test_outside_agent_answers_requests() -> None:
     run_async(work)
 
 
+def test_outside_agent_is_told_strange_things() -> None:
+    async def work() -> None:
+        async with outside_agent(worker_functions.by_payload) as agent:
+            given = _input([A.DataChunk(data=b"garble answer"), DATA_COMPLETE], {}, "r")
+            assert (await agent.run(given))[1].error.details == r"no file na\udcefve"
+            for payload, text in ((b"garble raised", r"no file na\udcefve"), (b"exit", "SystemExit: enough")):
+                given = _input([A.DataChunk(data=payload), DATA_COMPLETE], {}, "r")
+                with pytest.raises(grpc.aio.AioRpcError) as raised:
+                    await agent.process(_each(given), timeout=TIMEOUT_S).read()
+                assert raised.value.code() is grpc.StatusCode.UNKNOWN
+                assert raised.value.details().endswith(text)
+
+    run_async(work)
+
+
 @pytest.mark.parametrize("broken", ["payload first", "no end", "task in between", "garbage"])
 def test_outside_agent_that_breaks_the_protocol(broken: str) -> None:
     async def work() -> None:

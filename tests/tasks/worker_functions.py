@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -45,6 +46,16 @@ class Words:
     @staticmethod
     def refuse(task: Task) -> bytes:
         raise TaskError("never")
+
+    @staticmethod
+    def garble(task: Task, kind: str) -> bytes:
+        text = "no file na\udcefve"  # as os.fsdecode has a name that is no UTF-8
+        task.progress(0.5, text)
+        raise TaskError(text) if kind == "answer" else ValueError(text)
+
+    @staticmethod
+    def exit(task: Task) -> bytes:
+        sys.exit("enough")
 
     @staticmethod
     def both(task: Task) -> dict[str, bytes]:

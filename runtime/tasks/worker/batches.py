@@ -23,7 +23,7 @@ from runtime.tasks import messages
 from runtime.tasks.worker.conversation import Conversation, Input
 from runtime.tasks.worker.function import Worker, traceback_text
 from runtime.tasks.worker.interrupts import raise_in_thread
-from runtime.tasks.worker.task import Task, TaskCancelled, TaskError
+from runtime.tasks.worker.task import Task, TaskCancelled, TaskError, sendable
 
 __all__ = ["BatchRunner"]
 
@@ -444,10 +444,10 @@ class BatchRunner:
                 raise TaskError(str(error)) from None
             self._succeed(entry, task, encoded)
         except TaskError as error:
-            self._end(entry, "error", str(error))
+            self._end(entry, "error", sendable(error))
         except TaskCancelled as error:
-            self._end(entry, "failure", str(error) or f"task {given.task_id!r} is cancelled")
-        except Exception as error:
+            self._end(entry, "failure", sendable(error) or f"task {given.task_id!r} is cancelled")
+        except BaseException as error:  # sys.exit() ends a task, not the thread in which others are to run
             text = traceback_text(error)
             if not entry.is_over:
                 logger.warning("task %r failed\n%s", given.task_id, text)

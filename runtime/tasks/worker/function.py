@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, overload
 
 from runtime.errors import MAX_ENCODED_BYTES, MAX_MESSAGE_BYTES, InvalidArgument
-from runtime.tasks.worker.task import TaskBase, TaskError
+from runtime.tasks.worker.task import TaskBase, TaskError, sendable
 
 __all__ = ["Worker", "traceback_text", "worker"]
 
@@ -199,11 +199,11 @@ def traceback_text(error: BaseException) -> str:
     while trace is not None and trace.tb_frame.f_code not in (Worker.run.__code__, Worker.run_plain.__code__):
         trace = trace.tb_next
     trace = error.__traceback__ if trace is None or trace.tb_next is None else trace.tb_next
-    text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    text = sendable("".join(traceback.format_exception(type(error), error, trace)).rstrip())
     size, encoded = 0, 0
     # From the end, for there it says what happened.
     for index in range(len(text) - 1, -1, -1):
-        character = text[index].encode("utf-8", "replace")
+        character = text[index].encode()
         size += len(character)
         encoded += 1 if " " <= text[index] <= "~" and text[index] != "%" else 3 * len(character)
         if size > MAX_MESSAGE_BYTES - len(_CUT) or encoded > MAX_ENCODED_BYTES - 3 * len(_CUT):

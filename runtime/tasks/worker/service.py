@@ -16,7 +16,7 @@ from runtime.tasks.worker.batches import BatchRunner
 from runtime.tasks.worker.conversation import Conversation, Input
 from runtime.tasks.worker.function import Worker, traceback_text
 from runtime.tasks.worker.interrupts import raise_in_thread
-from runtime.tasks.worker.task import AsyncTask, Task, TaskBase, TaskCancelled, TaskError
+from runtime.tasks.worker.task import AsyncTask, Task, TaskBase, TaskCancelled, TaskError, sendable
 
 if TYPE_CHECKING:
     from runtime.edge.plane import Handler
@@ -166,10 +166,10 @@ class WorkerService:
             else:
                 returned = await self._run_in_thread(task)
         except TaskError as error:
-            return str(error)
+            return sendable(error)
         except TaskCancelled as error:
-            raise Cancelled(str(error) or f"task {task.id!r} is cancelled") from None
-        except Exception as error:
+            raise Cancelled(sendable(error) or f"task {task.id!r} is cancelled") from None
+        except (Exception, SystemExit) as error:  # sys.exit() ends a task, not the loop that serves others
             text = traceback_text(error)
             logger.warning("task %r failed\n%s", task.id, text)
             raise Unknown(text) from None
@@ -177,7 +177,7 @@ class WorkerService:
             values = self.worker.results(task, returned)
             encoded = {key: task.to_bytes(value, f"result {key!r}") for key, value in values.items()}
         except (TaskError, InvalidArgument) as error:
-            return str(error)
+            return sendable(error)
         for key, value in encoded.items():
             await conversation.result(key, value)
         return None

@@ -16,12 +16,17 @@ from runtime.tasks.worker.conversation import Conversation, Input, NewTask
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["AsyncTask", "Subtask", "Task", "TaskBase", "TaskCancelled", "TaskError"]
+__all__ = ["AsyncTask", "Subtask", "Task", "TaskBase", "TaskCancelled", "TaskError", "sendable"]
 
 R = TypeVar("R")
 
 Value = Any
 """``bytes``, or for workers with ``arrays=True`` an array or a mapping of names to arrays."""
+
+
+def sendable(text: object) -> str:
+    """Return what a function says as text that a message can carry: names of files may have surrogates in them."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 class TaskError(Exception):
@@ -145,7 +150,7 @@ class TaskBase:
         """
         if not 0.0 <= fraction <= 1.0:
             raise InvalidArgument(f"progress: fraction is {fraction!r}; it must be from 0 to 1")
-        self._progress(self.id, float(fraction), str(text))
+        self._progress(self.id, float(fraction), sendable(text))
 
     def cancel(self) -> None:
         """Note that nobody wants the results any more."""
