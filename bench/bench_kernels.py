@@ -1,8 +1,8 @@
 """Compiled kernels beside numpy, each pair in one interleaved run: ``python -m runtime.bench.bench_kernels``.
 
 Where numpy has no such function it is Python's, element by element, or the nearest that it has: LAPACK's factors within
-``slogdet`` for Lu, order 0 for Bessel functions of order 1. An op without a compiled kernel of its own (TopKV2, Lu,
-CropAndResize) runs its definition, which calls compiled loops.
+``slogdet`` for Lu, order 0 for Bessel functions of order 1. An op without a compiled kernel of its own (`DEFINED`) runs
+its definition, which calls compiled loops.
 
 Times are 10th percentiles of single calls in one process, ours with the executor's share of a node. Bandwidth counts
 each input and output once; products count their multiplications and additions. A ratio is ours/numpy's: below one is
@@ -36,6 +36,9 @@ from runtime.step.files import FileAccess
 Array = np.ndarray[Any, Any]
 Run = Callable[[], Any]
 
+DEFINED = frozenset({"TopKV2", "Lu", "CropAndResize"})
+"""Ops whose definitions call compiled loops."""
+
 
 @dataclass
 class Case:
@@ -56,7 +59,7 @@ class Case:
 
 
 def kernel_call(case: Case) -> Run:
-    """Return a call of the compiled kernel by the executor."""
+    """Return a call of the compiled kernel, or of the definition of an op in `DEFINED`, by the executor."""
     definition = require_op(case.op)
     proto = wire.NodeDef(name="n", op=case.op)
     taken = 0
@@ -81,6 +84,8 @@ def kernel_call(case: Case) -> Run:
             proto.attr[name].list.i.extend(value)
     node = Node(proto, definition, *node_types(proto, definition))
     compiled = compiled_kernels.select(case.op, node.input_types, node.output_types, node.attr)
+    if (compiled is None) is not (case.op in DEFINED):
+        raise LookupError(f"{case.op} of {case.label} has {'no' if compiled is None else 'a'} compiled kernel")
     types = [to_numpy(kind).num for kind in node.output_types]
     count = len(case.inputs)
 
