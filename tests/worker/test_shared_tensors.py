@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -17,6 +18,8 @@ import pytest
 import runtime
 from runtime import transport, wire
 from runtime._ext.worker_codec import encode_recv_tensor_response, scan_recv_tensor_response
+from runtime.client.channels import Access
+from runtime.client.status import fetch_status
 from runtime.errors import DataLoss, InvalidArgument, NotFound, Unavailable
 from runtime.transport import borrower, elsewhere, handover
 from runtime.transport.borrower import num_borrowed
@@ -27,17 +30,23 @@ from runtime.worker import peers
 from tests.processes import free_port, has_stopped, start_server
 
 
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A master in this process, and a worker in another."""
+@contextlib.contextmanager
+def master_and_worker(folder: Path, *options: str) -> Iterator[str]:
+    """Run a master in this process, and a worker with options in another."""
     cluster = {job: [f"127.0.0.1:{free_port()}"] for job in ("master", "worker")}
-    folder = tmp_path_factory.mktemp("worker")
     with (
-        start_server(folder, "--cluster", json.dumps(cluster), "--job", "worker", "--task", "0",
+        start_server(folder, "--cluster", json.dumps(cluster), "--job", "worker", "--task", "0", *options,
                      listen=cluster["worker"][0]),
         runtime.Server(cluster, "master", 0) as server,
     ):
         yield f"grpc://{server.address}"
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A master in this process, and a worker in another."""
+    with master_and_worker(tmp_path_factory.mktemp("worker")) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +143,33 @@ def test_a_variable_is_handed_over_as_it_is_while_it_is_updated(target: str) -> 
         for turn in range(30):
             low, high, _ = session.run([least, most, grow])
             assert low == high and low in (turn, turn + 1)
+
+
+def sent_by_worker(target: str) -> tuple[int, int]:
+    """Return how many tensors the worker has lent, and how often it copied for that."""
+    (task,) = [task for task in fetch_status(target, Access(), 10).task if task.task.startswith("/job:worker")]
+    roads = [road for road in task.road if (road.direction, road.road) == ("sent", "shared memory")]
+    return sum(road.transfers for road in roads), sum(road.copies for road in roads)
+
+
+@pytest.mark.parametrize("malloc", ["tuned", "default"])
+def test_what_a_step_of_a_task_makes_is_lent_without_a_copy_unless_memory_is_left_alone(
+        target: str, tmp_path: Path, malloc: str) -> None:
+    graph = runtime.Graph()
+    with graph.device("/job:worker"):
+        made = graph.op("RandomUniform", np.int32([512, 512]), dtype="float32")
+    with graph.device("/job:master"):
+        largest = graph.reduce_max(made)
+    with contextlib.ExitStack() as stack:
+        if malloc == "default":
+            target = stack.enter_context(master_and_worker(tmp_path, "--malloc", malloc))
+        before = sent_by_worker(target)
+        with runtime.Session(target, graph) as session:
+            for _ in range(3):
+                assert 0.9 < session.run(largest) < 1
+        transfers, copies = sent_by_worker(target)
+    assert transfers - before[0] == 3
+    assert copies - before[1] == (0 if malloc == "tuned" else 3)
 
 
 def test_a_segment_out_of_reach_is_asked_for_in_a_message(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
