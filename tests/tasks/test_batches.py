@@ -13,10 +13,12 @@ import pytest
 
 from runtime import config, wire
 from runtime.client.access import Access
+from runtime.objects.value import Value
 from runtime.tasks.agents.batched_call import MAX_UNREAD, BatchedCall
+from runtime.tasks.leases import Lease
 from runtime.tasks.worker.function import Worker
 from runtime.tasks.worker.process import WorkerProcess
-from tests.conformance.armonik.outside_worker import workers_call
+from tests.conformance.armonik.outside_worker import remove, workers_call
 from tests.conformance.armonik.submitter import (
     DONE,
     LAST,
@@ -192,6 +194,45 @@ def test_damaged_object_ends_its_task(tmp_path: Path) -> None:
                 await submitter.create(task("after"))
                 assert await submitter.available("after") is None
 
+    run_async(work)
+
+
+def test_leaving_worker_is_given_nothing_whose_input_was_still_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go = asyncio.Event(), asyncio.Event()
+    read = Lease.read
+
+    async def slow(lease: Lease, value: Value, chunk_bytes: int) -> AsyncIterator[bytes]:
+        reading.set()
+        await go.wait()
+        async for piece in read(lease, value, chunk_bytes):
+            yield piece
+
+    async def run(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[bytes]:
+        async for orders in requests:
+            ends = [R.TaskEnd(number=given.number, value=b"v") for given in orders.task]
+            yield R.TaskNews(end=ends).SerializeToString()
+
+    async def work() -> None:
+        async with serve(tmp_path, task_check_s=0.05) as submitter:
+            await submitter.session()
+            await submitter.stream([begin(), header("t"), *[chunk(b"x" * 80_000)] * 2, DONE, LAST])
+            async with strange_worker(submitter, run):
+                await asyncio.wait_for(reading.wait(), TIMEOUT_S)
+                (listed,) = (await workers_call(submitter, "List", R.ListWorkersRequest())).worker
+                removal = asyncio.ensure_future(remove(submitter, listed.endpoint))
+                async with asyncio.timeout(TIMEOUT_S):
+                    while (await workers_call(submitter, "List", R.ListWorkersRequest())).worker[0].state != "leaving":
+                        await asyncio.sleep(0.005)
+                go.set()
+                await asyncio.wait_for(removal, TIMEOUT_S)
+                async with asyncio.timeout(TIMEOUT_S):
+                    while (found := await submitter.statuses("t")) == {"t": "DISPATCHED"}:
+                        await asyncio.sleep(0.005)
+                assert found == {"t": "SUBMITTED"}
+
+    monkeypatch.setattr(Lease, "read", slow)
     run_async(work)
 
 

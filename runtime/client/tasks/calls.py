@@ -20,6 +20,7 @@ _V = TypeVar("_V")
 
 SUBMITTER = "/ArmoniK.api.grpc.v1.Submitter/"
 """The path of a call of the Submitter begins with it; its name follows."""
+
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 # For which a server that is slow to answer the end of TLS is waited for.
 _CLOSE_S = 1.0

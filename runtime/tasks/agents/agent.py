@@ -284,7 +284,9 @@ class Agent:
         small: list[Lease] = []
         back: list[Lease] = []
         for lease in leases:
-            if stream is None or not is_batchable(lease):
+            if self._leaving:  # since an object was read
+                back.append(lease)
+            elif stream is None or not is_batchable(lease):
                 if len(self._alone) < self.concurrency:
                     self._begin_alone(self._run_alone(lease))
                 else:
@@ -304,7 +306,8 @@ class Agent:
 
     async def _send(self, leases: list[Lease], objects: dict[Value, bytes] | None = None) -> None:
         stream = self._stream
-        if stream is None or stream.is_over:
+        # Either may have happened while objects were read.
+        if stream is None or stream.is_over or self._leaving:
             self._supply.put_back(leases)
             return
         with contextlib.suppress(Error):  # what ends the stream is told to its listener, which sees to its tasks
