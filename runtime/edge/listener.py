@@ -14,23 +14,23 @@ from runtime.edge import auth, plane, sockets
 from runtime.edge.fleet_joining import check_joining, membership
 from runtime.edge.health import Health
 from runtime.edge.limits import Account
-from runtime.edge.metrics import edge_families, process_families, transfer_families
 from runtime.edge.reflection import Reflection
 from runtime.edge.tokens import RELOAD_INTERVAL_S, Tokens
 from runtime.edge.transport import Transport, make_transport
 from runtime.edge.unavailable_planes import absent_method
 from runtime.errors import Internal
-from runtime.observe import metrics_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from runtime.edge.own_certificate import OwnCertificate
     from runtime.observe.metrics import Family
+    from runtime.observe.metrics_service import Part
 
 logger = logging.getLogger(__name__)
 
 EDGE = "edge"
+METRICS = "/runtime.v1.Observer/GetMetrics"
 # How long a plane may take to stop beyond the grace before the server goes on without it.
 PLANE_STOP_S = 10.0
 
@@ -197,7 +197,7 @@ class Listener:
         self._edge = (health, reflection)
         tables[EDGE] = {**health.services(), **reflection.services()}
         # Every server has metrics, whichever planes it has.
-        shared = {metrics_service.METHOD: metrics_service.MetricsService(self._metrics).get_metrics}
+        shared = {METRICS: self._get_metrics}
         transport.unknown_method = f"no such method here; the services of this server: {', '.join(sorted(known))}"
         for service, methods in wire.SERVICES.items():
             owner = wire.PLANES.get(service, "stream")
@@ -210,9 +210,15 @@ class Listener:
                 else:
                     transport.add(method, handler)
 
-    def _metrics(self) -> dict[str, metrics_service.Part]:
+    async def _get_metrics(self, request: bytes, context: Any) -> bytes:
+        # Imported when somebody asks: most servers are started for less than that.
+        from runtime.observe.metrics_service import MetricsService
+
+        return await MetricsService(self._metrics).get_metrics(request, context)
+
+    def _metrics(self) -> dict[str, Part]:
         """Return who tells metrics: the server itself, and those planes that have any."""
-        parts: dict[str, metrics_service.Part] = {EDGE: self._own_metrics}
+        parts: dict[str, Part] = {EDGE: self._own_metrics}
         for name, served in self._planes.items():
             part = getattr(served, "metrics", None)
             if part is not None:
@@ -220,6 +226,8 @@ class Listener:
         return parts
 
     async def _own_metrics(self) -> Iterable[Family]:
+        from runtime.edge.metrics import edge_families, process_families, transfer_families
+
         # Beside the loop: a server may have many thousand descriptors.
         own = await asyncio.to_thread(process_families)
         return [*own, *edge_families(self.account, self._transport), *transfer_families()]

@@ -13,9 +13,7 @@ from runtime import wire
 from runtime._ext.errors import Error, InvalidArgument
 from runtime.observe.metrics import Family, Kind, Sample
 
-__all__ = ["METHOD", "MetricsService", "Part", "families_of"]
-
-METHOD = "/runtime.v1.Observer/GetMetrics"
+__all__ = ["MetricsService", "Part", "families_of"]
 
 logger = logging.getLogger(__name__)
 
