@@ -159,7 +159,7 @@ class Tokens:
         scheme, _, text = raw.partition(b" ")
         if scheme.lower() != b"bearer":
             raise Unauthenticated("metadata 'authorization' has not the form 'Bearer TOKEN'")
-        self._reload()
+        self.refresh()
         text = text.strip()
         digest = hashlib.sha256(text).digest()
         named = self._named.get(text[: len(_PREFIX) + 8].decode("ascii", "replace"))
@@ -174,15 +174,7 @@ class Tokens:
         return accepted
 
     def refresh(self) -> None:
-        """Read the file again if it has changed."""
-        self._reload()
-
-    def _set(self, tokens: list[Token]) -> None:
-        self.generation += 1
-        self._named = {token.name: token for token in tokens if token.name.startswith(_PREFIX)}
-        self._clear = [token for token in tokens if not token.name.startswith(_PREFIX)]
-
-    def _reload(self) -> None:
+        """Read the file again if it has changed, at most once in ``RELOAD_INTERVAL_S``."""
         now = self._clock()
         if self._path is None or now < self._next_look:
             return
@@ -200,6 +192,11 @@ class Tokens:
             self._stamp = stamp
         self._set(tokens)
         logger.info("read the token file again", extra={"tokens": len(tokens)})
+
+    def _set(self, tokens: list[Token]) -> None:
+        self.generation += 1
+        self._named = {token.name: token for token in tokens if token.name.startswith(_PREFIX)}
+        self._clear = [token for token in tokens if not token.name.startswith(_PREFIX)]
 
 
 def issue(
