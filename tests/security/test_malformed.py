@@ -6,7 +6,9 @@ Each gets a status that says what is wrong; the server lives, holds no more memo
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -79,6 +81,19 @@ def statuses(server: ServerProcess, method: wire.MethodType, requests: list[byte
         return client.results(opened, 60)
 
 
+def all_statuses(
+    server: ServerProcess, methods: Sequence[wire.MethodType], requests: Sequence[list[bytes]], sources: Sequence[str]
+) -> list[list[tuple[int, str] | None]]:
+    """Call methods with their requests, some of them at a time: those that wait do not hold up the others."""
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(partial(statuses, server), methods, requests, sources))
+
+
+def hosts(network: str) -> list[str]:
+    """Return an address for every method."""
+    return [f"{network}.{index}.1" for index in range(len(METHODS))]
+
+
 def is_message(method: wire.MethodType, request: bytes) -> bool:
     try:
         method.request.FromString(request)
@@ -95,17 +110,22 @@ def good_call(server: ServerProcess, plane: str) -> None:
 
 @pytest.mark.parametrize("service", wire.SERVICES)
 def test_bytes_that_are_no_message_are_told_so(open_server: ServerProcess, service: str) -> None:
-    wrong = []
+    portions: list[tuple[wire.MethodType, list[tuple[str, bytes]]]] = []
+    sources: list[str] = []
     for index, method in enumerate(wire.SERVICES[service].values()):
         cases = list(malformed(method.request, method.path))
         # A host has fifty calls of the fleet at once: each portion comes from another one.
         for start in range(0, len(cases), 40):
-            portion = cases[start:start + 40]
-            source = f"127.{1 + list(wire.SERVICES).index(service)}.{index}.{start // 40 + 1}"
-            answers = statuses(open_server, method, [request for _, request in portion], source)
-            for (what, request), answer in zip(portion, answers, strict=True):
-                if not considered(method, request, answer):
-                    wrong.append((method.path, what, answer))
+            portions.append((method, cases[start:start + 40]))
+            sources.append(f"127.{1 + list(wire.SERVICES).index(service)}.{index}.{start // 40 + 1}")
+    answered = all_statuses(
+        open_server, [method for method, _ in portions],
+        [[request for _, request in cases] for _, cases in portions], sources)
+    wrong = [
+        (method.path, what, answer)
+        for (method, cases), answers in zip(portions, answered, strict=True)
+        for (what, request), answer in zip(cases, answers, strict=True) if not considered(method, request, answer)
+    ]
     assert not wrong, "\n".join(map(str, wrong))
     good_call(open_server, wire.PLANES[service])
     assert open_server.process.poll() is None
@@ -164,20 +184,21 @@ def test_many_announced_messages_hold_no_memory(open_server: ServerProcess) -> N
 
 def test_sound_messages_filled_to_the_brim_are_answered(open_server: ServerProcess) -> None:
     """Every field has a value, as no sound client would set them together: an answer, or a refusal with a reason."""
-    wrong = []
-    for index, method in enumerate(METHODS):
-        request = sample(method.request).SerializeToString()
-        answer = statuses(open_server, method, [request, request * 2], f"127.200.{index}.1")
-        wrong += [(method.path, one) for one in answer if not considered(method, request, one)]
+    requests = [sample(method.request).SerializeToString() for method in METHODS]
+    answers = all_statuses(
+        open_server, METHODS, [[request, request * 2] for request in requests], hosts("127.200"))
+    wrong = [
+        (method.path, one) for method, request, answer in zip(METHODS, requests, answers, strict=True)
+        for one in answer if not considered(method, request, one)
+    ]
     assert not wrong, "\n".join(map(str, wrong))
 
 
 def test_memory_is_where_it_was(open_server: ServerProcess) -> None:
     """All of it once more: what the first round left is all that is left."""
     before = resident(open_server)
-    for index, method in enumerate(METHODS):
-        requests = [request for _, request in malformed(method.request, "again")][:12]
-        statuses(open_server, method, requests, f"127.201.{index}.1")
+    requests = [[request for _, request in malformed(method.request, "again")][:12] for method in METHODS]
+    all_statuses(open_server, METHODS, requests, hosts("127.201"))
     assert resident(open_server) - before < MAY_GROW
     for plane in GOOD:
         good_call(open_server, plane)

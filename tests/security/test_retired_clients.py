@@ -25,7 +25,7 @@ def refused(client: FleetClient) -> bool:
 def test_every_client_calls_again_after_it_was_retired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.edge.native.WATCH_INTERVAL_S", 0.05)
     with (
-        runtime.Server(data_dir=tmp_path, command_providers=(), idle_timeout_s=1) as server,
+        runtime.Server(data_dir=tmp_path, command_providers=(), idle_timeout_s=0.3) as server,
         runtime.CommandClient(server.target, retry_s=0.0) as commands,
         runtime.TaskClient(server.target, retry_s=0.0) as tasks,
         runtime.Session(server.target, graph_def(const("c", 1.0))) as session,
@@ -41,6 +41,6 @@ def test_every_client_calls_again_after_it_was_retired(tmp_path: Path, monkeypat
             until(lambda: native_of(server).census.whole.connections == 0, "end of the idle connections")
         # And around the moment in which it happens: a call that crosses the farewell on its way is answered.
         for step in range(4):
-            time.sleep(0.94 + step * 0.04)
+            time.sleep(0.28 + step * 0.04)
             assert session.run("c:0") == 1.0
             assert commands.submit("true")
