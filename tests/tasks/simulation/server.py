@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import random
 import sqlite3
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -52,16 +53,50 @@ class Disk:
         self.objects: dict[bytes, bytes] = {}
 
 
+class GroupingStore(SqliteStore):
+    """A store whose disk is busy now and then: what is written meanwhile is one group.
+
+    Parameters
+    ----------
+    told : callable
+        Called when everybody has been told of a group.
+    """
+
+    def __init__(self, disk: Disk, chance: random.Random, told: Callable[[], None]) -> None:
+        super().__init__(None, PLANES, threads=False, connection=disk.connection)
+        self._chance = chance
+        self._told = told
+
+    def _pump(self) -> None:
+        if self._chance.random() < 0.1:
+            self._loop.call_later(self._chance.expovariate(20.0), self._write_group)
+        else:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        super()._pump()
+        self._told()
+
+
 class Server:
     """One life of the server, from its start to a crash or the end."""
 
-    def __init__(self, disk: Disk, limits: Limits) -> None:
-        self.store = SqliteStore(None, PLANES, threads=False, connection=disk.connection)
+    def __init__(self, disk: Disk, limits: Limits, chance: random.Random) -> None:
+        self.store = GroupingStore(disk, chance, self._check_nobody_sleeps)
         self.objects = MemoryObjects(disk.objects)
         now_s = asyncio.get_running_loop().time
         self.tasks = Tasks(self.store.plane(SqliteTaskTables), self.objects, limits, now_s=now_s)
         self.gone = asyncio.Event()
         self._calls: dict[asyncio.Task[Any], None] = {}
+
+    def _check_nobody_sleeps(self) -> None:
+        """Check that no agent waits for a task that lies in the queue, unless the scheduler is about to look."""
+        scheduler: Any = self.tasks.scheduler
+        if self.gone.is_set() or scheduler._asking:
+            return
+        if any(not request.future.done() for request in scheduler._waiting):
+            is_ready = self.tasks.store.read(lambda tables: tables.top_priority() is not None)
+            assert not is_ready, "an agent waits although a task is ready"
 
     def die(self) -> None:
         """Do nothing any more, and let everybody outside know: what a process does that has ended."""

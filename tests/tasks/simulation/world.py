@@ -55,7 +55,7 @@ class World:
 
     async def run(self) -> None:
         """Live through the seed's story, and check that it ended well."""
-        self.server = Server(self.disk, self.limits)
+        self.server = Server(self.disk, self.limits, self.random)
         await self._boot()
         story = asyncio.current_task()
         assert story is not None
@@ -101,7 +101,7 @@ class World:
             while self.server.gone.is_set():
                 await asyncio.sleep(self.random.uniform(0.0, 0.5))
                 self.record.check_counters()
-                self.server = Server(self.disk, self.limits)
+                self.server = Server(self.disk, self.limits, self.random)
                 if self.random.random() < 0.2 and self.num_crashes < 3:
                     # It may well die again while it takes up what it finds.
                     self._set_crash(most=2)
