@@ -80,3 +80,22 @@ def test_who_asks_while_an_acquisition_is_given_up_has_one_of_its_own() -> None:
             assert (await asyncio.wait_for(asked, TIMEOUT_S)).task.id == "t"
 
     run_async(work)
+
+
+def test_what_is_put_back_is_for_those_who_wait() -> None:
+    async def work() -> None:
+        async with opened() as (tasks, supplied):
+            supplied.took(10.0)  # nothing is kept ready
+            await tasks.create_tasks("s", [request("a"), request("b")])
+            leases = [await supplied.next(), await supplied.next()]
+            gone, asked = supplied.next(), supplied.next()
+            gone.cancel()
+            await asyncio.sleep(0)  # the acquisition is for the other one now
+            supplied.put_back(leases)
+            assert await asked is leases[0]
+            await waiting_in_queue(tasks, 1)
+            await asyncio.sleep(5 * STALE_S)
+            assert tasks.task("b").row.fence == leases[1].fence, "acquired again, and nobody asked"
+            assert (await supplied.next()).task.id == "b"
+
+    run_async(work)

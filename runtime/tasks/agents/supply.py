@@ -78,6 +78,8 @@ class Supply:
             future = self._waiting.popleft()
             if not future.done():
                 future.set_result(left.popleft())
+        if not self._ahead():
+            self._stop_acquiring()
         self._tasks.give_back(left)
 
     def next(self) -> asyncio.Future[Lease]:
