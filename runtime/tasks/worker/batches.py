@@ -62,14 +62,14 @@ class _Entry:
 
 
 class _Incoming:
-    """What the agent says to one task, as its conversation reads it. Belongs to the loop."""
+    """What the agent says to one task, as its conversation reads it until that is closed. Belongs to the loop."""
 
     def __init__(self) -> None:
-        self._messages: deque[bytes | None] = deque()
+        self._messages: deque[bytes] = deque()
         self._reader: asyncio.Future[None] | None = None
 
-    def put(self, message: bytes | None) -> None:
-        """Take a message; None is the end."""
+    def put(self, message: bytes) -> None:
+        """Take a message."""
         self._messages.append(message)
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
@@ -81,10 +81,7 @@ class _Incoming:
         while not self._messages:
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
-        message = self._messages.popleft()
-        if message is None:
-            raise StopAsyncIteration
-        return message
+        return self._messages.popleft()
 
 
 class _Talk(Conversation):
