@@ -302,13 +302,13 @@ class BatchStream:
             if sent is None:
                 continue
             lease = sent.lease
+            self._suspects.pop(lease.number, None)
             kind = end.WhichOneof("outcome")
             if sent.call is not None:
                 self._end_talk(sent.call, kind, end)
                 continue
             number += 1
             elapsed_us += end.elapsed_us
-            self._suspects.pop(lease.number, None)
             if lease.started_s is None:
                 lease.started_s = now_s - end.elapsed_us / 1e6
             if lease.is_lost or lease.is_ended:
