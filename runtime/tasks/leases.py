@@ -293,8 +293,9 @@ class LeaseTable:
         self._timer = None
         if late > self.ttl_s / 8:
             # The loop itself, or the machine, stood still: so did the agents' signs of life.
+            # One that was handed out or renewed since then has its time from there.
             for lease in self._by_fence.values():
-                lease.deadline += late
+                lease.deadline = min(lease.deadline + late, now + self.ttl_s)
         for lease in [lease for lease in self._by_fence.values() if lease.deadline <= now]:
             self._expired(lease)
         if self._by_fence:
