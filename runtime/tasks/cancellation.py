@@ -33,10 +33,11 @@ def begin_session(tables: TaskTables, session_id: str, now_s: float) -> int:
 def cancel_tasks(tables: TaskTables, numbers: Iterable[int], now_s: float) -> None:
     """Cancel those of the tasks that have not ended, and the newest attempt of those that have a further one."""
     for number in numbers:
-        task = tables.task(number)
-        while task.status in TERMINAL and task.next:
-            task = tables.task(task.next)
-        if task.status not in TERMINAL:
+        task = tables.find_task(number)
+        while task is not None and task.status in TERMINAL and task.next:
+            task = tables.find_task(task.next)
+        # One that is gone went with its session since the numbers were looked up.
+        if task is not None and task.status not in TERMINAL:
             _cancel(tables, task, now_s)
 
 

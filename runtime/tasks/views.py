@@ -137,7 +137,7 @@ class Views(Core):
         Raises
         ------
         NotFound
-            There is no such session, or not all of the results.
+            There is no such session, or not all of the results; or it is deleted meanwhile.
         """
         collector = await self.waiting.collect(session_id, keys)
         try:
@@ -199,9 +199,11 @@ def _completed(key: str, value: Value) -> ResultView:
 
 def _views(tables: TaskTables, session_id: str, keys: Sequence[str]) -> list[ResultView]:
     session = tables.session_by_id(session_id)
-    assert session is not None, f"no session {session_id!r}"
+    rows = [] if session is None else tables.results(session.number, keys)
+    if len(rows) < len(keys):
+        raise NotFound(f"session {session_id!r} was deleted before all of its results had been read")
     views = []
-    for row in tables.results(session.number, keys):
+    for row in rows:
         if row.status is ResultStatus.COMPLETED:
             views.append(_completed(row.key, row.value))
         else:

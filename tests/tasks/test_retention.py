@@ -141,6 +141,29 @@ def test_session_with_unfinished_tasks_is_not_deleted() -> None:
     run_async(work)
 
 
+def test_deletion_while_others_read_or_cancel_what_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.tasks.tasks._CANCELED_AT_ONCE", 1)
+    names = [f"t{number}" for number in range(4)]
+
+    async def work() -> None:
+        async with open_plane() as tasks:
+            await tasks.create_session("s", OPTIONS)
+            await tasks.create_tasks("s", [request(name) for name in names])
+            reading = tasks.collect("s", names)
+            first = asyncio.ensure_future(anext(reading))
+            await run_all(tasks, 1)
+            await first
+            for _ in names[1:]:
+                await (await acquire(tasks)).report_error("broken")
+            await asyncio.gather(
+                *[tasks.cancel_tasks(TaskFilter(tasks=tuple(names))) for _ in range(2)], tasks.retention.delete("s")
+            )
+            with pytest.raises(NotFound, match="session 's' was deleted before all of its results had been read"):
+                await anext(reading)
+
+    run_async(work)
+
+
 def test_quiet_sessions_go_and_others_stay() -> None:
     clock = Clock()
 
