@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from runtime.errors import Error, FailedPrecondition, NotFound
+from runtime.errors import Error, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from runtime.store.tasks import TaskTables
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 _PART = 500
 # Seconds between two looks for sessions whose time is over, unless they are kept for a shorter time.
 _LOOK_S = 3600.0
+# Seconds until a part is tried again when the store has failed.
+_RETRY_S = 1.0
 
 
 def begin(tables: TaskTables, session_id: str) -> int:
@@ -124,8 +126,15 @@ class Retention:
 
     async def _remove(self, number: int) -> None:
         while not self._closed:
-            if not await self._tasks.store.write(lambda tables: delete_part(tables, number)):
-                return
+            try:
+                if not await self._tasks.store.write(lambda tables: delete_part(tables, number)):
+                    return
+            except (ResourceExhausted, Unavailable) as error:
+                # Nobody else goes on with it before the next start.
+                if self._closed:
+                    raise
+                logger.warning("the rest of a session cannot be deleted yet: %s", error)
+                await asyncio.sleep(_RETRY_S)
 
     def _arm(self) -> None:
         if self._keep_s and not self._closed:

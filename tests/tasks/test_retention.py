@@ -11,6 +11,7 @@ import pytest
 
 from runtime.errors import FailedPrecondition, NotFound
 from runtime.objects.value import Value
+from runtime.store import failpoints
 from runtime.store.opening import FILE_NAME
 from runtime.store.sqlite.database import Database
 from runtime.store.sqlite.object_tables import ObjectTables
@@ -196,6 +197,30 @@ def test_sessions_are_looked_for_from_time_to_time() -> None:
             await tasks.create_session("s", OPTIONS)
             while tasks.list_sessions(SessionFilter()):
                 await asyncio.sleep(0.01)
+
+    run_async(work)
+
+
+def test_deletion_goes_on_after_the_disk_has_failed(tmp_path: Path) -> None:
+    commits = 0
+
+    def fail_the_second() -> None:
+        nonlocal commits
+        commits += 1
+        if commits == 2:
+            raise sqlite3.OperationalError("disk I/O error")
+
+    async def work() -> None:
+        async with open_plane(tmp_path) as tasks:
+            await tasks.create_session("s", OPTIONS)
+            await tasks.create_tasks("s", [request("a")])
+            await run_all(tasks, 1)
+            failpoints.set_failpoint("store.commit.before", fail_the_second)
+            try:
+                await tasks.retention.delete("s")
+            finally:
+                failpoints.clear()
+        assert commits > 2 and set(counted(tmp_path).values()) == {0}
 
     run_async(work)
 
