@@ -25,6 +25,16 @@ def open_store(path: Path | None) -> SqliteStore:
     return SqliteStore(path, [ObjectTables, SqliteTaskTables], threads=path is not None)
 
 
+class Clock:
+    """A date that a test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 1.7e9
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 @contextlib.asynccontextmanager
 async def open_plane(
     folder: Path | None = None, limits: Limits | None = None, now_s: Callable[[], float] = time.time

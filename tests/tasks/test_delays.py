@@ -12,17 +12,7 @@ from runtime.tasks.inspection import Inspector, Workforce
 from runtime.tasks.model import FailureKind, TaskStatus
 from runtime.tasks.tasks import Limits, Tasks
 from tests.leaks import run_async
-from tests.tasks.plane import OPTIONS, acquire, open_plane, request
-
-
-class Clock:
-    """A date that a test moves."""
-
-    def __init__(self) -> None:
-        self.now_s = 1.7e9
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.tasks.plane import OPTIONS, Clock, acquire, open_plane, request
 
 
 @pytest.mark.parametrize(

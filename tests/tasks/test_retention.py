@@ -21,20 +21,10 @@ from runtime.tasks.filters import SessionFilter, TaskFilter
 from runtime.tasks.model import TaskOptions
 from runtime.tasks.tasks import Limits, Tasks
 from tests.leaks import run_async
-from tests.tasks.plane import OPTIONS, acquire, open_plane, request, run_all
+from tests.tasks.plane import OPTIONS, Clock, acquire, open_plane, request, run_all
 
 DAY_S = 86400.0
 LARGE = b"x" * 300_000
-
-
-class Clock:
-    """A date that a test moves."""
-
-    def __init__(self) -> None:
-        self.now_s = 1.7e9
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 async def run_large(tasks: Tasks) -> None:
