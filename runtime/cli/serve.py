@@ -49,6 +49,7 @@ def _run(options: argparse.Namespace) -> int:
     # All before anything starts a thread or imports grpc or numpy.
     malloc_tuned = settings.malloc == "tuned" and process_tuning.tune_malloc()
     process_tuning.tune_blas()
+    process_tuning.raise_descriptor_limit()
     if settings.grpc_tuning == "tested":
         process_tuning.tune_grpc()
     log.configure(settings.log_level, settings.log_format)
