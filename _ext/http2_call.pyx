@@ -216,6 +216,16 @@ cdef class Call:
             if self.is_done:
                 raise Cancelled("the call has ended")
 
+    def post(self, message not None):
+        """Send one message of the answer stream as soon as the client takes it; tell whether it has left already.
+
+        Nothing holds the writer: who is told that a message has not left is to wait with the next one, by `send`.
+        """
+        if self.is_done or self.local_closed:
+            raise Cancelled("the call has ended")
+        self._queue(message)
+        return not self.outbox
+
     def _queue(self, message):
         if self.outbox is None:
             self.outbox = deque()

@@ -137,6 +137,21 @@ cdef class StreamCall(ClientCall):
             if self.is_done:
                 raise self.error() or Cancelled("the call has ended")
 
+    def post(self, message not None):
+        """Send one message as soon as the server takes it; tell whether it has left already.
+
+        Nothing holds the writer: for few and small ones.
+
+        Raises
+        ------
+        Error
+            With which the call ended.
+        """
+        if self.is_done or self.local_closed or self._is_ending:
+            raise self.error() or Cancelled("the call has ended")
+        self._queue(message)
+        return not self.outbox
+
     def done_sending(self):
         """Say that nothing more will be sent."""
         if not self._is_ending and not self.is_done:

@@ -56,8 +56,8 @@ def open_session(tables: TaskTables, session_id: str) -> SessionRow:
 
 def create_tasks(
     tables: TaskTables, session_id: str, options: TaskOptions | None, requests: Sequence[TaskRequest], now_s: float
-) -> None:
-    """Make the tasks of a client's request, and put them into the queue.
+) -> SessionRow:
+    """Make the tasks of a client's request, put them into the queue, and return their session.
 
     Parameters
     ----------
@@ -92,6 +92,7 @@ def create_tasks(
     _insert(tables, session, requests, tasks, specs, results)
     tables.add_waiting(waiting)
     propagation.abort_dependents(tables, aborted, now_s)
+    return session
 
 
 def stage_subtasks(

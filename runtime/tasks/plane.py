@@ -9,6 +9,7 @@ from runtime.store.opening import OpenedOnce, take_up
 from runtime.tasks.inspector_service import InspectorService
 from runtime.tasks.results_service import ResultsService
 from runtime.tasks.service import SubmitterService
+from runtime.tasks.submissions_service import SubmissionsService
 from runtime.tasks.submitter_v3 import SubmitterV3Service
 from runtime.tasks.workers_service import WorkersService
 
@@ -49,10 +50,13 @@ class TaskPlane:
         self.workers = WorkersService(self.agents)
         self.inspector = InspectorService(self.tasks, self.agents)
         self.results = ResultsService(self.tasks)
+        self.submissions = SubmissionsService(
+            self.tasks, settings.data_chunk_max_size, settings.lenient_small_tasks
+        )
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
         """Return the handlers by service and method name."""
-        parts = (self.submitter, self.submitter_v3, self.workers, self.inspector, self.results)
+        parts = (self.submitter, self.submitter_v3, self.workers, self.inspector, self.results, self.submissions)
         return {name: methods for part in parts for name, methods in part.services().items()}
 
     async def start(self) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from runtime.edge.plane import Handler
     from runtime.tasks.tasks import ResultView, Tasks
 
-__all__ = ["SERVICE", "ResultsService"]
+__all__ = ["SERVICE", "ResultsService", "checked_inline_bytes", "tell_result", "tell_small_result"]
 
 SERVICE = "runtime.v1.Results"
 
@@ -47,14 +47,19 @@ class ResultsService:
             raise InvalidArgument("session_id: must not be empty")
         if not 1 <= len(message.key) <= MAX_KEYS:
             raise InvalidArgument(f"key: there are {len(message.key)}; it must be 1 to {MAX_KEYS}")
-        if message.inline_bytes > _MAX_INLINE_BYTES:
-            raise InvalidArgument(f"inline_bytes: {message.inline_bytes}; at most {_MAX_INLINE_BYTES} are sent along")
-        limit = -1 if message.without_values else message.inline_bytes or _INLINE_BYTES
+        inline_bytes = checked_inline_bytes(message.inline_bytes)
+        limit = -1 if message.without_values else inline_bytes
         tasks = await self._tasks()
         reply, nbytes = wire.runtime_v1.CollectReply(), 0
         async for views in tasks.collect(message.session_id, message.key):
             for view in views:
-                nbytes += await _add(reply, view, tasks, limit)
+                value = view.value
+                if value.ref is None and view.status is ResultStatus.COMPLETED and len(value.data) <= limit:
+                    # As `tell_result` would, for thousands of them.
+                    reply.result.add(key=view.key, status="COMPLETED", num_bytes=len(value.data), value=value.data)
+                    nbytes += len(value.data)
+                else:
+                    nbytes += await tell_result(reply.result.add(), view, tasks, limit)
                 if nbytes >= _MESSAGE_BYTES:
                     yield reply.SerializeToString()
                     reply, nbytes = wire.runtime_v1.CollectReply(), 0
@@ -63,17 +68,37 @@ class ResultsService:
                 reply, nbytes = wire.runtime_v1.CollectReply(), 0
 
 
-async def _add(reply: wire.runtime_v1.CollectReply, view: ResultView, tasks: Tasks, limit: int) -> int:
-    """Add a result to a message; return the bytes of its value that are in it."""
+def checked_inline_bytes(inline_bytes: int) -> int:
+    """Return up to how many bytes values are sent along.
+
+    Raises
+    ------
+    InvalidArgument
+        For more than is allowed.
+    """
+    if inline_bytes > _MAX_INLINE_BYTES:
+        raise InvalidArgument(f"inline_bytes: {inline_bytes}; at most {_MAX_INLINE_BYTES} are sent along")
+    return inline_bytes or _INLINE_BYTES
+
+
+async def tell_result(entry: wire.runtime_v1.CollectedResult, view: ResultView, tasks: Tasks, limit: int) -> int:
+    """Fill in a message about a result; return the bytes of its value that are in it."""
     value = view.value
-    if value.ref is None and view.status is ResultStatus.COMPLETED and len(value.data) <= limit:
-        reply.result.add(key=view.key, status="COMPLETED", num_bytes=len(value.data), value=value.data)
-        return len(value.data)
-    entry = reply.result.add(key=view.key, status=view.status.name, num_bytes=value.size)
+    if value.ref is None or view.status is not ResultStatus.COMPLETED or value.size > limit:
+        return tell_small_result(entry, view, limit)
+    entry.key, entry.status, entry.num_bytes = view.key, view.status.name, value.size
+    entry.value = b"".join([piece async for piece in tasks.read(value)])
+    return value.size
+
+
+def tell_small_result(entry: wire.runtime_v1.CollectedResult, view: ResultView, limit: int) -> int:
+    """Do the same for a result whose value is in no object, or is not to be told."""
+    value = view.value
+    entry.key, entry.status, entry.num_bytes = view.key, view.status.name, value.size
     if view.status is not ResultStatus.COMPLETED:
         entry.owner_id, entry.owner_status, entry.error = view.owner, view.owner_status.name, view.owner_error
         return 0
     if value.size > limit:
         return 0
-    entry.value = b"".join([piece async for piece in tasks.read(value)])
+    entry.value = value.data
     return value.size

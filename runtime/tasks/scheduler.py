@@ -97,7 +97,8 @@ class Scheduler:
     """Hands ready tasks to the agents that wait, in the order in which they came.
 
     A lease is handed out when the store has chosen it, before that is on disk: if the server dies now, the agent dies
-    with it, and the task is still in the queue. If the disk fails, the lease is lost.
+    with it, and the task is still in the queue, or was never acknowledged. If the disk fails, the lease is lost: a task
+    whose submission is refused for that may have run.
     """
 
     def __init__(self, tasks: Attempts) -> None:
@@ -151,14 +152,14 @@ class Scheduler:
         if not requests:
             self._asking = False
             return
-        write = self._tasks.store.write(self._taking(requests, is_on_disk=False))
+        write = self._tasks.store.write(self._taking(requests))
         write.add_done_callback(self._asked)
 
     def take_along(self) -> Callable[[TaskTables], None] | None:
         """Return what is to run at the end of a write that makes tasks ready; None when nobody waits for one.
 
-        A worker with nothing to do has its task as soon as the task is on disk, without a write of its own. Whoever
-        takes it sees to it that `along_ended` is called when the write has ended.
+        A worker with nothing to do has its task without a write of its own, and begins while the task gets on disk.
+        Whoever takes it sees to it that `along_ended` is called when the write has ended.
         """
         if self._asking or self.is_closed:
             return None
@@ -166,7 +167,7 @@ class Scheduler:
         if not requests:
             return None
         self._asking = True
-        return self._taking(requests, is_on_disk=True)
+        return self._taking(requests)
 
     def along_ended(self, write: asyncio.Future[Any]) -> None:
         """A write has ended that took what `take_along` had returned."""
@@ -174,14 +175,8 @@ class Scheduler:
             self._asking = False
             self.wake()
 
-    def _taking(self, requests: Sequence[_Request], is_on_disk: bool) -> Callable[[TaskTables], None]:
-        """Return the function of a write that acquires tasks.
-
-        Parameters
-        ----------
-        is_on_disk : bool
-            Whether they are handed out when the write is on disk, and not before.
-        """
+    def _taking(self, requests: Sequence[_Request]) -> Callable[[TaskTables], None]:
+        """Return the function of a write that acquires tasks."""
         now_s = self._tasks.now_s()
 
         def take(tables: TaskTables) -> None:
@@ -202,10 +197,7 @@ class Scheduler:
             for request, rows in shares:
                 transitions.dispatch_all(tables, rows, request.owner)
                 found.append((request, [self._lease(tables, row, specs[row.spec]) for row in rows]))
-            handed_out = tables.after_commit if is_on_disk else tables.before_commit
-            # What became ready in the same group, behind this, has been told by then and has found somebody asking.
-            looks_again = is_on_disk or bool(ended)
-            handed_out(lambda: self._hand_out(found, looks_again))
+            tables.before_commit(lambda: self._hand_out(found, bool(ended)))
             tables.after_rollback(lambda: self._lose(found))
 
         return take

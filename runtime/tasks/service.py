@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from runtime import wire
 from runtime.errors import InvalidArgument, NotFound
 from runtime.tasks import messages
-from runtime.tasks.model import ENDED_BADLY, ResultStatus, TaskStatus
+from runtime.tasks.model import ENDED_BADLY, ResultStatus, TaskOptions, TaskRequest, TaskStatus
 from runtime.tasks.tasks import ResultView, Tasks
 
 if TYPE_CHECKING:
     from runtime.edge.plane import Handler
 
-__all__ = ["SERVICE", "SubmitterService"]
+__all__ = ["SERVICE", "SubmitterService", "small_request_of"]
 
 SERVICE = "ArmoniK.api.grpc.v1.Submitter"
 
@@ -107,16 +107,8 @@ class SubmitterService:
 
     async def create_small_tasks(self, request: bytes, context: Any) -> bytes:
         """CreateSmallTasks."""
-        message = messages.parse(wire.armonik.CreateSmallTaskRequest, request)
-        if not message.session_id:
-            raise InvalidArgument("session_id: must not be empty")
-        options = None
-        if message.HasField("task_options"):
-            options = messages.options_of(message.task_options)
-        elif not self._lenient:
-            raise InvalidArgument("task_options: must be set")
-        requests = messages.small_tasks_of(message.task_requests, self._chunk_bytes)
-        offending = await (await self._tasks()).create_tasks(message.session_id, requests, options)
+        session_id, requests, options = small_request_of(request, self._chunk_bytes, self._lenient)
+        offending = await (await self._tasks()).create_tasks(session_id, requests, options)
         return messages.created_message(offending).SerializeToString()
 
     async def create_large_tasks(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
@@ -258,6 +250,32 @@ class SubmitterService:
             yield reply(error=_task_error(result)).SerializeToString()
         else:
             raise NotFound("Result data not found")
+
+
+def small_request_of(
+    request: bytes, chunk_bytes: int, lenient: bool
+) -> tuple[str, list[TaskRequest], TaskOptions | None]:
+    """Return session, tasks and options (None: the session's) of a CreateSmallTaskRequest.
+
+    Parameters
+    ----------
+    chunk_bytes, lenient
+        See `SubmitterService`.
+
+    Raises
+    ------
+    InvalidArgument
+        For what it must not say; names the field.
+    """
+    message = messages.parse(wire.armonik.CreateSmallTaskRequest, request)
+    if not message.session_id:
+        raise InvalidArgument("session_id: must not be empty")
+    options = None
+    if message.HasField("task_options"):
+        options = messages.options_of(message.task_options)
+    elif not lenient:
+        raise InvalidArgument("task_options: must be set")
+    return message.session_id, messages.small_tasks_of(message.task_requests, chunk_bytes), options
 
 
 def _result_request(request: bytes, *, session_needed: bool = True) -> wire.armonik.ResultRequest:

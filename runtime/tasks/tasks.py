@@ -19,6 +19,7 @@ from runtime.tasks import cancellation, creation, endings, retries
 from runtime.tasks.attempts import AGENT_LOST, Attempts
 from runtime.tasks.delays import Delayed, Delays
 from runtime.tasks.filters import TaskFilter
+from runtime.tasks.following import Follower
 from runtime.tasks.limits import Limits
 from runtime.tasks.model import FailureKind, SessionRow, SessionStatus, TaskOptions, TaskRequest, TaskStatus
 from runtime.tasks.retention import Retention
@@ -108,10 +109,9 @@ class Tasks(Views, Attempts):
         self.retention.close()
         self._delays.close()
         self._outcomes.close()
-        for timer in (self._start_timer, self._dispatch_timer):
-            if timer is not None:
-                timer.cancel()
-        self._start_timer = self._dispatch_timer = None
+        if self._start_timer is not None:
+            self._start_timer.cancel()
+            self._start_timer = None
         leases = self.leases.all()
         if leases:
             self.give_back(leases)
@@ -208,13 +208,40 @@ class Tasks(Views, Attempts):
             For options that cannot be used.
         """
         values = [request.payload for request in requests if request.payload.ref is not None]
+        return await self._create(values, self.submit(session_id, requests, options))
+
+    def submit(
+        self,
+        session_id: str,
+        requests: Sequence[TaskRequest],
+        options: TaskOptions | None = None,
+        follower: Follower | None = None,
+        tag: Any = None,
+    ) -> asyncio.Future[tuple[str, ...]]:
+        """Do as `create_tasks`, for payloads that lie in no objects; what fails, and what is refused, is in the future.
+
+        Parameters
+        ----------
+        follower : Follower, optional
+            Follows their results, with ``tag`` to tell them by; see `Follower.expect`.
+
+        Raises
+        ------
+        runtime.tasks.creation.Refused
+            Ids stand against it.
+        """
         now_s = self.now_s()
         take_along = self.scheduler.take_along()
 
         def create(tables: TaskTables) -> tuple[str, ...]:
             if options is not None:
                 self.check_options(options)
-            creation.create_tasks(tables, session_id, options, requests, now_s)
+            session = creation.create_tasks(tables, session_id, options, requests, now_s)
+            if follower is not None:
+                keys = [key for request in requests for key in request.expected_keys]
+                # Those that can be settled already: a dependency has failed.
+                known = tables.results(session.number, keys) if any(one.dependencies for one in requests) else ()
+                tables.after_commit(lambda: follower.follow(session_id, session.number, tag, keys, known))
             if take_along is not None:
                 take_along(tables)
             return ()
@@ -222,7 +249,7 @@ class Tasks(Views, Attempts):
         write = self.store.write(create)
         if take_along is not None:
             write.add_done_callback(self.scheduler.along_ended)
-        return await self._create(values, write)
+        return write
 
     def check_session(self, session_id: str) -> None:
         """Raise what `create_tasks` would for a session that takes no tasks."""
@@ -254,8 +281,6 @@ class Tasks(Views, Attempts):
                     self._cancelling(change.number)
             elif isinstance(change, TaskChanges):
                 is_ready = is_ready or change.has_ready
-                if change.after is TaskStatus.DISPATCHED:
-                    self.write_dispatches_soon()
             elif isinstance(change, QueueEmpty):
                 # What got ready before this was taken by the same write, or one before it.
                 is_ready = self.scheduler.has_ready = False

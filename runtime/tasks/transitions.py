@@ -203,13 +203,16 @@ def dispatch_all(tables: TaskTables, tasks: Sequence[TaskRow], owner: str) -> No
     """
     if not tasks:
         return
-    number = tables.number
+    numbers: dict[int, int] = {}
     for task in tasks:
-        if task.status is not _T.SUBMITTED:
-            _check(task, task.status, _T.DISPATCHED)
-        task.status, task.owner, task.fence = _T.DISPATCHED, owner, number()
+        _check(task, task.status, _T.DISPATCHED)
+        task.status, task.owner, task.fence = _T.DISPATCHED, owner, tables.number()
+        numbers[task.session] = numbers.get(task.session, 0) + 1
     tables.note(TaskChanges(_T.SUBMITTED, _T.DISPATCHED, tasks, False))
-    tables.dispatch_tasks(tasks)
+    tables.own_tasks(_T.DISPATCHED, owner, [(task.fence, task.number) for task in tasks])
+    for session, number in numbers.items():
+        tables.count(session, _T.SUBMITTED, -number)
+        tables.count(session, _T.DISPATCHED, number)
 
 
 def complete_all(tables: TaskTables, done: Sequence[Completion], now_s: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from runtime.objects.value import Value
 from runtime.store.tasks import TaskStore, TaskTables
 from runtime.tasks.core import Core
 from runtime.tasks.filters import SessionFilter, TaskFilter
+from runtime.tasks.following import Followed, Follower
 from runtime.tasks.limits import Limits
 from runtime.tasks.model import ResultRow, ResultStatus, TaskRow, TaskStatus
 from runtime.tasks.waiting import Waiting
@@ -151,6 +154,25 @@ class Views(Core):
                     yield self.store.read(lambda tables, some=some: _views(tables, session_id, some))  # type: ignore[misc]
         finally:
             collector.leave()
+
+    def follower(self, news: Callable[[], object]) -> Follower:
+        """Return what follows results of tasks that are going to be made by `runtime.tasks.tasks.Tasks.submit`."""
+        return Follower(self.waiting, news)
+
+    def followed(self, settled: Sequence[Followed]) -> list[tuple[Followed, ResultView]]:
+        """Return followed results as they are, without those of sessions that were deleted meanwhile."""
+        found = {}
+        unread: dict[str, list[str]] = {}
+        for one in settled:
+            if one.value is not None:
+                found[one.session, one.key] = _completed(one.key, one.value)
+            else:
+                unread.setdefault(one.session, []).append(one.key)
+        for session_id, keys in unread.items():
+            with contextlib.suppress(NotFound):
+                views = self.store.read(functools.partial(_views, session_id=session_id, keys=keys))
+                found.update(((session_id, view.key), view) for view in views)
+        return [(one, found[one.session, one.key]) for one in settled if (one.session, one.key) in found]
 
     async def wait_for_result(self, session_id: str, key: str) -> ResultView:
         """Wait until a result is COMPLETED or ABORTED, and return it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from runtime.errors import Error, NotFound, Unavailable
 from runtime.objects.value import Value
@@ -17,7 +17,7 @@ from runtime.tasks.filters import TaskFilter
 from runtime.tasks.model import ENDED_BADLY, TERMINAL, ResultRow, ResultStatus, TaskStatus
 from runtime.tasks.transitions import Completions, ResultChange, TaskChange
 
-__all__ = ["Collector", "Waiting"]
+__all__ = ["Collector", "Settled", "Waiting"]
 
 logger = logging.getLogger(__name__)
 
@@ -179,6 +179,18 @@ class _Group:
 _Groups = dict[_Group, None]
 
 
+class Settled(Protocol):
+    """Who is told of the results of a session."""
+
+    def settle(self, key: str, value: Value | None = None) -> None:
+        """Take note that a result is there, perhaps with its value, or never will be."""
+        ...
+
+    def close(self) -> None:
+        """Wait no longer: the server stops."""
+        ...
+
+
 class Collector:
     """Waits for many results of one session; made by `Waiting.collect`.
 
@@ -247,11 +259,16 @@ class Waiting:
         self.store = store
         self._closed = False
         self._by_key: dict[tuple[int, str], dict[asyncio.Future[None], None]] = {}
-        self._collectors: dict[int, dict[Collector, None]] = {}
+        self._collectors: dict[int, dict[Settled, None]] = {}
         self._groups: dict[tuple[Any, ...], _Group] = {}
         self._by_session: dict[int, _Groups] = {}
         self._by_task: dict[str, _Groups] = {}
         self.in_thread: _Groups = {}
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the server stops, so that nobody waits any more."""
+        return self._closed
 
     @property
     def num_waiting(self) -> int:
@@ -309,32 +326,39 @@ class Waiting:
         wanted = list(dict.fromkeys(keys))
         is_short = len(wanted) <= _SHORT
 
-        def begin(tables: TaskTables) -> tuple[int, tuple[list[ResultRow], list[str]]]:
+        def begin(tables: TaskTables) -> tuple[int, list[ResultRow]]:
             session = tables.session_by_id(session_id)
             if session is None:
                 raise NotFound(f"session {session_id!r} is not known")
-            return session.number, tables.settled(session.number, wanted) if is_short else ([], [])
+            return session.number, tables.results(session.number, wanted) if is_short else []
 
-        number, (rows, unknown) = self.store.read(begin)
+        number, rows = self.store.read(begin)
         # Nothing runs between a short look and this, so no change is missed; it is told of those during a long one.
         collector = Collector(self, number, wanted)
-        self._collectors.setdefault(number, {})[collector] = None
+        self.enter(number, collector)
         try:
             if not is_short:
-                rows, unknown = await self.store.read_in_thread(lambda tables: tables.settled(number, wanted))
-            if unknown:
-                raise NotFound(f"result {unknown[0]!r} is not known in session {session_id!r}")
+                rows = await self.store.read_in_thread(lambda tables: tables.results(number, wanted))
+            found = {row.key for row in rows}
+            for key in wanted:
+                if key not in found:
+                    raise NotFound(f"result {key!r} is not known in session {session_id!r}")
         except BaseException:
             collector.leave()
             raise
         for row in rows:
-            is_small = row.status is ResultStatus.COMPLETED and row.value.ref is None
-            collector.settle(row.key, row.value if is_small else None)
+            if row.status is not ResultStatus.CREATED:
+                is_small = row.status is ResultStatus.COMPLETED and row.value.ref is None
+                collector.settle(row.key, row.value if is_small else None)
         if self._closed:
             collector.close()
         return collector
 
-    def leave(self, session: int, collector: Collector) -> None:
+    def enter(self, session: int, collector: Settled) -> None:
+        """Tell a collector of the results of a session that are settled from now on."""
+        self._collectors.setdefault(session, {})[collector] = None
+
+    def leave(self, session: int, collector: Settled) -> None:
         """Tell a collector of nothing any more."""
         _discard(self._collectors, (session,), collector)
 

@@ -18,7 +18,8 @@ from runtime.client.tasks.calls import SUBMITTER, Calls
 from runtime.client.tasks.creation import make_options
 from runtime.client.tasks.handle import AsyncTaskHandle
 from runtime.client.tasks.session import AsyncTaskSession
-from runtime.errors import Internal, InvalidArgument
+from runtime.client.tasks.submissions import Submissions
+from runtime.errors import InvalidArgument
 
 __all__ = ["AsyncTaskClient", "AsyncTaskHandle", "AsyncTaskSession", "make_options"]
 
@@ -69,7 +70,8 @@ class AsyncTaskClient:
             raise InvalidArgument(f"target is {target!r}; it must be text such as grpc://HOST:PORT")
         self.arrays = arrays
         self.calls = Calls(target, Access.of(target, token, tls, ca, cert, key, server_name), timeout_s, retry_s)
-        self._chunk_bytes = 0
+        self.submissions = Submissions(self.calls, timeout_s)
+        self.known_chunk_bytes = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -79,6 +81,7 @@ class AsyncTaskClient:
 
     async def close(self) -> None:
         """Let go of the connection. What was submitted goes on."""
+        await self.submissions.close()
         await self.calls.close()
 
     def session(
@@ -110,13 +113,10 @@ class AsyncTaskClient:
 
     async def chunk_bytes(self) -> int:
         """Return the most bytes that one chunk of a payload may have."""
-        if not self._chunk_bytes:
+        if not self.known_chunk_bytes:
             reply = await self.submitter("GetServiceConfiguration", wire.armonik.Empty(), wire.armonik.Configuration)
-            if reply.data_chunk_max_size <= 0:
-                raise Internal(f"{self.calls.target}: GetServiceConfiguration answered data_chunk_max_size "
-                               f"{reply.data_chunk_max_size}; it must be positive")
-            self._chunk_bytes = reply.data_chunk_max_size
-        return self._chunk_bytes
+            self.known_chunk_bytes = reply.data_chunk_max_size
+        return self.known_chunk_bytes
 
     async def submitter(self, method: str, message: Any, reply: Any, *, waits: bool = False) -> Any:
         """Make a call of the Submitter that may be repeated."""

@@ -11,16 +11,19 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from runtime.client.tasks.aio import AsyncTaskClient, AsyncTaskHandle, AsyncTaskSession
 from runtime.client.tasks.arguments import checked_handles
 from runtime.client.tasks.failures import TaskFailed
+from runtime.client.tasks.payloads import decoded
 from runtime.client.tasks.progress import Progress
+from runtime.client.tasks.submissions import Submission
 from runtime.edge.loops import new_loop
-from runtime.errors import FailedPrecondition
+from runtime.errors import FailedPrecondition, Unimplemented
 
 __all__ = ["TaskClient", "TaskHandle", "TaskSession"]
 
@@ -42,14 +45,19 @@ class _Background:
         """Return what a coroutine returns; interrupting the waiting cancels it."""
         if self._is_closed or threading.current_thread() is self._thread:
             work.close()
-            raise FailedPrecondition("the TaskClient is closed" if self._is_closed else
-                                     "a TaskClient cannot be used from its own callbacks; use AsyncTaskClient")
+            self._refuse()
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except BaseException:
             future.cancel()
             raise
+
+    def soon(self, function: Callable[[_V], object], argument: _V) -> None:
+        """Call a function on the loop."""
+        if self._is_closed or threading.current_thread() is self._thread:
+            self._refuse()
+        self._loop.call_soon_threadsafe(function, argument)
 
     def iterate(self, items: AsyncIterator[_V]) -> Iterator[_V]:
         """Yield what an asynchronous generator yields."""
@@ -82,6 +90,10 @@ class _Background:
         self._thread.join(_CLOSE_S)
         if not self._thread.is_alive():
             self._loop.close()
+
+    def _refuse(self) -> NoReturn:
+        raise FailedPrecondition("the TaskClient is closed" if self._is_closed else
+                                 "a TaskClient cannot be used from its own callbacks; use AsyncTaskClient")
 
     def _stop(self) -> None:
         left = [task for task in asyncio.all_tasks(self._loop) if not task.done()]
@@ -168,8 +180,26 @@ class TaskSession:
         self, payload: Any = b"", *, dependencies: Iterable[str | TaskHandle] = (), **options: Any
     ) -> TaskHandle:
         """Submit one task; it is stored when this returns. See `AsyncTaskSession.submit`."""
-        made = self.asynchronous.submit(payload, dependencies=_inner(dependencies), **options)
-        return TaskHandle(self, self._run(made))
+        needed = _inner(dependencies)
+        submission = self.asynchronous.submission(payload, dependencies=needed, **options)
+        if submission is not None:
+            with contextlib.suppress(Unimplemented):  # by a server of another kind
+                return TaskHandle(self, self._submitted(submission))
+        return TaskHandle(self, self._run(self.asynchronous.submit(payload, dependencies=needed, **options)))
+
+    def _submitted(self, submission: Submission) -> AsyncTaskHandle:
+        """Submit without a coroutine: one after the other, that takes as long as the server does."""
+        submissions = self.client.asynchronous.submissions
+        latch = threading.Lock()
+        latch.acquire()
+        submission.answered = latch.release
+        self.client.background.soon(submissions.post, submission)
+        if not latch.acquire(timeout=submissions.timeout_s):
+            submission.answered = _nothing
+            raise submissions.late()
+        if submission.error is None and not submission.refused:
+            return submission.handle
+        return self._run(self.asynchronous.submitted(submission))
 
     def map(
         self, payloads: Iterable[Any], *, dependencies: Iterable[str | TaskHandle] = (), **options: Any
@@ -263,6 +293,13 @@ class TaskHandle:
 
     def result(self, key: str | None = None, *, timeout_s: float | None = None) -> Any:
         """Return a result, as soon as it is there. See `AsyncTaskHandle.result`."""
+        if len(self.keys) == 1 and key in (None, self.keys[0]):
+            began = time.monotonic()
+            value = self.asynchronous.await_told(timeout_s)
+            if value is not None:
+                return decoded(value, self.session.client.asynchronous.arrays)
+            if timeout_s is not None:
+                timeout_s = max(0.0, timeout_s - (time.monotonic() - began))
         return self._run(self.asynchronous.result(key, timeout_s=timeout_s))
 
     def results(self, *, timeout_s: float | None = None) -> dict[str, Any]:
@@ -296,3 +333,7 @@ def _inner(dependencies: Iterable[str | TaskHandle]) -> Any:
 
 def _all_inner(handles: Iterable[TaskHandle]) -> list[AsyncTaskHandle]:
     return [handle.asynchronous for handle in checked_handles(handles, TaskHandle)]
+
+
+def _nothing() -> None:
+    return None

@@ -131,6 +131,10 @@ class Calls:
             while (answer := await call.receive()) is not None:
                 yield reply.FromString(answer)  # type: ignore[attr-defined]
 
+    def stream(self, path: str) -> contextlib.AbstractAsyncContextManager[StreamCall]:
+        """Return a call that streams both ways; it ends with the block, and so do errors of it with the target."""
+        return self._call(path, None)
+
     async def close(self) -> None:
         """Let go of the connection; open calls end."""
         if self._watch is not None:

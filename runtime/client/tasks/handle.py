@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,10 @@ class AsyncTaskHandle:
         self.failure: TaskFailed | None = None
         self._is_done = False
         self._values: dict[str, bytes] | None = None
+        # While its result is to be told on the stream of submissions: who waits for that on the loop, and in threads.
+        self._is_coming = False
+        self._coming: asyncio.Event | None = None
+        self._latch: Any = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id!r}>"
@@ -67,7 +72,49 @@ class AsyncTaskHandle:
         """Return the only result if it is at hand, and keep it no longer; None if not."""
         if not self._values or len(self.keys) != 1 or self.failure is not None:
             return None
-        return decoded(self._values.pop(self.keys[0]), self.session.client.arrays)
+        value = self._given(self.keys[0])
+        return None if value is None else decoded(value, self.session.client.arrays)
+
+    def forget(self) -> None:
+        """Keep no value any more."""
+        self._values = None
+
+    # For the stream of submissions, which tells the result of a task that has one
+
+    def expect(self) -> None:
+        """Take note that the result will be told."""
+        self._latch = threading.Lock()
+        self._latch.acquire()
+        self._is_coming = True
+
+    def told(self) -> None:
+        """Take note that the result was told, or will have to be asked for."""
+        self._is_coming = False
+        self._latch.release()
+        if self._coming is not None:
+            self._coming.set()
+
+    def await_told(self, timeout_s: float | None) -> bytes | None:
+        """Wait in a thread until the result was told, and return its value if it is at hand.
+
+        Raises
+        ------
+        TaskFailed
+            It never will be there.
+        DeadlineExceeded
+            After ``timeout_s`` seconds; the task goes on.
+        """
+        checked_timeout(timeout_s)
+        if self._is_coming:
+            most_s = -1.0 if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX)
+            if not self._latch.acquire(timeout=most_s):
+                raise self._late(self.keys[0], timeout_s)
+            self._latch.release()
+        if self.failure is not None:
+            raise self.failure
+        return self._given(self.keys[0]) if self._values else None
+
+    # Waiting
 
     async def wait(self, timeout_s: float | None = None) -> None:
         """Wait until it has ended, well or not; `failure` says which.
@@ -109,9 +156,7 @@ class AsyncTaskHandle:
         except TimeoutError:
             if not bound.expired():
                 raise
-            raise DeadlineExceeded(
-                f"the result {wanted!r} of task {self.id!r} was not there within {timeout_s:g} s; the task goes on"
-            ) from None
+            raise self._late(wanted, timeout_s) from None
         return decoded(b"".join(pieces), self.session.client.arrays)
 
     async def results(self, *, timeout_s: float | None = None) -> dict[str, Any]:
@@ -132,8 +177,10 @@ class AsyncTaskHandle:
         if not (self._values and wanted in self._values):
             await self.available(wanted, with_value=True)
         if self._values and wanted in self._values:
-            yield self._values.pop(wanted)
-            return
+            value = self._given(wanted)
+            if value is not None:
+                yield value
+                return
         message = wire.armonik.ResultRequest(session=self.session.id, key=wanted)
         is_complete = False
         path = SUBMITTER + "TryGetResultStream"
@@ -173,6 +220,10 @@ class AsyncTaskHandle:
         TaskFailed
             It never will be there.
         """
+        if self._is_coming:
+            if self._coming is None:
+                self._coming = asyncio.Event()
+            await self._coming.wait()
         if self.failure is not None:
             raise self.failure
         if self._is_done:
@@ -197,6 +248,18 @@ class AsyncTaskHandle:
             for key in self.keys:
                 await self.available(key)
             self._is_done = True
+
+    def _given(self, key: str) -> bytes | None:
+        """Return a value that is at hand, and keep it no longer; from any thread."""
+        values = self._values
+        value = None if values is None else values.pop(key, None)
+        self.session.client.submissions.given(self)
+        return value
+
+    def _late(self, key: str, timeout_s: float | None) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"the result {key!r} of task {self.id!r} was not there within {timeout_s:g} s; the task goes on"
+        )
 
     def _key(self, key: str | None) -> str:
         if key is None:

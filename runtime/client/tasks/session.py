@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,7 +25,16 @@ from runtime.client.tasks.creation import (
 from runtime.client.tasks.handle import AsyncTaskHandle
 from runtime.client.tasks.payloads import Payload
 from runtime.client.tasks.progress import Progress, progress_of
-from runtime.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from runtime.client.tasks.submissions import MAX_BYTES, Submission
+from runtime.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    Unimplemented,
+)
 from runtime.tasks.model import TaskOptions, TaskStatus
 
 if TYPE_CHECKING:
@@ -57,6 +66,7 @@ class AsyncTaskSession:
         self.id = id
         self.options = options
         self._exists = exists
+        self._options_message: Any = None
         self._creating = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -142,12 +152,77 @@ class AsyncTaskSession:
         NotFound
             If there is no such session.
         """
+        await self.create()
+        await self.client.chunk_bytes()
+        submission = self.submission(
+            payload, id=id, keys=keys, dependencies=dependencies, priority=priority, max_retries=max_retries,
+            max_duration_s=max_duration_s, options=options,
+        )
+        if submission is not None:
+            with contextlib.suppress(Unimplemented):  # by a server of another kind
+                await self.client.submissions.submit(submission)
+                return await self.submitted(submission)
         (handle,) = await self.submit_all(
             [payload], ids=None if id is None else [id], keys=None if keys is None else [keys],
             dependencies=[dependencies], priority=priority, max_retries=max_retries, max_duration_s=max_duration_s,
             options=options,
         )
         return handle
+
+    def submission(
+        self,
+        payload: Any,
+        *,
+        id: str | None = None,
+        keys: Sequence[str] | None = None,
+        dependencies: Iterable[str | AsyncTaskHandle] = (),
+        priority: int | None = None,
+        max_retries: int | None = None,
+        max_duration_s: float | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> Submission | None:
+        """Return a task of `submit` ready for the stream of submissions; None when it is to go another way.
+
+        From any thread.
+        """
+        submissions, chunk_bytes = self.client.submissions, self.client.known_chunk_bytes
+        if not self._exists or not chunk_bytes or not submissions.has_room or (keys is not None and len(keys) != 1):
+            return None
+        name = random_ids(1)[0] if id is None else id
+        given = (name,) if keys is None else tuple(keys)
+        task = NewTask(name, given, tuple(keys_of(dependencies)), Payload(payload, self.client.arrays))
+        if not task.payload.is_at_hand or not 0 < task.payload.size < min(chunk_bytes, MAX_BYTES):
+            return None
+        if (priority, max_retries, max_duration_s, options) == (None, None, None, None):
+            if self._options_message is None:
+                self._options_message = options_message(self.options)
+            message = self._options_message
+        else:
+            message = options_message(self._with(priority, max_retries, max_duration_s, options))
+        request = small_request(self.id, [task], message)
+        return Submission(request, AsyncTaskHandle(self, name, given), id is not None)
+
+    async def submitted(self, submission: Submission) -> AsyncTaskHandle:
+        """Return the handle of a submission that was answered, having sent it again if the answer was lost.
+
+        Raises
+        ------
+        Unimplemented
+            By a server of another kind.
+        Error
+            As `submit`.
+        """
+        is_answered = True
+
+        async def outcome() -> Sequence[str]:
+            nonlocal is_answered
+            if not is_answered:
+                await self.client.submissions.submit(submission)
+            is_answered = False
+            return submission.outcome()
+
+        await self._created([submission.handle.id], submission.is_named, outcome)
+        return submission.handle
 
     async def map(
         self, payloads: Iterable[Any], *, dependencies: Iterable[str | AsyncTaskHandle] = (), **options: Any
@@ -379,28 +454,29 @@ class AsyncTaskSession:
 
     async def _create(self, group: Sequence[NewTask], request: bytes | None, options: Any, is_named: bool) -> None:
         if request is not None:
-            await self._created(group, is_named, lambda: self.client.calls.once(
+            await self._created([task.id for task in group], is_named, lambda: _refused(self.client.calls.once(
                 SUBMITTER + "CreateSmallTasks", (request,), wire.armonik.CreateTaskReply
-            ))
+            )))
             return
         chunk_bytes = await self.client.chunk_bytes()
-        await self._created(group, is_named, lambda: self.client.calls.upload(
+        await self._created([task.id for task in group], is_named, lambda: _refused(self.client.calls.upload(
             SUBMITTER + "CreateLargeTasks", large_requests(self.id, group, options, chunk_bytes),
             wire.armonik.CreateTaskReply,
-        ))
+        )))
 
-    async def _created(self, group: Sequence[NewTask], is_named: bool, create: Callable[[], Any]) -> None:
-        """Have tasks made; one request may be sent again, since no id is stored twice."""
+    async def _created(
+        self, ids: Sequence[str], is_named: bool, create: Callable[[], Awaitable[Sequence[str]]]
+    ) -> None:
+        """Have tasks made by what returns the refused ids; it may be done again, since no id is stored twice."""
         sent = 0
 
-        async def once() -> Any:
+        async def once() -> Sequence[str]:
             nonlocal sent
             sent += 1
             return await create()
 
-        reply = await self.client.calls.repeated(once)
-        refused = list(reply.non_successfull_ids.ids)
-        if not refused or (sent > 1 and not is_named and set(refused) >= {task.id for task in group}):
+        refused = await self.client.calls.repeated(once)
+        if not refused or (sent > 1 and not is_named and set(refused) >= set(ids)):
             # Random ids that are in use already come from the first request, whose answer was lost.
             return
         target = self.client.calls.target
@@ -426,3 +502,7 @@ class AsyncTaskSession:
     async def _is_listed(self, message: Any) -> bool:
         reply = await self.client.submitter("ListSessions", message, wire.armonik.SessionIdList)
         return self.id in reply.session_ids
+
+
+async def _refused(creation: Awaitable[Any]) -> Sequence[str]:
+    return tuple((await creation).non_successfull_ids.ids)

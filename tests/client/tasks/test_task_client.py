@@ -183,7 +183,8 @@ def test_collecting_what_does_not_exist_is_refused(worked: str) -> None:
         with pytest.raises(NotFound, match="'nothing'"):
             session.gather([task, session.handle("nothing")], timeout_s=TIMEOUT_S)
         with pytest.raises(NotFound, match="'nowhere'"):
-            client.attach("nowhere").gather([task], timeout_s=TIMEOUT_S)
+            nowhere = client.attach("nowhere")
+            nowhere.gather([nowhere.handle(task.id)], timeout_s=TIMEOUT_S)
 
 
 def test_waits_end_in_time_and_the_task_goes_on(worked: str, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from runtime.store.sqlite.task_tables import SqliteTaskTables
+from runtime.store.sqlite.writer import Tables
 from runtime.tasks import cancellation, endings, propagation, retries, transitions
 from runtime.tasks.leases import LeaseTable
 from runtime.tasks.model import TaskRow, TaskStatus
-from runtime.tasks.scheduler import Scheduler
 from runtime.tasks.tasks import Tasks
 from runtime.tasks.waiting import Waiting
 from tests.tasks.simulation.world import run_seeds
@@ -100,9 +100,8 @@ def forget_running_attempts_at_the_start(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SqliteTaskTables, "owned_tasks", lambda self: [])
 
 
-def sleep_after_a_look_that_came_with_a_creation(patch: pytest.MonkeyPatch) -> None:
-    hand_out = Scheduler._hand_out
-    patch.setattr(Scheduler, "_hand_out", lambda self, found, looks_again: hand_out(self, found, False))
+def hand_out_when_others_have_been_told(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Tables, "before_commit", Tables.after_commit)
 
 
 def tell_nobody_who_waits(patch: pytest.MonkeyPatch) -> None:
@@ -138,7 +137,7 @@ def take_options_that_others_refer_to(patch: pytest.MonkeyPatch) -> None:
         never_take_a_lease_away,
         hand_tasks_out_twice,
         forget_running_attempts_at_the_start,
-        sleep_after_a_look_that_came_with_a_creation,
+        hand_out_when_others_have_been_told,
         tell_nobody_who_waits,
         keep_options_that_nobody_refers_to,
         take_options_that_others_refer_to,

@@ -1,0 +1,160 @@
+"""What becomes of results, told as it is on disk: those of tasks that one client submits one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from runtime.objects.value import Value
+from runtime.tasks.model import ResultRow, ResultStatus
+from runtime.tasks.waiting import Waiting
+
+__all__ = ["Followed", "Follower"]
+
+# Values that are kept at hand for one who reads slower than they come.
+_KEPT_BYTES = 4 << 20
+
+
+class Followed(NamedTuple):
+    """A result that is there, or never will be.
+
+    Attributes
+    ----------
+    tag : object
+        What it was followed with.
+    session, key : str
+    value : Value or None
+        When it is there and at hand.
+    """
+
+    tag: Any
+    session: str
+    key: str
+    value: Value | None
+
+
+class Follower:
+    """Follows results of any sessions. Belongs to the loop of its tasks; `leave` is called at the end.
+
+    Parameters
+    ----------
+    waiting : Waiting
+    news : callable
+        Called without arguments when `take` has something to return, or `is_closed` is set.
+
+    Attributes
+    ----------
+    num_awaited : int
+        Results that nobody has been told of yet.
+    is_closed : bool
+        Whether the server stops, so that nothing more is told.
+    """
+
+    def __init__(self, waiting: Waiting, news: Callable[[], object]) -> None:
+        self.num_awaited = 0
+        self.is_closed = waiting.is_closed
+        self._waiting = waiting
+        self._news = news
+        self._sessions: dict[int, _Session] = {}
+        self._settled: list[Followed] = []
+        self._kept_bytes = 0
+        self._is_left = False
+
+    def expect(self, number: int) -> None:
+        """Count results that are going to be followed."""
+        self.num_awaited += number
+
+    def follow(
+        self, session_id: str, session: int, tag: Any, keys: Sequence[str], known: Sequence[ResultRow]
+    ) -> None:
+        """Follow results from now on: when they are on disk and before anything else that becomes of them is.
+
+        Parameters
+        ----------
+        session_id, session : str, int
+            The session, and its number in the store.
+        tag : object
+            What `Followed.tag` is to be.
+        keys : sequence of str
+            Those that were expected.
+        known : sequence of ResultRow
+            What is known of them already.
+        """
+        if self._is_left:
+            return
+        found = self._sessions.get(session)
+        if found is None:
+            found = self._sessions[session] = _Session(self, session_id, session)
+            self._waiting.enter(session, found)
+        found.pending.update(dict.fromkeys(keys, tag))
+        for row in known:
+            if row.status is not ResultStatus.CREATED:
+                is_small = row.status is ResultStatus.COMPLETED and row.value.ref is None
+                found.settle(row.key, row.value if is_small else None)
+        if self._waiting.is_closed:
+            self.close()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `take` has something to return."""
+        return bool(self._settled)
+
+    def take(self, limit: int) -> list[Followed]:
+        """Return what has become known since the last time, up to ``limit`` results."""
+        if len(self._settled) <= limit:
+            settled, self._settled, self._kept_bytes = self._settled, [], 0
+        else:
+            settled = self._settled[:limit]
+            del self._settled[:limit]
+            self._kept_bytes -= sum(len(one.value.data) for one in settled if one.value is not None)
+        self.num_awaited -= len(settled)
+        # A session of which nothing is awaited is not followed: what others do in it costs nothing then.
+        for session in [session for session in self._sessions.values() if not session.pending]:
+            del self._sessions[session.number]
+            self._waiting.leave(session.number, session)
+        return settled
+
+    def leave(self) -> None:
+        """Be told of nothing any more."""
+        self._is_left = True
+        for session in self._sessions.values():
+            self._waiting.leave(session.number, session)
+        self._sessions.clear()
+
+    # For sessions
+
+    def settled(self, session: _Session, tag: Any, key: str, value: Value | None) -> None:
+        """Take note of a result."""
+        if value is not None and self._kept_bytes + len(value.data) > _KEPT_BYTES:
+            value = None  # it is read again when its turn has come
+        if value is not None:
+            self._kept_bytes += len(value.data)
+        self._settled.append(Followed(tag, session.id, key, value))
+        self._news()
+
+    def close(self) -> None:
+        """Tell nothing more."""
+        self.is_closed = True
+        self._news()
+
+
+class _Session:
+    """The results of one session that are followed; a collector for `Waiting`."""
+
+    __slots__ = ("_follower", "id", "number", "pending")
+
+    def __init__(self, follower: Follower, id: str, number: int) -> None:
+        self.id = id
+        self.number = number
+        self.pending: dict[str, Any] = {}
+        self._follower = follower
+
+    def settle(self, key: str, value: Value | None = None) -> None:
+        """A result is there, perhaps with its value, or never will be."""
+        tag = self.pending.pop(key, None)
+        if tag is not None:
+            self._follower.settled(self, tag, key, value)
+
+    def close(self) -> None:
+        """The server stops."""
+        self._follower.close()

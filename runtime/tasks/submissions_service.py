@@ -1,0 +1,279 @@
+"""runtime.v1.Submissions: tasks submitted a few at a time on one stream, and their results as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from runtime import wire
+from runtime.errors import Error, Internal, InvalidArgument, ResourceExhausted, Unavailable
+from runtime.objects.value import Value
+from runtime.tasks import messages
+from runtime.tasks.creation import Refused
+from runtime.tasks.results_service import checked_inline_bytes, tell_small_result
+from runtime.tasks.service import small_request_of
+
+if TYPE_CHECKING:
+    from runtime.edge.plane import Handler
+    from runtime.tasks.following import Followed
+    from runtime.tasks.tasks import ResultView, Tasks
+
+__all__ = ["SERVICE", "SubmissionsService"]
+
+logger = logging.getLogger(__name__)
+
+SERVICE = "runtime.v1.Submissions"
+
+MAX_AWAITED = 4096
+# Submissions of one stream that are being made at a time; the next one is read when one of them has been answered.
+_MAX_OPEN = 64
+# Results that are looked up together.
+_AT_ONCE = 256
+# A message is sent when it has so many bytes of values.
+_MESSAGE_BYTES = 256 << 10
+
+
+class SubmissionsService:
+    """The call of Submissions.
+
+    Parameters
+    ----------
+    tasks : callable
+        Returns the tasks of the server.
+    chunk_bytes, lenient_small_tasks
+        See `runtime.tasks.service.SubmitterService`.
+    """
+
+    def __init__(self, tasks: Callable[[], Awaitable[Tasks]], chunk_bytes: int, lenient_small_tasks: bool) -> None:
+        self._tasks = tasks
+        self._chunk_bytes = chunk_bytes
+        self._lenient = lenient_small_tasks
+
+    def services(self) -> Mapping[str, Mapping[str, Handler]]:
+        """Return the handlers by service and method name."""
+        return {SERVICE: {"Run": self.run}}
+
+    async def run(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        """Run."""
+        post = getattr(context, "post", None)
+        stream = _Stream(await self._tasks(), self._chunk_bytes, self._lenient, post)
+        reader = asyncio.ensure_future(stream.read(requests))
+        try:
+            while news := await stream.next(reader):
+                for message in news:
+                    yield message
+                stream.sent()
+        finally:
+            # What is being made goes on; whoever has gone finds it by asking.
+            stream.close()
+            reader.cancel()
+            await asyncio.wait([reader])
+            if not reader.cancelled():
+                reader.exception()  # `next` has raised it, or the caller has gone
+
+
+class _Stream:
+    """One call.
+
+    What there is to say is posted by callbacks as soon as it is known, without a turn of a task. Where that will not do
+    - the client reads slowly, a value lies on the disk, the transport posts nothing - the call's own task sends it.
+    """
+
+    def __init__(
+        self, tasks: Tasks, chunk_bytes: int, lenient: bool, post: Callable[[bytes], bool] | None
+    ) -> None:
+        self._tasks = tasks
+        self._chunk_bytes = chunk_bytes
+        self._lenient = lenient
+        self._post = post
+        self._loop = asyncio.get_running_loop()
+        self._follower = tasks.follower(self._news_came)
+        self._answers: list[tuple[int, Sequence[str], int, str]] = []
+        self._results: deque[tuple[Followed, ResultView]] = deque()
+        self._num_open = 0
+        self._last_number = 0
+        self._room = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._is_flushing = self._is_closed = False
+        self._is_slow = post is None
+        self._failure: Error | None = None
+
+    async def read(self, requests: AsyncIterator[bytes]) -> None:
+        """Take submissions until the client closes its side.
+
+        Raises
+        ------
+        InvalidArgument
+            The client sends what cannot be.
+        """
+        try:
+            async for data in requests:
+                submission = messages.parse(wire.runtime_v1.Submission, data)
+                number = submission.number
+                if number <= self._last_number:
+                    raise InvalidArgument(f"number: {number} behind {self._last_number}; it must grow")
+                self._last_number = number
+                self._submit(number, submission)
+                while self._num_open >= _MAX_OPEN:
+                    self._room.clear()
+                    await self._room.wait()
+        finally:
+            self._wake.set()
+
+    async def next(self, reader: asyncio.Future[None]) -> list[bytes]:
+        """Return messages that are to be sent by the call's task; none when everything has been told.
+
+        Raises
+        ------
+        InvalidArgument
+            As `read`.
+        Unavailable
+            The server stops.
+        """
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            if self._answers or self._results or (self._is_slow and self._follower.has_news):
+                self._is_slow = True
+                if found := await self._messages():
+                    return found
+                continue
+            if reader.done():
+                reader.result()
+                if not self._num_open and not self._follower.num_awaited:
+                    return []
+            if self._follower.is_closed and not self._follower.has_news:
+                raise Unavailable("the server stops")
+            await self._wake.wait()
+            self._wake.clear()
+
+    def sent(self) -> None:
+        """Everything that `next` had returned has left."""
+        self._is_slow = self._post is None
+        self._news_came()
+
+    def close(self) -> None:
+        """Follow nothing any more."""
+        self._is_closed = True
+        self._follower.leave()
+
+    def _submit(self, number: int, submission: wire.runtime_v1.Submission) -> None:
+        """Have the tasks of a submission made."""
+        num_awaited = 0
+        try:
+            session_id, requests, options = small_request_of(submission.request, self._chunk_bytes, self._lenient)
+            if submission.tells_results:
+                limit = checked_inline_bytes(submission.inline_bytes)
+                num_awaited = sum(len(request.expected_keys) for request in requests)
+                whole = self._follower.num_awaited + num_awaited
+                if whole > MAX_AWAITED:
+                    raise ResourceExhausted(
+                        f"tells_results: {whole} results would be awaited on this stream; at most {MAX_AWAITED} are, "
+                        "so ask runtime.v1.Results for the others"
+                    )
+                self._follower.expect(num_awaited)
+                making = self._tasks.submit(session_id, requests, options, self._follower, (number, limit))
+            else:
+                making = self._tasks.submit(session_id, requests, options)
+        except Error as error:
+            self._answer(number, (), error)
+            return
+        self._num_open += 1
+        making.add_done_callback(functools.partial(self._made, number, num_awaited))
+
+    def _made(self, number: int, num_awaited: int, making: asyncio.Future[tuple[str, ...]]) -> None:
+        self._num_open -= 1
+        self._room.set()
+        error = making.exception()
+        refused: Sequence[str] = ()
+        if isinstance(error, Refused):
+            refused, error = error.ids, None
+        if refused or error is not None:
+            self._follower.expect(-num_awaited)
+        self._answer(number, refused, error)
+
+    def _answer(self, number: int, refused: Sequence[str], error: BaseException | None) -> None:
+        code, text = 0, ""
+        if isinstance(error, Error):
+            code, text = error.code, error.message
+        elif error is not None:
+            logger.error("tasks of a submission could not be made", exc_info=error)
+            code, text = Internal.code, f"the tasks could not be made: {type(error).__name__}: {error}"
+        self._answers.append((number, refused, code, text))
+        self._news_came()
+
+    # What is said
+
+    def _news_came(self) -> None:
+        if not self._is_flushing:
+            self._is_flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Post what there is to say, or have the call's task send it."""
+        self._is_flushing = False
+        if self._is_closed:
+            return
+        if self._post is not None and not self._is_slow:
+            try:
+                self._results += self._tasks.followed(self._follower.take(_AT_ONCE))
+                self._post_small(self._post)
+            except Error as error:  # the call has ended, or the store fails
+                self._failure = error
+        follower = self._follower
+        if self._is_slow or self._failure is not None or follower.is_closed or not follower.num_awaited:
+            self._wake.set()
+
+    def _post_small(self, post: Callable[[bytes], bool]) -> None:
+        if any(view.value.ref is not None for _, view in self._results):
+            self._is_slow = True
+            return
+        results = list(self._results)
+        self._results.clear()
+        for message in self._encoded(results):
+            if not post(message):
+                self._is_slow = True
+        if self._follower.has_news:
+            self._news_came()
+
+    async def _messages(self) -> list[bytes]:
+        """Return messages of a part of what there is to say, with values from the disk."""
+        if not self._results:
+            self._results += self._tasks.followed(self._follower.take(_AT_ONCE))
+        results, nbytes = [], 0
+        while self._results and nbytes < _MESSAGE_BYTES:
+            one, view = self._results.popleft()
+            _, limit = one.tag
+            if view.value.ref is not None and view.value.size <= limit:
+                data = b"".join([piece async for piece in self._tasks.read(view.value)])
+                view = view._replace(value=Value(data))
+                nbytes += len(data)
+            results.append((one, view))
+        return self._encoded(results)
+
+    def _encoded(self, results: Iterable[tuple[Followed, ResultView]]) -> list[bytes]:
+        """Return messages of all answers and of results whose values are at hand, or are not to be told."""
+        news = self._said()
+        found: list[bytes] = []
+        nbytes = 0
+        for one, view in results:
+            number, limit = one.tag
+            nbytes += tell_small_result(news.result.add(number=number).result, view, limit)
+            if nbytes >= _MESSAGE_BYTES:
+                found.append(news.SerializeToString())
+                news, nbytes = wire.runtime_v1.SubmissionNews(), 0
+        if news.answer or news.result:
+            found.append(news.SerializeToString())
+        return found
+
+    def _said(self) -> wire.runtime_v1.SubmissionNews:
+        """Return a message with all answers."""
+        news = wire.runtime_v1.SubmissionNews()
+        answers, self._answers = self._answers, []
+        for number, refused, code, text in answers:
+            news.answer.add(number=number, refused_id=refused, code=code, message=text)
+        return news
