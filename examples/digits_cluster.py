@@ -31,11 +31,13 @@ from progress import Progress
 
 import runtime
 from runtime.cluster_spec import ClusterSpec
-from runtime.errors import Error
+from runtime.errors import Aborted, DeadlineExceeded, Error
 from runtime.graph.optimizers import Adam
 
 GOAL = 0.95
 PS = "/job:ps/task:0"
+# Seconds that a worker waits for the others; a step takes milliseconds.
+PATIENCE_S = 120.0
 
 
 class Weights:
@@ -114,6 +116,34 @@ class Averaging:
         session.run(self._then)
 
 
+class Meeting:
+    """Where workers wait for each other, though not for ever."""
+
+    def __init__(self, workers: list[int]) -> None:
+        self._barrier = threading.Barrier(len(workers))
+        self._lock = threading.Lock()
+        self._times = dict.fromkeys(workers, 0)
+        self._is_over = False
+
+    def wait(self, task: int, when: str) -> None:
+        """Return when all workers are here."""
+        with self._lock:
+            self._times[task] += 1
+        try:
+            self._barrier.wait(PATIENCE_S)
+        except threading.BrokenBarrierError:
+            if self._is_over:
+                raise Aborted(f"worker {task} ends because another one has failed") from None
+            late = [str(other) for other, times in self._times.items() if times < self._times[task]]
+            raise DeadlineExceeded(f"worker {task} has waited {PATIENCE_S:g} s for worker {' and '.join(late)}, {when}"
+                                   ) from None
+
+    def end(self) -> None:
+        """Have nobody wait any more: a worker has failed."""
+        self._is_over = True
+        self._barrier.abort()
+
+
 class Training:
     """What a training run shows and keeps."""
 
@@ -178,9 +208,9 @@ def train_between_graphs(spec: ClusterSpec, digits: digits_data.Digits, options:
                          training: Training) -> float:
     """Train with a client for each worker; return the accuracy."""
     workers = sorted(spec.jobs["worker"])
-    all_here = threading.Barrier(len(workers))
+    meeting = Meeting(workers)
     sessions: list[runtime.Session] = []
-    errors: list[Error] = []
+    errors: list[Exception] = []
 
     def steps(task: int) -> Iterator[int]:
         """Yield the numbers of a worker's steps, each when its turn has come."""
@@ -191,43 +221,46 @@ def train_between_graphs(spec: ClusterSpec, digits: digits_data.Digits, options:
             for turn in workers:
                 if turn == task:
                     yield step
-                all_here.wait()
+                meeting.wait(task, f"in step {step}")
 
     def work(task: int) -> float:
+        try:
+            return train(task)
+        except Exception as error:
+            errors.append(error)
+            meeting.end()
+            for session in list(sessions):
+                session.close()
+            raise
+
+    def train(task: int) -> float:
         is_chief = task == workers[0]
         graph = runtime.Graph()
         replica = Replica(graph, Weights(graph, options), task)
         averaging = None
         if options.mode == "sync":
             averaging = Averaging(graph, replica.loss, options, task, workers)
-            train, start = averaging.push, averaging.start
+            update, start = averaging.push, averaging.start
         else:
             with graph.device(PS):
-                train = Adam(options.learning_rate).minimize(replica.loss)
+                update = Adam(options.learning_rate).minimize(replica.loss)
                 start = graph.global_variables_initializer()
         # A worker that dies then stops its own client, and no other one.
         config = runtime.wire.ConfigProto(device_filters=["/job:ps", f"/job:worker/task:{task}"])
         with runtime.Session(f"grpc://{spec.address('worker', task)}", graph, config) as session:
             sessions.append(session)
-            try:
-                if is_chief:
-                    session.run(start)
-                else:
-                    session.list_devices()
-                all_here.wait()
-                batches = digits_data.endless_batches(digits, options.batch, (options.seed, task))
-                for step in steps(task):
-                    feeds = replica.feeds(*next(batches)) | (averaging.feeds(step) if averaging else {})
-                    loss, _ = session.run([replica.loss, train], feeds)
-                    training.note(task, step, float(loss))
-                    if averaging:
-                        averaging.wait(session)
-            except Error as error:
-                errors.append(error)
-                all_here.abort()  # nobody waits for a worker that has failed
-                for other in list(sessions):
-                    other.close()
-                raise
+            if is_chief:
+                session.run(start)
+            else:
+                session.list_devices()
+            meeting.wait(task, "before the first step")
+            batches = digits_data.endless_batches(digits, options.batch, (options.seed, task))
+            for step in steps(task):
+                feeds = replica.feeds(*next(batches)) | (averaging.feeds(step) if averaging else {})
+                loss, _ = session.run([replica.loss, update], feeds)
+                training.note(task, step, float(loss))
+                if averaging:
+                    averaging.wait(session)
             return float(session.run(replica.accuracy, replica.feeds(digits.test_images, digits.test_labels)))
 
     with ThreadPoolExecutor(len(workers)) as threads:

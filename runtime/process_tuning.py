@@ -1,4 +1,4 @@
-"""What a server process does to itself before it starts threads: allocator and gRPC experiments.
+"""What a server process does to itself before it starts threads: allocator, gRPC experiments, descriptors.
 
 These change the whole process, so only ``tensor-runtime serve`` does them by default. A program that embeds
 ``runtime.Server`` may call them itself, at its very start.
@@ -11,6 +11,7 @@ import ctypes
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 # Parameter numbers of mallopt(3).
@@ -88,6 +89,38 @@ def _libc() -> ctypes.CDLL | None:
         return ctypes.CDLL(None)
     except (OSError, TypeError):
         return None
+
+
+# The limit that this process was started with, once it has raised it.
+_first_descriptors: int | None = None
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process open as many descriptors as it may at all.
+
+    The usual soft limit, 1024, is there for programs that wait with ``select``. A server has one descriptor for each
+    connection, and waits with ``epoll``.
+
+    Notes
+    -----
+    Children inherit the limit: those that run programs of others are started by :func:`with_first_descriptor_limit`.
+    """
+    import resource
+
+    global _first_descriptors
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    with contextlib.suppress(OSError, ValueError):  # macOS says "no limit" and takes less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        _first_descriptors = soft
+
+
+def with_first_descriptor_limit(command: Sequence[str]) -> list[str]:
+    """Return a command line that runs another one, in the same process, with the limit that this process began with."""
+    if _first_descriptors is None:
+        return list(command)
+    return ["/bin/sh", "-c", f'ulimit -S -n {_first_descriptors} && exec "$@"', "sh", *command]
 
 
 def tune_grpc() -> bool:

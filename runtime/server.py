@@ -103,7 +103,7 @@ class Server:
 
     @property
     def target(self) -> str:
-        """What clients connect to: ``grpc://HOST:PORT`` with the real port, or ``unix:PATH``."""
+        """What clients connect to, with the real port: ``grpc[s]://HOST:PORT`` or ``unix:PATH``."""
         return self._target
 
     @property

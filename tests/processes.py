@@ -32,7 +32,7 @@ class ServerProcess:
     Attributes
     ----------
     target : str
-        What clients connect to, ``grpc://HOST:PORT``.
+        What clients connect to, ``grpc://HOST:PORT`` or ``grpcs://HOST:PORT``.
     process : subprocess.Popen
         The process.
     log_path : Path
@@ -46,7 +46,7 @@ class ServerProcess:
     @property
     def address(self) -> str:
         """``HOST:PORT``, as a channel wants it."""
-        return self.target.removeprefix("grpc://")
+        return self.target.partition("://")[2] or self.target
 
     @property
     def pid(self) -> int:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 IDLE_TRIM_S = 5.0
 # A flood of one and the same log line becomes one in this many seconds.
 LOG_PERIOD_S = 1.0
+# Containers that are made before garbage is looked for among them.
+_GC_OBJECTS = 5000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +51,7 @@ def _run(options: argparse.Namespace) -> int:
     # All before anything starts a thread or imports grpc or numpy.
     malloc_tuned = settings.malloc == "tuned" and process_tuning.tune_malloc()
     process_tuning.tune_blas()
+    process_tuning.raise_descriptor_limit()
     if settings.grpc_tuning == "tested":
         process_tuning.tune_grpc()
     log.configure(settings.log_level, settings.log_format)
@@ -91,6 +94,8 @@ async def _serve(settings: Settings, *, tuned: bool, stop_at_eof: bool) -> None:
     await listener.start()
     announce(listener.target)
     gc.freeze()  # what is there now stays: no later collection has to walk it
+    # Thousands of small tasks live for some milliseconds, and leave no cycles: most are gone before a walk this rare.
+    gc.set_threshold(_GC_OBJECTS, *gc.get_threshold()[1:])
     gc.enable()
     trimmer = asyncio.ensure_future(_trim_when_idle(listener)) if tuned else None
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextlib
 import re
 import shlex
 import time
@@ -15,6 +15,7 @@ import grpc
 from runtime import wire
 from runtime.client.access import Access, address_of
 from runtime.client.channels import SharedChannel
+from runtime.client.command_ends import Ends
 from runtime.client.tasks.progress import Progress, progress_of
 from runtime.commands.limits import CommandLimits
 from runtime.commands.model import TERMINAL, Status
@@ -26,8 +27,6 @@ _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 TIMEOUT_S = 30.0
 RETRY_S = 30.0
-# Commands whose end is waited for at once.
-_WAITS = 32
 # More entries than any output has: what follows them is the end.
 _BEYOND = 1 << 60
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
@@ -255,20 +254,20 @@ class CommandClient:
         found: dict[int, Command] = {}
         failed = 0
         tell(0, len(wanted), 0)
-        pool = concurrent.futures.ThreadPoolExecutor(max(1, min(_WAITS, len(wanted))), "commands")
+        ends = Ends(self, self._until_silent, self._told, deadline, self._retry_s)
         try:
-            waits = [pool.submit(self._ended, number, deadline) for number in wanted]
-            for done in concurrent.futures.as_completed(waits):
-                command = done.result()
-                if command is None:
-                    left = len(wanted) - len(found)
-                    raise DeadlineExceeded(f"{left} of {len(wanted)} commands have not ended within {timeout_s:g} s")
-                found[command.id] = command
-                failed += command.status is not Status.SUCCEEDED
-                tell(len(found), len(wanted), failed)
+            with contextlib.closing(ends.of(wanted)) as ended:
+                for command in ended:
+                    if command is None:
+                        left = len(wanted) - len(found)
+                        raise DeadlineExceeded(
+                            f"{left} of {len(wanted)} commands have not ended within {timeout_s:g} s"
+                        )
+                    found[command.id] = command
+                    failed += command.status is not Status.SUCCEEDED
+                    tell(len(found), len(wanted), failed)
         finally:
             tell.close()
-            pool.shutdown(wait=False, cancel_futures=True)
         return {number: found[number] for number in wanted}
 
     # -- workers ---------------------------------------------------------------------------------------------------
@@ -294,31 +293,12 @@ class CommandClient:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _ended(self, number: int, deadline: float | None) -> Command | None:
-        """Wait for the end of a command; None when the time is up."""
-        give_up, pause_s = time.monotonic() + self._retry_s, _FIRST_PAUSE_S
-        while True:
-            left_s = None if deadline is None else deadline - time.monotonic()
-            if left_s is not None and left_s <= 0:
-                return None
-            method: Any = self._shared.channel.unary_stream("/taskqueue.TaskQueue/StreamTaskLogs")
-            request = wire.taskqueue.TaskId(task_id=number).SerializeToString()
-            metadata = self._metadata({"x-tq-log-start": str(_BEYOND), "x-tq-follow": "1"})
-            try:
-                for _ in method(request, metadata=metadata, timeout=left_s):
-                    pass
-                command = self.get(number)
-                if command.is_over:
-                    return command
-                give_up, pause_s = time.monotonic() + self._retry_s, _FIRST_PAUSE_S
-            except grpc.RpcError as error:
-                told = self._told(error)
-                if isinstance(told, DeadlineExceeded):
-                    return None
-                if not isinstance(told, Unavailable) or time.monotonic() + pause_s > give_up:
-                    raise told from None
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+    def _until_silent(self, number: int, timeout_s: float | None) -> Any:
+        """Return a call that ends when nothing more comes of a command's output."""
+        method: Any = self._shared.channel.unary_stream("/taskqueue.TaskQueue/StreamTaskLogs")
+        metadata = self._metadata({"x-tq-log-start": str(_BEYOND), "x-tq-follow": "1"})
+        request = wire.taskqueue.TaskId(task_id=number).SerializeToString()
+        return method(request, metadata=metadata, timeout=timeout_s)
 
     def _update(self, number: int, status: Status) -> None:
         self._call("UpdateTaskStatus", wire.taskqueue.TaskStatusUpdate(task_id=number, new_status=str(status)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runtime.commands.periodic import repeat
+from runtime.periodic import repeat
 from runtime.store.commands import CommandRows
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from runtime.commands import lost
 from runtime.commands.model import WorkerStatus
-from runtime.commands.periodic import repeat
+from runtime.periodic import repeat
 from runtime.store.commands import CommandRows
 
 if TYPE_CHECKING:

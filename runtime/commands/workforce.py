@@ -11,8 +11,8 @@ from runtime.commands import lost
 from runtime.commands.checks import MAX_CONCURRENCY, check_id, check_name
 from runtime.commands.commands import Commands
 from runtime.commands.model import SILENT, JobAction, JobRow, JobState, WorkerRow, WorkerStatus
-from runtime.commands.periodic import repeat
 from runtime.errors import AlreadyExists, Error, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from runtime.periodic import repeat
 from runtime.providers.base import Provider, WorkerSpec
 from runtime.store.commands import CommandRows
 

@@ -66,8 +66,10 @@ class Listener:
 
     @property
     def target(self) -> str:
-        """What a client connects to: ``grpc://HOST:PORT``, or ``unix:PATH``."""
-        return self.address if self.address.startswith("unix:") else f"grpc://{self.address}"
+        """What a client connects to: ``grpc://HOST:PORT``, ``grpcs://HOST:PORT`` with TLS, or ``unix:PATH``."""
+        if self.address.startswith("unix:"):
+            return self.address
+        return f"{'grpc' if self.settings.tls_cert is None else 'grpcs'}://{self.address}"
 
     async def start(self) -> None:
         """Open the port, start the planes, and begin to answer.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from enum import Enum
 
 from runtime.errors import Error
@@ -15,18 +14,18 @@ from runtime.fleet.certificates import CertificatePolicy
 from runtime.fleet.dispatcher import Dispatcher, DispatchRules, Prober
 from runtime.fleet.inventory import Inventory
 from runtime.fleet.model import Caller, Machine, MachineReport, Server
+from runtime.periodic import repeat
 from runtime.store.fleet import FleetRows
 from runtime.store.store import PlaneStore
 
 __all__ = ["Fleet", "Serving"]
-
-logger = logging.getLogger(__name__)
 
 SWEEP_S = 5.0
 PURGE_S = 3600.0
 PROBE_S = 10.0
 # Checks that may be under way at once.
 MAX_PROBES = 32
+_FAILURE = "the fleet could not be brought up to date"
 
 
 class Serving(Enum):
@@ -68,18 +67,22 @@ class Fleet:
         self.dispatcher = Dispatcher(
             store, policy, rules, clock, prober, lambda uuid: store.read(lambda rows: rows.has_machine(uuid))
         )
-        self._probes = prober is not None
+        self._has_probes = prober is not None
+        self._probes: set[asyncio.Task[None]] = set()
+        self._at_once = asyncio.Semaphore(MAX_PROBES)
         self._tasks: list[asyncio.Task[None]] = []
         self._draining = False
 
     def start(self) -> None:
         """Begin to look after leases, health and old records."""
         self._tasks = [
-            asyncio.ensure_future(self._every(SWEEP_S, self.dispatcher.sweep)),
-            asyncio.ensure_future(self._every(PURGE_S, self._purge)),
+            asyncio.ensure_future(repeat(self.dispatcher.sweep, SWEEP_S, _FAILURE)),
+            asyncio.ensure_future(repeat(self._purge, PURGE_S, _FAILURE)),
         ]
-        if self._probes:
-            self._tasks.append(asyncio.ensure_future(self._probe_all()))
+        if self._has_probes:
+            self._tasks.append(
+                asyncio.ensure_future(repeat(self._probe_all, PROBE_S, "servers were not checked", pauses_first=False))
+            )
 
     def drain(self) -> None:
         """Say from now on that nothing is served."""
@@ -87,9 +90,10 @@ class Fleet:
 
     async def stop(self) -> None:
         """End what runs beside the calls."""
-        for task in self._tasks:
+        over = [*self._tasks, *self._probes]
+        for task in over:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*over, return_exceptions=True)
         self._tasks = []
 
     # -- calls -----------------------------------------------------------------------------------------------------
@@ -129,33 +133,15 @@ class Fleet:
     async def _purge(self) -> None:
         self.dispatcher.forget_machines(await self.inventory.purge())
 
-    async def _every(self, period: float, work: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            await asyncio.sleep(period)
-            try:
-                await work()
-            except Error as error:
-                # The store says no at the moment; the next round tries again.
-                logger.warning("the fleet could not be brought up to date", extra={"reason": str(error)})
-
     async def _probe_all(self) -> None:
-        at_once = asyncio.Semaphore(MAX_PROBES)
+        for number in self.dispatcher.probed():
+            task = asyncio.ensure_future(self._probe(number))
+            self._probes.add(task)
+            task.add_done_callback(self._probes.discard)
 
-        async def probe(number: int) -> None:
-            # Spread over the period, so that servers are not all asked at the same moment.
-            await asyncio.sleep(random.random() * PROBE_S / 2)
-            async with at_once:
-                with contextlib.suppress(Error):
-                    await self.dispatcher.probe(number)
-
-        running: set[asyncio.Task[None]] = set()
-        try:
-            while True:
-                for number in self.dispatcher.probed():
-                    task = asyncio.ensure_future(probe(number))
-                    running.add(task)
-                    task.add_done_callback(running.discard)
-                await asyncio.sleep(PROBE_S)
-        finally:
-            for task in running:
-                task.cancel()
+    async def _probe(self, number: int) -> None:
+        # Spread over the period, so that servers are not all asked at the same moment.
+        await asyncio.sleep(random.random() * PROBE_S / 2)
+        async with self._at_once:
+            with contextlib.suppress(Error):
+                await self.dispatcher.probe(number)

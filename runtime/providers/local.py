@@ -6,12 +6,12 @@ import asyncio
 import json
 import os
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runtime.errors import FailedPrecondition, NotFound, Unavailable
 from runtime.local_cluster.task_process import command_line
+from runtime.process_tuning import with_first_descriptor_limit
 from runtime.providers.base import Flavor, Surroundings, WorkerSpec, parse_flavor
 from runtime.providers.processes import ProcessId, end_group, identify, is_alive, wait_gone
 
@@ -146,8 +146,10 @@ class LocalProvider:
         try:
             with open(folder / _LOG_FILE, "ab") as log:
                 # Not one of the `subprocess` module's: it goes on when this process ends.
+                # Commands of users inherit the limits of their worker.
+                command = with_first_descriptor_limit(command_line("agent", *words))
                 pid = os.posix_spawn(
-                    sys.executable, command_line("agent", *words), environment, setsid=True, file_actions=[
+                    command[0], command, environment, setsid=True, file_actions=[
                         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                         (os.POSIX_SPAWN_DUP2, log.fileno(), 1),
                         (os.POSIX_SPAWN_DUP2, log.fileno(), 2),

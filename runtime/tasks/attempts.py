@@ -28,6 +28,8 @@ AGENT_LOST = "Other pod seems to have crashed, resubmitting task"
 
 # Until a start is written on its own; an attempt that ends before is written once, with both.
 _START_DELAY_S = 0.005
+# The same for the fact that an agent has a task at all, of which nobody but a client who looks hears.
+_DISPATCH_DELAY_S = 0.02
 
 
 class Attempts(Core):
@@ -58,6 +60,7 @@ class Attempts(Core):
         self._outcomes = Outcomes(store, self.let_go)
         self._starting: list[Lease] = []
         self._start_timer: asyncio.TimerHandle | None = None
+        self._dispatch_timer: asyncio.TimerHandle | None = None
 
     async def acquire(self, agent: str, limit: int = 1) -> list[Lease]:
         """Wait until a task is ready, and return leases of up to ``limit`` ready tasks, at least one.
@@ -121,6 +124,20 @@ class Attempts(Core):
                     transitions.move_task(tables, task, TaskStatus.PROCESSING, now_s=lease.started_s)
 
         self.in_background(self.store.write(write))
+
+    def write_dispatches_soon(self) -> None:
+        """Have those tasks written as DISPATCHED, some milliseconds from now, that agents still have by then."""
+        if self._dispatch_timer is None:
+            self._dispatch_timer = self._loop.call_later(_DISPATCH_DELAY_S, self._write_dispatches, self.leases.last)
+
+    def _write_dispatches(self, until_fence: int) -> None:
+        self._dispatch_timer = None
+        if not self.leases:
+            return
+        if self.leases.first <= until_fence:
+            self.in_background(self.store.write(lambda tables: tables.write_dispatches(until_fence)))
+        if self.leases.last > until_fence:
+            self.write_dispatches_soon()
 
     async def stage_subtasks(
         self, lease: Lease, requests: Sequence[TaskRequest], options: TaskOptions | None

@@ -245,6 +245,16 @@ class LeaseTable:
     def __len__(self) -> int:
         return len(self._by_fence)
 
+    @property
+    def first(self) -> int:
+        """The fence of the lease that was handed out before all others."""
+        return next(iter(self._by_fence))
+
+    @property
+    def last(self) -> int:
+        """The fence of the lease that was handed out last; 0 when there is none."""
+        return next(reversed(self._by_fence), 0)
+
     def add(self, leases: Iterable[Lease]) -> None:
         """Watch over leases."""
         deadline = asyncio.get_running_loop().time() + self.ttl_s

@@ -109,9 +109,10 @@ class Tasks(Views, Attempts):
         self.retention.close()
         self._delays.close()
         self._outcomes.close()
-        if self._start_timer is not None:
-            self._start_timer.cancel()
-            self._start_timer = None
+        for timer in (self._start_timer, self._dispatch_timer):
+            if timer is not None:
+                timer.cancel()
+        self._start_timer = self._dispatch_timer = None
         leases = self.leases.all()
         if leases:
             self.give_back(leases)
@@ -281,6 +282,8 @@ class Tasks(Views, Attempts):
                     self._cancelling(change.number)
             elif isinstance(change, TaskChanges):
                 is_ready = is_ready or change.has_ready
+                if change.after is TaskStatus.DISPATCHED:
+                    self.write_dispatches_soon()
             elif isinstance(change, QueueEmpty):
                 # What got ready before this was taken by the same write, or one before it.
                 is_ready = self.scheduler.has_ready = False

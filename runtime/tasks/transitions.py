@@ -203,16 +203,13 @@ def dispatch_all(tables: TaskTables, tasks: Sequence[TaskRow], owner: str) -> No
     """
     if not tasks:
         return
-    numbers: dict[int, int] = {}
+    number = tables.number
     for task in tasks:
-        _check(task, task.status, _T.DISPATCHED)
-        task.status, task.owner, task.fence = _T.DISPATCHED, owner, tables.number()
-        numbers[task.session] = numbers.get(task.session, 0) + 1
+        if task.status is not _T.SUBMITTED:
+            _check(task, task.status, _T.DISPATCHED)
+        task.status, task.owner, task.fence = _T.DISPATCHED, owner, number()
     tables.note(TaskChanges(_T.SUBMITTED, _T.DISPATCHED, tasks, False))
-    tables.own_tasks(_T.DISPATCHED, owner, [(task.fence, task.number) for task in tasks])
-    for session, number in numbers.items():
-        tables.count(session, _T.SUBMITTED, -number)
-        tables.count(session, _T.DISPATCHED, number)
+    tables.dispatch_tasks(tasks)
 
 
 def complete_all(tables: TaskTables, done: Sequence[Completion], now_s: float) -> None:

@@ -326,30 +326,27 @@ class Waiting:
         wanted = list(dict.fromkeys(keys))
         is_short = len(wanted) <= _SHORT
 
-        def begin(tables: TaskTables) -> tuple[int, list[ResultRow]]:
+        def begin(tables: TaskTables) -> tuple[int, tuple[list[ResultRow], list[str]]]:
             session = tables.session_by_id(session_id)
             if session is None:
                 raise NotFound(f"session {session_id!r} is not known")
-            return session.number, tables.results(session.number, wanted) if is_short else []
+            return session.number, tables.settled(session.number, wanted) if is_short else ([], [])
 
-        number, rows = self.store.read(begin)
+        number, (rows, unknown) = self.store.read(begin)
         # Nothing runs between a short look and this, so no change is missed; it is told of those during a long one.
         collector = Collector(self, number, wanted)
         self.enter(number, collector)
         try:
             if not is_short:
-                rows = await self.store.read_in_thread(lambda tables: tables.results(number, wanted))
-            found = {row.key for row in rows}
-            for key in wanted:
-                if key not in found:
-                    raise NotFound(f"result {key!r} is not known in session {session_id!r}")
+                rows, unknown = await self.store.read_in_thread(lambda tables: tables.settled(number, wanted))
+            if unknown:
+                raise NotFound(f"result {unknown[0]!r} is not known in session {session_id!r}")
         except BaseException:
             collector.leave()
             raise
         for row in rows:
-            if row.status is not ResultStatus.CREATED:
-                is_small = row.status is ResultStatus.COMPLETED and row.value.ref is None
-                collector.settle(row.key, row.value if is_small else None)
+            is_small = row.status is ResultStatus.COMPLETED and row.value.ref is None
+            collector.settle(row.key, row.value if is_small else None)
         if self._closed:
             collector.close()
         return collector

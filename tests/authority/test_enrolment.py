@@ -60,10 +60,6 @@ def signer(pki: Path, tmp_path: Path) -> Iterator[runtime.Server]:
         yield server
 
 
-def target(server: runtime.Server) -> str:
-    return server.target.replace("grpc://", "grpcs://")
-
-
 def invitation(pki: Path, tmp_path: Path, days: float = 30) -> Path:
     path = tmp_path / "invitation"
     path.write_text(f"{Authority(pki).invite('member', HOSTS, days, 3600)}\n")
@@ -77,11 +73,11 @@ def shown(server: runtime.Server) -> bytes:
 
 def test_a_server_enrols_and_is_verified_by_the_authority(signer: runtime.Server, pki: Path, tmp_path: Path) -> None:
     path = invitation(pki, tmp_path)
-    options: dict[str, Any] = {"services": ("graph",), "data_dir": tmp_path / "member", "enrol_with": target(signer)}
+    options: dict[str, Any] = {"services": ("graph",), "data_dir": tmp_path / "member", "enrol_with": signer.target}
     with runtime.Server(enrol_invitation=path, **options) as member:
         access = Access(tls=True, ca=(pki / "ca.pem").read_bytes())
         check = "/grpc.health.v1.Health/Check"
-        assert unary(target(member), access, check, wire.health.HealthCheckRequest()) == b"\x08\x01"
+        assert unary(member.target, access, check, wire.health.HealthCheckRequest()) == b"\x08\x01"
         first = shown(member)
     path.unlink()
     # The certificate from before does; no invitation is needed, and the authority need not be there.
@@ -94,7 +90,7 @@ def test_a_server_enrols_and_is_verified_by_the_authority(signer: runtime.Server
 def test_a_certificate_is_renewed_and_no_stream_is_cut(signer: runtime.Server, pki: Path, tmp_path: Path) -> None:
     days = 12 / 86400
     with runtime.Server(
-        services=("graph",), data_dir=tmp_path / "member", enrol_with=target(signer),
+        services=("graph",), data_dir=tmp_path / "member", enrol_with=signer.target,
         enrol_invitation=invitation(pki, tmp_path, days),
     ) as member:
         roots = grpc.ssl_channel_credentials((pki / "ca.pem").read_bytes())
@@ -169,13 +165,13 @@ def test_an_authority_of_another_name_is_told_no_secret(signer: runtime.Server, 
     make_authority(tmp_path / "other", "other CA", 10)
     text = Authority(tmp_path / "other").invite("member", HOSTS, 1, 60)
     with pytest.raises(FailedPrecondition, match="signs as another authority than the invitation names"):
-        AuthorityClient(target(signer)).meet(text.authority)
+        AuthorityClient(signer.target).meet(text.authority)
 
 
 def test_a_server_without_the_right_to_a_certificate_does_not_start(
     signer: runtime.Server, pki: Path, tmp_path: Path
 ) -> None:
-    options: dict[str, Any] = {"services": ("graph",), "data_dir": tmp_path / "member", "enrol_with": target(signer)}
+    options: dict[str, Any] = {"services": ("graph",), "data_dir": tmp_path / "member", "enrol_with": signer.target}
     with pytest.raises(FailedPrecondition, match="an invitation is needed"):
         runtime.Server(**options)
     path = invitation(pki, tmp_path)
@@ -225,7 +221,7 @@ def test_machines_pin_the_certificate_of_the_server_that_joined(
     check = "/pb.WorkerSaver/Check"
     uuid = machine_id_of_text("7a0b3c58-2f4e-4d5a-9f0e-5f0d1a2b3c4d")
     days = 20 / 86400
-    with FleetClient(target(signer), Access(token=user, tls=True, ca=(pki / "ca.pem").read_bytes())) as dispatcher:
+    with FleetClient(signer.target, Access(token=user, tls=True, ca=(pki / "ca.pem").read_bytes())) as dispatcher:
 
         def assigned() -> Any:
             try:
@@ -234,8 +230,8 @@ def test_machines_pin_the_certificate_of_the_server_that_joined(
                 return None
 
         with runtime.Server(
-            services=("fleet",), data_dir=tmp_path / "member", enrol_with=target(signer),
-            enrol_invitation=invitation(pki, tmp_path, days), fleet_join=target(signer),
+            services=("fleet",), data_dir=tmp_path / "member", enrol_with=signer.target,
+            enrol_invitation=invitation(pki, tmp_path, days), fleet_join=signer.target,
             fleet_join_token_file=tmp_path / "server-token", fleet_lease_s=3, token_file=token_file,
         ) as member:
             port = int(member.address.rsplit(":", 1)[1])
@@ -258,7 +254,7 @@ def test_machines_pin_the_certificate_of_the_server_that_joined(
             found = until(lambda: reached(other_than=first), "renewed certificate")
         # A pinned certificate is not taken from anyone else, though the authority vouches for both.
         with pytest.raises(Unavailable):
-            unary(target(signer), found.access(user), check, wire.fleet.HealthCheckReq())
+            unary(signer.target, found.access(user), check, wire.fleet.HealthCheckReq())
 
 
 def test_commands_make_list_and_revoke(pki: Path, signer: runtime.Server, tmp_path: Path,
@@ -267,7 +263,7 @@ def test_commands_make_list_and_revoke(pki: Path, signer: runtime.Server, tmp_pa
     text = capsys.readouterr().out
     (tmp_path / "text").write_text(text)
     folder = tmp_path / "box"
-    assert main(["cert", "request", target(signer), "--out", str(folder), "--invitation", str(tmp_path / "text")]) == 0
+    assert main(["cert", "request", signer.target, "--out", str(folder), "--invitation", str(tmp_path / "text")]) == 0
     made = [str(folder / f"{name}.pem") for name in ("cert", "key", "ca", "crl")]
     assert capsys.readouterr().out.splitlines() == made
     assert main(["cert", "list", "--ca", str(pki)]) == 0

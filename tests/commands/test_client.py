@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from runtime.client.commands import LogLine
 from runtime.commands.model import Status
 from runtime.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from tests.commands.agents import agent
+from tests.peers import ROOT
 
 TIMEOUT_S = 60.0
 
@@ -56,6 +59,40 @@ def test_commands_are_joined_and_tell_how_they_ended(queue: runtime.Server) -> N
         assert {command.id for command in client.list("F")} >= {bad}
         assert [command.id for command in client.list(limit=2, offset=1)] == [good[0] + 1, good[0] + 2]
         assert [(worker.name, worker.concurrency) for worker in client.workers()] == [("agent", 2)]
+
+
+def test_join_tells_of_whichever_ends_first(idle: runtime.Server) -> None:
+    with runtime.CommandClient(idle.target) as client:
+        numbers = [client.submit("true") for _ in range(80)]
+        told: list[int] = []
+
+        def tell(done: int, total: int, failed: int) -> None:
+            told.append(done)
+            if done == 1:
+                for number in numbers[:-1]:
+                    client.cancel(number)
+
+        client.cancel(numbers[-1])
+        ended = client.join(numbers, timeout_s=TIMEOUT_S, progress=tell)
+        assert list(ended) == numbers and {command.status for command in ended.values()} == {Status.CANCELLED}
+        assert told == list(range(len(numbers) + 1))
+
+
+@pytest.mark.parametrize("others", [1, 80])
+def test_a_join_that_fails_lets_its_program_end(idle: runtime.Server, others: int) -> None:
+    script = f"""
+import runtime
+with runtime.CommandClient({idle.target!r}) as client:
+    numbers = [client.submit("true") for _ in range({others})]
+    try:
+        client.join([*numbers, 4_000_000])
+    except runtime.errors.NotFound as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+    )
+    assert done.stdout == f"{idle.target}: there is no command 4000000\n", done.stderr
 
 
 def test_output_is_followed_while_it_comes(queue: runtime.Server, tmp_path: Path) -> None:

@@ -175,3 +175,34 @@ def test_a_cluster_of_its_own(tmp_path: Path) -> None:
     assert "in-graph, 2 workers (started for this)" in done.stdout
     assert "(at least 0.95)" in done.stdout
     assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("trouble", "status", "told"),
+    [
+        ("raise ZeroDivisionError('no batches')", 1, "ZeroDivisionError: no batches"),
+        ("time.sleep(3)", 1, "DeadlineExceeded: worker 0 has waited 1 s for worker 1, in step 0"),
+    ],
+    ids=["raises", "hangs"],
+)
+def test_no_worker_waits_for_ever_for_another(tmp_path: Path, trouble: str, status: int, told: str) -> None:
+    script = f"""
+import sys, time
+import digits_cluster, digits_data
+digits_cluster.PATIENCE_S = 1.0
+whole = digits_data.endless_batches
+
+def batches(digits, size, seed):
+    if seed[1] == 1:
+        {trouble}
+    return whole(digits, size, seed)
+
+digits_data.endless_batches = batches
+sys.exit(digits_cluster.main(sys.argv[1:]))
+"""
+    _images(tmp_path / "digits.npz")
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--data", str(tmp_path / "digits.npz"), "--steps", "3", "--mode", "async",
+         "--in-turns"],
+        capture_output=True, text=True, timeout=RUN_S, env={**os.environ, "PYTHONPATH": _python_path(EXAMPLES)})
+    assert done.returncode == status and told in done.stderr, f"{done.stdout}\n{done.stderr}"

@@ -158,7 +158,7 @@ def test_secrets_are_written_nowhere(tmp_path: Path) -> None:
         "--command-worker-token-file", str(working), "--command-worker-ca", str(pki / "ca.pem"), "--log-level", "debug",
     ]
     with Processes() as processes, start_server(tmp_path, *flags) as server:
-        target = server.target.replace("grpc://", "grpcs://")
+        target = server.target
         ca = ["--ca", str(pki / "ca.pem")]
         environment = {"REGISTRY_PASSWORD": password, "XDG_DATA_HOME": str(tmp_path / "home")}
         with (

@@ -210,7 +210,8 @@ def test_open_listener_starts_with_protection_or_insecure(serving: Start, pki: P
         {"tls_cert": pki / "server.pem", "tls_key": pki / "server.key"},
     ):
         server = serving(listen="0.0.0.0:0", **options)
-        assert server.target.startswith("grpc://0.0.0.0:")
+        scheme = "grpcs" if "tls_cert" in options else "grpc"
+        assert server.target.startswith(f"{scheme}://0.0.0.0:")
         assert not server.target.endswith(":0")
 
 

@@ -17,6 +17,7 @@ import grpc
 import pytest
 
 import runtime
+from runtime.authority import certificates as pki_files
 from tests import processes
 from tests.server.conftest import connect
 from tests.server.fake_planes import RUN_STEP
@@ -67,6 +68,16 @@ def test_serve_prints_one_ready_line_with_the_real_port_and_logs_to_stderr(tmp_p
         assert f"serving address={server.address}" in server.log()
         assert "stopped" in server.log()
         assert "Traceback" not in server.log()
+
+
+def test_the_ready_line_of_a_server_with_tls_is_a_target_for_clients(tmp_path: Path) -> None:
+    pki_files.make_authority(tmp_path, "CA", 10)
+    pki_files.make_leaf(tmp_path, tmp_path, "server", ["127.0.0.1"], 10)
+    keys = ("--tls-cert", str(tmp_path / "server.pem"), "--tls-key", str(tmp_path / "server.key"))
+    with processes.start_server(tmp_path, *keys) as server:
+        assert server.target.startswith("grpcs://127.0.0.1:")
+        with runtime.Session(server.target, ca=tmp_path / "ca.pem") as session:
+            assert session.run(session.graph.constant(1.0)) == 1
 
 
 def test_serve_on_a_unix_socket(tmp_path: Path) -> None:

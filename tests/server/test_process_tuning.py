@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from runtime import process_tuning
+from tests import processes
+from tests.commands.agents import marked
+from tests.conformance.taskqueue.client import connect, wait_until
 
 
 def run(script: str, **environment: str) -> str:
@@ -106,3 +111,38 @@ for option in ("tuned", "default"):
     print(calls)
 """
     assert run(script).splitlines() == ["[]", "[1]", "[1]"]
+
+
+def soft_limit(pid: int) -> int:
+    return resource.prlimit(pid, resource.RLIMIT_NOFILE)[0]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the limits of another process")
+def test_the_command_may_open_all_descriptors_and_its_workers_what_is_usual(tmp_path: Path) -> None:
+    mine = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, mine[1]))
+    try:
+        with processes.start_server(tmp_path, "--services", "command") as server, connect(server.address) as queue:
+            resource.setrlimit(resource.RLIMIT_NOFILE, mine)
+            assert soft_limit(server.pid) == mine[1]
+            (worker,) = queue.create_workers("local")
+            try:
+                task = queue.submit("ulimit -Sn")
+                assert [entry.log_text for entry in queue.follow(task)] == ["512"]
+            finally:
+                queue.delete_worker(worker)
+                wait_until(lambda: not marked(str(tmp_path / "data" / "workers")), "gone")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, mine)
+
+
+def test_an_embedded_server_leaves_the_limit_of_descriptors_alone() -> None:
+    script = """
+import resource
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+import runtime
+with runtime.Server(services=("graph",)):
+    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+    assert run(script) == "512"

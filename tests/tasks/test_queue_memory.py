@@ -44,10 +44,13 @@ def test_queued_tasks_cost_no_objects(tmp_path: Path) -> None:
     async def fill() -> None:
         async with open_plane(tmp_path) as tasks:
             await tasks.create_session("s", OPTIONS)
-            await _queue(tasks, 0, 3)  # so that what is kept at hand is full
+            # What is ready is kept at hand while it is little, and not any more when it has been a lot.
+            await _queue(tasks, 0, 1)
+            await _use(tasks)
+            await _queue(tasks, PART, 9)
             await _use(tasks)
             before = _blocks()
-            await _queue(tasks, 3 * PART, 8)
+            await _queue(tasks, 10 * PART, 8)
             await _use(tasks)
             assert _blocks() - before < 8 * PART / 10, "memory grows with the tasks that are queued"
 
@@ -57,7 +60,7 @@ def test_queued_tasks_cost_no_objects(tmp_path: Path) -> None:
             await _use(tasks)
             assert _blocks() - before < 8 * PART / 4, "memory after a restart grows with the tasks that are queued"
             await tasks.create_session("other", OPTIONS)
-            await _queue(tasks, 20 * PART, 2, "other")
+            await _queue(tasks, 30 * PART, 2, "other")
             await tasks.cancel_session("other")
             before = _blocks()
             await tasks.cancel_session("s")

@@ -19,7 +19,7 @@ from runtime.client.tasks.creation import make_options
 from runtime.client.tasks.handle import AsyncTaskHandle
 from runtime.client.tasks.session import AsyncTaskSession
 from runtime.client.tasks.submissions import Submissions
-from runtime.errors import InvalidArgument
+from runtime.errors import Internal, InvalidArgument
 
 __all__ = ["AsyncTaskClient", "AsyncTaskHandle", "AsyncTaskSession", "make_options"]
 
@@ -115,6 +115,9 @@ class AsyncTaskClient:
         """Return the most bytes that one chunk of a payload may have."""
         if not self.known_chunk_bytes:
             reply = await self.submitter("GetServiceConfiguration", wire.armonik.Empty(), wire.armonik.Configuration)
+            if reply.data_chunk_max_size <= 0:
+                raise Internal(f"{self.calls.target}: GetServiceConfiguration answered data_chunk_max_size "
+                               f"{reply.data_chunk_max_size}; it must be positive")
             self.known_chunk_bytes = reply.data_chunk_max_size
         return self.known_chunk_bytes
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime import wire
 from runtime.client.tasks.failures import failure_with
-from runtime.errors import DeadlineExceeded, Unimplemented
+from runtime.errors import DeadlineExceeded, Internal, Unavailable, Unimplemented
 from runtime.tasks.model import ResultStatus
 
 if TYPE_CHECKING:
@@ -157,7 +157,10 @@ async def _collect(
             async for reply in replies:
                 some: list[AsyncTaskHandle] = []
                 for result in reply.result:
-                    handle = by_key.pop(result.key)
+                    handle = by_key.pop(result.key, None)
+                    if handle is None:
+                        raise Internal(f"{session.client.calls.target}: {_PATH} tells of the result {result.key!r}, "
+                                       "which it has told of before or was not asked for")
                     missing[handle] -= 1
                     if result.status == "ABORTED":
                         if handle.failure is None:
@@ -171,6 +174,9 @@ async def _collect(
                             some.append(handle)
                 if some:
                     ended.put_nowait(some)
+        if by_key:
+            raise Unavailable(f"{session.client.calls.target}: {_PATH} ended before it told of the result "
+                              f"{next(iter(by_key))!r}")
 
     await session.client.calls.repeated(once)
 

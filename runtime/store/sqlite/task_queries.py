@@ -1,11 +1,11 @@
-"""What is asked of many tasks and results at a time: the queue, pages, selections."""
+"""What is asked of many tasks and results at a time: pages, selections."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from runtime.store.sqlite.task_counters import TaskCounters
+from runtime.store.sqlite.task_queue import TaskQueue
 from runtime.store.sqlite.task_rows import (
     RESULT,
     TASK,
@@ -22,51 +22,13 @@ from runtime.tasks.model import ResultRow, TaskRow, TaskStatus
 __all__ = ["TaskQueries"]
 
 
-class TaskQueries(TaskCounters):
+class TaskQueries(TaskQueue):
     """See `runtime.store.tasks.TaskTables` for what each method is for."""
-
-    # The queue
-
-    def top_priority(self) -> int | None:
-        row = self._execute(
-            "SELECT priority FROM tasks WHERE status = 2 AND missing = 0 ORDER BY priority DESC LIMIT 1"
-        ).fetchone()
-        return None if row is None else int(row[0])
-
-    def next_priority(self, below: int) -> int | None:
-        row = self._execute(
-            "SELECT priority FROM tasks WHERE status = 2 AND missing = 0 AND priority < ?"
-            " ORDER BY priority DESC LIMIT 1",
-            (below,),
-        ).fetchone()
-        return None if row is None else int(row[0])
-
-    def next_ready_session(self, priority: int, after: int) -> int | None:
-        row = self._execute(
-            "SELECT session FROM tasks WHERE status = 2 AND missing = 0 AND priority = ? AND session > ?"
-            " ORDER BY session LIMIT 1",
-            (priority, after),
-        ).fetchone()
-        return None if row is None else int(row[0])
-
-    def ready_tasks(self, priority: int, session: int, limit: int) -> list[TaskRow]:
-        query = (
-            f"SELECT {TASK} FROM tasks WHERE status = 2 AND missing = 0 AND priority = ? AND session = ?"
-            " ORDER BY place LIMIT ?"
-        )
-        return [task_row(row) for row in self._execute(query, (priority, session, limit)).fetchall()]
-
-    def ready_before(self, task: TaskRow) -> tuple[int, int]:
-        # What stands before a task that is ready: of higher priority, and of the same in its own session.
-        ready = "SELECT count(*) FROM tasks WHERE status = 2 AND missing = 0 AND priority "
-        (above,) = self._execute(f"{ready} > ?", (task.priority,)).fetchone()
-        before = (task.priority, task.session, task.place)
-        (same,) = self._execute(f"{ready} = ? AND session = ? AND place < ?", before).fetchone()
-        return int(above), int(same)
 
     # Pages of them
 
     def task_page(self, session: int | None, statuses: Sequence[int], after: int, limit: int) -> list[TaskRow]:
+        self._write_taken()
         where, values = ["number > ?"], [after]
         if session is not None:
             where.append("session = ?")
@@ -88,6 +50,7 @@ class TaskQueries(TaskCounters):
         return [(row[0], result_row(row[1:])) for row in rows]
 
     def owned_tasks(self) -> list[TaskRow]:
+        self._write_taken()
         query = f"SELECT {TASK} FROM tasks WHERE owner <> '' ORDER BY number"
         return [task_row(row) for row in self._execute(query).fetchall()]
 
@@ -106,6 +69,7 @@ class TaskQueries(TaskCounters):
         ).fetchall()
 
     def task_counts(self, selection: TaskSelection) -> dict[TaskStatus, int]:
+        self._write_taken()
         found: dict[TaskStatus, int] = {}
         condition = status_condition(selection.included, selection.excluded)
         if selection.sessions is not None:
@@ -126,6 +90,7 @@ class TaskQueries(TaskCounters):
         return [task_row(row) for row in self._selected(TASK, selection, "AND next <> 0")]
 
     def _selected(self, columns: str, selection: TaskSelection, also: str = "") -> list[Sequence[Any]]:
+        self._write_taken()
         condition = f"{status_condition(selection.included, selection.excluded)} {also}"
         rows: list[Sequence[Any]] = []
         if selection.sessions is not None:
@@ -143,6 +108,7 @@ class TaskQueries(TaskCounters):
         return rows
 
     def task_statuses(self, ids: Sequence[str]) -> dict[str, TaskStatus]:
+        self._write_taken()
         found: dict[str, int] = {}
         asked = list(dict.fromkeys(ids))
         for some in pieces(asked):
@@ -156,3 +122,15 @@ class TaskQueries(TaskCounters):
             query = f"SELECT {RESULT} FROM results WHERE session = ? AND key IN ({marks(some)})"
             found.update((row[1], result_row(row)) for row in self._execute(query, (session, *some)))
         return [found[key] for key in asked if key in found]
+
+    def settled(self, session: int, keys: Sequence[str]) -> tuple[list[ResultRow], list[str]]:
+        settled: list[ResultRow] = []
+        unknown: list[str] = []
+        for some in pieces(list(keys)):
+            query = f"SELECT {RESULT} FROM results WHERE session = ? AND key IN ({marks(some)})"
+            rows = self._execute(query, (session, *some)).fetchall()
+            settled += [result_row(row) for row in rows if row[3] != 1]
+            if len(rows) < len(some):
+                found = {row[1] for row in rows}
+                unknown += [key for key in some if key not in found]
+        return settled, unknown

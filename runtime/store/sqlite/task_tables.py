@@ -6,11 +6,15 @@ Single rows are here; `task_queries` has what is asked of many, `task_counters` 
 
 from __future__ import annotations
 
+import copy
+import itertools
+import operator
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from runtime.objects.value import Value
+from runtime.store.sqlite.inserts import insert
 from runtime.store.sqlite.object_tables import value_columns
 from runtime.store.sqlite.retention_tables import RETENTION_SCHEMA
 from runtime.store.sqlite.session_tables import OPTION_USES_SCHEMA
@@ -72,6 +76,15 @@ _SCHEMA = (
 # Specifications that are kept at hand from the start of a task to its end. Their numbers never come back, and only this
 # connection lets a payload go, so none of them is ever out of date where it matters.
 _SPECS_KEPT = 1024
+# Those of tasks in `TaskQueue._ready` are kept, too, if their payloads have no more bytes than this.
+_SMALL_BYTES = 1 << 10
+
+_STATUS = operator.attrgetter("status")
+_NEW_TASK = operator.attrgetter(
+    "number", "id", "session", "spec", "attempt", "priority", "max_retries", "missing", "place", "created_s",
+    "submitted_s",
+)  # fmt: skip
+_NEW_RESULT = operator.attrgetter("session", "key", "owner", "created_s")
 
 
 class SqliteTaskTables(TaskQueries):
@@ -83,65 +96,41 @@ class SqliteTaskTables(TaskQueries):
     def __init__(self, connection: sqlite3.Connection, epoch: int) -> None:
         super().__init__(connection, epoch)
         self._specs: dict[int, SpecRow] = {}
+        self._new_specs: dict[int, SpecRow] = {}
 
     # Creation
 
     def insert_specs(self, rows: Iterable[SpecRow]) -> None:
-        self._many(
-            "INSERT INTO specs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                (
-                    row.number,
-                    row.session,
-                    row.options_number,
-                    row.parent,
-                    keys_text(row.expected_keys),
-                    keys_text(row.dependencies),
-                    *value_columns(row.payload),
-                )
-                for row in rows
-            ),
-        )
+        kept, ready, columns = self._new_specs, self._ready or (), []
+        for row in rows:
+            number, session, options, parent, keys, dependencies, payload = row
+            values = value_columns(payload)
+            columns.append(
+                (number, session, options, parent, keys_text(keys), keys_text(dependencies), *values)
+            )
+            if number in ready and len(payload.data) <= _SMALL_BYTES:
+                kept[number] = row
+        insert(self.connection, "specs", "?, ?, ?, ?, ?, ?, ?, ?, ?, ?", columns)
 
     def insert_tasks(self, rows: Sequence[TaskRow]) -> None:
         try:
-            self._many(
-                "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    (
-                        row.number,
-                        row.id,
-                        row.session,
-                        row.spec,
-                        row.attempt,
-                        row.priority,
-                        row.max_retries,
-                        int(row.status),
-                        row.missing,
-                        row.place,
-                        row.fence,
-                        row.owner,
-                        row.next,
-                        row.created_s,
-                        row.submitted_s,
-                        row.started_s,
-                        row.ended_s,
-                        row.error,
-                    )
-                    for row in rows
-                ),
-            )
+            for status, some in itertools.groupby(rows, _STATUS):
+                # What nobody has acquired yet has no fence, no owner, no successor, no start, no end, no error.
+                marks = f"?, ?, ?, ?, ?, ?, ?, {int(status)}, ?, ?, 0, '', 0, ?, ?, NULL, NULL, ''"
+                insert(self.connection, "tasks", marks, list(map(_NEW_TASK, some)))
         except sqlite3.IntegrityError as error:
             raise Exists("a task id is in use") from error
+        if not self._note_inserted(rows):
+            self._new_specs.clear()
 
     def insert_results(self, rows: Sequence[ResultRow]) -> None:
+        # CREATED, without a value.
         try:
-            self._many(
-                f"INSERT INTO results ({RESULT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    (row.session, row.key, row.owner, int(row.status), row.created_s, *value_columns(row.value))
-                    for row in rows
-                ),
+            insert(
+                self.connection,
+                "results (session, key, owner, created, status, data, digest, size, crc)",
+                "?, ?, ?, ?, 1, x'', NULL, 0, 0",
+                list(map(_NEW_RESULT, rows)),
             )
         except sqlite3.IntegrityError as error:
             raise Exists("a key is in use") from error
@@ -167,12 +156,14 @@ class SqliteTaskTables(TaskQueries):
         return task
 
     def find_task(self, number: int) -> TaskRow | None:
+        if taken := self._taken.get(number):
+            return copy.copy(taken)
         row = self._execute(f"SELECT {TASK} FROM tasks WHERE number = ?", (number,)).fetchone()
         return None if row is None else task_row(row)
 
     def task_by_id(self, task_id: str) -> TaskRow | None:
         row = self._execute(f"SELECT {TASK} FROM tasks WHERE id = ?", (task_id,)).fetchone()
-        return None if row is None else task_row(row)
+        return None if row is None else self._as_taken(task_row(row))
 
     def attempts(self, spec: int) -> list[TaskRow]:
         # There is no index by the first attempt: attempts hang together by the next one.
@@ -182,26 +173,32 @@ class SqliteTaskTables(TaskQueries):
         return found
 
     def spec(self, number: int) -> SpecRow:
-        spec = self._specs.get(number)
+        spec = self._new_specs.get(number) or self._specs.get(number)
         if spec is None:
             spec = spec_row(self._execute("SELECT * FROM specs WHERE number = ?", (number,)).fetchone())
-            if len(self._specs) >= _SPECS_KEPT:
-                self._specs.clear()
-            self._specs[number] = spec
+            self._keep_spec(spec)
         return spec
+
+    def _keep_spec(self, spec: SpecRow) -> None:
+        if len(self._specs) >= _SPECS_KEPT:
+            self._specs.clear()
+        self._specs[spec.number] = spec
 
     def specs(self, numbers: Sequence[int]) -> dict[int, SpecRow]:
         if len(numbers) == 1:
             return {numbers[0]: self.spec(numbers[0])}
-        found: dict[int, SpecRow] = {}
-        for start in range(0, len(numbers), MANY):
-            some = numbers[start : start + MANY]
+        kept = self._new_specs
+        found = {number: kept[number] for number in numbers if number in kept}
+        left = [number for number in numbers if number not in found] if len(found) < len(numbers) else []
+        for start in range(0, len(left), MANY):
+            some = left[start : start + MANY]
             for row in self._execute(f"SELECT * FROM specs WHERE number IN ({marks(some)})", some).fetchall():
                 found[row[0]] = spec_row(row)
         return found
 
     def forget_payload(self, spec: int) -> None:
         self._specs.pop(spec, None)
+        self._new_specs.pop(spec, None)
         self._execute("UPDATE specs SET digest = NULL, size = 0 WHERE number = ?", (spec,))
 
     def update_task(self, row: TaskRow) -> None:
@@ -222,6 +219,9 @@ class SqliteTaskTables(TaskQueries):
                 row.number,
             ),
         )
+        self._note_updated(row)
+        if spec := self._new_specs.pop(row.spec, None):
+            self._keep_spec(spec)
 
     def result(self, session: int, key: str) -> ResultRow | None:
         query = f"SELECT {RESULT} FROM results WHERE session = ? AND key = ?"
@@ -236,9 +236,11 @@ class SqliteTaskTables(TaskQueries):
         )
 
     def standing(self, numbers: Sequence[int]) -> dict[int, tuple[int, TaskStatus]]:
-        found: dict[int, tuple[int, TaskStatus]] = {}
-        for start in range(0, len(numbers), MANY):
-            some = numbers[start : start + MANY]
+        taken = self._taken
+        found = {number: (taken[number].fence, TaskStatus.DISPATCHED) for number in numbers if number in taken}
+        left = [number for number in numbers if number not in found] if len(found) < len(numbers) else []
+        for start in range(0, len(left), MANY):
+            some = left[start : start + MANY]
             query = f"SELECT number, fence, status FROM tasks WHERE number IN ({marks(some)})"
             for number, fence, status in self._execute(query, some).fetchall():
                 found[number] = fence, TASK_STATUS[status]
@@ -248,12 +250,10 @@ class SqliteTaskTables(TaskQueries):
         self._many(
             f"UPDATE tasks SET status = {int(status)}, owner = '', started = ?, ended = ? WHERE number = ?", rows
         )
-
-    def own_tasks(self, status: TaskStatus, owner: str, rows: Sequence[tuple[int, int]]) -> None:
-        self._many(
-            f"UPDATE tasks SET status = {int(status)}, owner = ?, started = NULL, fence = ? WHERE number = ?",
-            [(owner, fence, number) for fence, number in rows],
-        )
+        numbers = [number for _, _, number in rows]
+        self._forget_taken(numbers)
+        for number in numbers:
+            self._new_specs.pop(number, None)
 
     def fill_results(self, status: ResultStatus, rows: Sequence[tuple[int, str, int, Value]]) -> int:
         return self._many(
@@ -294,7 +294,9 @@ class SqliteTaskTables(TaskQueries):
     def drop(self) -> None:
         super().drop()
         self._specs.clear()
+        self._new_specs.clear()
 
     def discard(self) -> None:
         super().discard()
         self._specs.clear()
+        self._new_specs.clear()

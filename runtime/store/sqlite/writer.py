@@ -90,6 +90,9 @@ class Tables:
             return ()
         return (functools.partial(self.watcher, noted),)
 
+    def committed(self) -> None:
+        """The group is on disk."""
+
     def discard(self) -> None:
         """The group was undone: forget everything that is in memory."""
         self._noted, self._kept_notes = [], 0
@@ -182,6 +185,8 @@ class GroupWriter:
             failpoints.hit("store.commit.before")
             execute("COMMIT")
             failpoints.hit("store.commit.after")
+            for tables in touched:
+                tables.committed()
         except Exception as error:
             self._undo()
             for tables in touched:

@@ -198,9 +198,19 @@ class Supply:
             top = self._tasks.store.read(lambda tables: tables.top_priority())
         except Error:
             return
-        if top is not None and top > self._ready[-1].task.options.priority:
+        if self._is_less_important(top):
+            # What others have acquired may still be read as ready; a write knows.
+            asked = self._tasks.store.write(lambda tables: tables.top_priority())
+            asked.add_done_callback(self._looked)
+
+    def _looked(self, asked: asyncio.Future[int | None]) -> None:
+        if not asked.cancelled() and asked.exception() is None and self._is_less_important(asked.result()):
             self._give_back()
             self._refill()
+
+    def _is_less_important(self, top: int | None) -> bool:
+        """Return whether what is kept ready is less important than a task of this priority."""
+        return top is not None and bool(self._ready) and top > self._ready[-1].task.options.priority
 
     def _give_back_stale(self) -> None:
         self._stale = None

@@ -95,7 +95,9 @@ class Server:
         if self.gone.is_set() or scheduler._asking:
             return
         if any(not request.future.done() for request in scheduler._waiting):
-            is_ready = self.tasks.store.read(lambda tables: tables.top_priority() is not None)
+            tables: Any = self.tasks.store._written  # type: ignore[attr-defined]
+            query = "SELECT number FROM tasks WHERE status = 2 AND missing = 0"
+            is_ready = any(number not in tables._taken for (number,) in tables.connection.execute(query))
             assert not is_ready, "an agent waits although a task is ready"
 
     def die(self) -> None:
@@ -108,7 +110,7 @@ class Server:
         tasks.leases.close()
         tasks.retention.close()
         tasks._delays.close()
-        for timer in (tasks._start_timer, tasks._outcomes._retry, tasks.scheduler._retry):
+        for timer in (tasks._start_timer, tasks._dispatch_timer, tasks._outcomes._retry, tasks.scheduler._retry):
             if timer is not None:
                 timer.cancel()
         for group in tasks.waiting._groups.values():

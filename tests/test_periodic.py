@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from runtime.commands.periodic import repeat
 from runtime.errors import Unavailable
+from runtime.periodic import repeat
 
 
 def test_a_turn_that_fails_is_told_and_the_next_one_comes(caplog: pytest.LogCaptureFixture) -> None:
