@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -91,7 +92,11 @@ def hand_tasks_out_twice(patch: pytest.MonkeyPatch) -> None:
     def twice(tables: SqliteTaskTables, rows: Sequence[TaskRow], owner: str) -> None:
         dispatch_all(tables, rows, owner)
         for row in rows:
-            tables.connection.execute("UPDATE tasks SET status = 2 WHERE number = ?", (row.number,))
+            again = copy.copy(row)
+            again.status, again.owner = TaskStatus.SUBMITTED, ""
+            tables.update_task(again)
+            tables.count(row.session, TaskStatus.DISPATCHED, -1)
+            tables.count(row.session, TaskStatus.SUBMITTED, 1)
 
     patch.setattr(transitions, "dispatch_all", twice)
 
