@@ -1,7 +1,7 @@
-"""Objects as files of a folder, each named by the SHA-256 of its content.
+"""Objects in a folder: medium ones together in one file, large ones in files, named by the SHA-256 of their content.
 
 A file is written under a temporary name, synced, renamed, and its folder synced, before anybody may refer to it. So a
-file with a name is complete, whatever happened.
+file with a name is complete, whatever happened. `runtime.objects.arena` has the file of the medium ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,10 +24,12 @@ from runtime._ext.buffer_pool import BufferPool
 from runtime._ext.chunks import cut_with_checksum
 from runtime._ext.crc32c import crc32c
 from runtime.errors import DataLoss, Error, ResourceExhausted, Unavailable
-from runtime.objects.value import ObjectRef, Value
+from runtime.objects.arena import ARENA_BYTES, KEY_BYTES, Arena, place_of
+from runtime.objects.recent import Content, Recent
+from runtime.objects.value import DIGEST_BYTES, ObjectRef, Value
 from runtime.store import failpoints
 
-__all__ = ["INLINE_BYTES", "FileObjects"]
+__all__ = ["ARENA_NAME", "INLINE_BYTES", "MEDIUM_BYTES", "FileObjects"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,17 @@ R = TypeVar("R")
 INLINE_BYTES = 16 << 10
 """Values of at most so many bytes lie in their row: a file of its own would cost two syncs of the disk."""
 
+MEDIUM_BYTES = 4 << 20
+"""Values of at most so many bytes lie beside each other in one file: of more, the syncs of a file are a small part."""
+ARENA_NAME = "arena"
+"""The name of that file."""
+
+# What all writers together keep in memory, beyond a piece each, of values that may turn out to be medium ones.
+_GATHERED_BYTES = 64 << 20
+# What is being written to the arena at a time, of whose content others wait with it in memory.
+_PUT_BYTES = 64 << 20
+# Values that were written last, and that are in memory still when they are read.
+_RECENT_BYTES = 64 << 20
 # What is given to the disk, or read from it, at once: large enough that the hop to a thread does not count.
 _PIECE_BYTES = 1 << 20
 # A reader is that far ahead only of those who take what it reads: it begins with one chunk, and grows by this factor.
@@ -44,7 +57,6 @@ _MAX_VIEWS = 1000  # that a system call writes; the limit of Linux is 1024
 # Most of them wait for the disk, which syncs several files in little more time than one.
 _THREADS = 8
 _buffers = BufferPool(_THREADS * 8 * _PIECE_BYTES)
-_DIGEST_BYTES = 32
 _TEMPORARY = "writing"
 # How many names are compared with the store at once.
 _SWEEP_NAMES = 1000
@@ -59,16 +71,29 @@ class FileObjects:
         Made when the first object is written, readable by this user alone.
     inline_bytes : int
         Values of at most so many bytes never become files.
+    arena_bytes : int
+        How large the file of medium values gets at most; 0: they become files, too.
     """
 
-    def __init__(self, folder: Path, inline_bytes: int = INLINE_BYTES) -> None:
+    def __init__(self, folder: Path, inline_bytes: int = INLINE_BYTES, arena_bytes: int = ARENA_BYTES) -> None:
         self.folder = folder
         self.inline_bytes = inline_bytes
+        self.recent = Recent(_RECENT_BYTES)
+        self.arena = Arena(folder / ARENA_NAME, arena_bytes, self.in_thread)
+        self._gathered_bytes = 0
+        self.put_bytes = 0
+        self._put_ended: list[asyncio.Future[None]] = []
         self._held: Counter[bytes] = Counter()
+        # Held, although no row refers to them any more, or ever will.
+        self._unused: set[bytes] = set()
         self._removing: dict[bytes, asyncio.Future[None]] = {}
         self._names = itertools.count()
         self._made = False
         self._threads: concurrent.futures.ThreadPoolExecutor | None = None
+
+    def take_up(self, objects: Iterable[tuple[bytes, int]]) -> None:
+        """Learn names and sizes of all objects that rows refer to; until then there are no medium ones."""
+        self.arena.open((name, size) for name, size in objects if len(name) == KEY_BYTES)
 
     def writer(self, inline_bytes: int | None = None) -> FileValueWriter:
         """Return a writer for one value."""
@@ -82,24 +107,111 @@ class FileObjects:
                 yield data[start : start + chunk_bytes] if len(data) > chunk_bytes else data
             return
         ref = value.ref
+        if (content := self.recent.get(ref.digest)) is not None:
+            for piece in content:
+                view = memoryview(piece)
+                for start in range(0, len(view), chunk_bytes):
+                    yield bytes(view[start : start + chunk_bytes])
+            return
+        if len(ref.digest) == KEY_BYTES:
+            try:
+                with self.arena.reading(ref.digest) as file:
+                    async for piece in self._pieces(file, place_of(ref.digest), ref, chunk_bytes):
+                        yield piece
+            except KeyError:
+                raise DataLoss(f"object {ref.digest.hex()} is not there") from None
+            except OSError as error:
+                raise _disk_error(error, self.arena.path) from error
+            return
         file = await self.in_thread(lambda: _open(self.path(ref.digest)))
         try:
-            crc, left = 0, ref.size
-            # Whole chunks at a time, so that none is put together from two reads.
-            most = max(1, _PIECE_BYTES // chunk_bytes)
-            ahead = 1
-            while left:
-                wanted = min(ahead * chunk_bytes, left)
-                chunks, crc = await self.in_thread(functools.partial(_read, file, wanted, chunk_bytes, crc))
-                left -= wanted
-                if not chunks or (not left and crc != ref.crc):
-                    raise DataLoss(f"object {ref.digest.hex()} is damaged: its bytes are not those that were written")
-                chunks.reverse()
-                while chunks:
-                    yield chunks.pop()
-                ahead = min(ahead * _GROWTH, most)
+            async for piece in self._pieces(file, 0, ref, chunk_bytes):
+                yield piece
         finally:
             os.close(file)
+
+    async def _pieces(self, file: int, at: int, ref: ObjectRef, chunk_bytes: int) -> AsyncIterator[bytes]:
+        """Return the pieces of an object that begins somewhere in a file."""
+        crc, left = 0, ref.size
+        # Whole chunks at a time, so that none is put together from two reads.
+        most = max(1, _PIECE_BYTES // chunk_bytes)
+        ahead = 1
+        while left:
+            wanted = min(ahead * chunk_bytes, left)
+            chunks, crc = await self.in_thread(functools.partial(_read, file, at, wanted, chunk_bytes, crc))
+            at += wanted
+            left -= wanted
+            if not chunks or (not left and crc != ref.crc):
+                raise DataLoss(f"object {ref.digest.hex()} is damaged: its bytes are not those that were written")
+            chunks.reverse()
+            while chunks:
+                yield chunks.pop()
+            ahead = min(ahead * _GROWTH, most)
+
+    def at_hand(self, value: Value) -> Content | None:
+        """Return the pieces of a value that are in memory already."""
+        return (value.data,) if value.ref is None else self.recent.get(value.ref.digest)
+
+    def handed_over(self, values: Iterable[Value]) -> None:
+        """Keep values in memory no longer: who wanted them has them."""
+        for value in values:
+            if value.ref is not None:
+                self.recent.drop(value.ref.digest)
+
+    async def put(self, contents: Sequence[Content], memory_bytes: int = 0) -> list[Value]:
+        """Write values whose bytes are all there."""
+        sizes = [sum(len(memoryview(piece)) for piece in content) for content in contents]
+        total = max(sum(sizes), memory_bytes)
+        await self._room_to_put(total)
+        made: list[Value | None] = [None] * len(contents)
+        try:
+            for index, nbytes in enumerate(sizes):
+                if nbytes <= self.inline_bytes:
+                    made[index] = Value(b"".join(contents[index]))
+            medium = [index for index, nbytes in enumerate(sizes) if self.inline_bytes < nbytes <= MEDIUM_BYTES]
+            try:
+                refs = await self.arena.put([contents[index] for index in medium]) if medium else []
+            except OSError as error:
+                raise _disk_error(error, self.arena.path) from error
+            kept = []
+            for index, ref in zip(medium, refs, strict=True):
+                if ref is not None:
+                    self._held[ref.digest] += 1
+                    made[index] = Value(b"", ref)
+                    kept.append((ref.digest, contents[index]))
+            self.recent.add(kept, total)
+            for index, value in enumerate(made):
+                if value is None:
+                    writer = FileValueWriter(self, self.inline_bytes, has_own_file=True)
+                    try:
+                        for piece in contents[index]:
+                            await writer.write(bytes(piece))
+                        made[index] = await writer.finish()
+                    finally:
+                        writer.discard()
+        except BaseException:
+            unused = [value for value in made if value is not None and value.ref is not None]
+            self.let_go(unused)
+            for value in unused:
+                # Content that has a file may be another value's as well; a sweep sees to it.
+                if value.ref is not None and not value.ref.is_shared:
+                    self.remove(value.ref.digest)
+            raise
+        finally:
+            self.put_bytes -= total
+            waiting, self._put_ended = self._put_ended, []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
+        return [value for value in made if value is not None]
+
+    async def _room_to_put(self, nbytes: int) -> None:
+        """Wait until not too much else is being written."""
+        while self.put_bytes and self.put_bytes + nbytes > _PUT_BYTES:
+            ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._put_ended.append(ended)
+            await ended
+        self.put_bytes += nbytes
 
     def let_go(self, values: Iterable[Value]) -> None:
         """Hold these values no longer."""
@@ -109,9 +221,19 @@ class FileObjects:
                 self._held[digest] -= 1
                 if self._held[digest] <= 0:
                     del self._held[digest]
+                    if digest in self._unused:
+                        self._unused.discard(digest)
+                        self.remove(digest)
 
     def remove(self, digest: bytes) -> None:
-        """Remove an object that no row refers to, in a thread."""
+        """Remove an object that no row refers to; a file in a thread."""
+        if len(digest) == KEY_BYTES:
+            if digest in self._held:
+                self._unused.add(digest)  # for good: nobody writes the same once more
+            else:
+                self.recent.drop(digest)
+                self.arena.free(digest)
+            return
         if digest in self._held or digest in self._removing:
             return
         removal = asyncio.ensure_future(self.in_thread(lambda: _remove(self.path(digest))))
@@ -143,6 +265,8 @@ class FileObjects:
     async def close(self) -> None:
         """Wait for what is being removed, and end the threads."""
         await asyncio.gather(*self._removing.values(), return_exceptions=True)
+        await self.arena.close()
+        self.recent.clear()
         if self._threads is not None:
             self._threads.shutdown(wait=True)
             self._threads = None
@@ -159,6 +283,17 @@ class FileObjects:
         if self._threads is None:
             self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "objects")
         return asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+    def gather(self, nbytes: int) -> bool:
+        """Return whether a writer may keep so many bytes more in memory; `gathered` when it does not any longer."""
+        if self._gathered_bytes + nbytes > _GATHERED_BYTES:
+            return False
+        self._gathered_bytes += nbytes
+        return True
+
+    def gathered(self, nbytes: int) -> None:
+        """Count bytes no longer that a writer kept."""
+        self._gathered_bytes -= nbytes
 
     def new_file(self) -> tuple[int, Path]:
         """Open a new temporary file; in a thread."""
@@ -189,7 +324,7 @@ class FileObjects:
                 for file in os.scandir(entry.path):
                     with contextlib.suppress(ValueError):
                         digest = bytes.fromhex(file.name)
-                        if len(digest) == _DIGEST_BYTES:
+                        if len(digest) == DIGEST_BYTES:
                             found.append(digest)
         return found
 
@@ -197,8 +332,10 @@ class FileObjects:
 class FileValueWriter:
     """Writes one value; see `runtime.objects.objects.ValueWriter`."""
 
-    def __init__(self, objects: FileObjects, inline_bytes: int) -> None:
+    def __init__(self, objects: FileObjects, inline_bytes: int, *, has_own_file: bool = False) -> None:
         self.size = 0
+        self._has_own_file = has_own_file
+        self._gathered_bytes = 0
         self._inline_bytes = inline_bytes
         self._objects = objects
         self._pieces: list[bytes] = []
@@ -220,7 +357,8 @@ class FileValueWriter:
         self._pieces.append(data)
         self._buffered += len(data)
         self.size += len(data)
-        if self._buffered >= _PIECE_BYTES:
+        if self._buffered >= _PIECE_BYTES and not self._gathers(len(data)):
+            self._let_gathered_go()
             await self._in_thread(self._flush)
 
     async def finish(self) -> Value:
@@ -228,6 +366,14 @@ class FileValueWriter:
         if self.size <= self._inline_bytes:
             self._ended = True
             return Value(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
+        if self._path is None and not self._has_own_file and self.size <= MEDIUM_BYTES:
+            self._ended = True
+            pieces, self._pieces = self._pieces, []
+            try:
+                (value,) = await self._objects.put([pieces])
+            finally:
+                self._let_gathered_go()
+            return value
         await self._in_thread(self._flush_and_sync)
         ref = ObjectRef(self._hash.digest(), self.size, self._crc)
         await self._objects.hold(ref.digest)
@@ -245,8 +391,20 @@ class FileValueWriter:
             return
         self._ended = True
         self._pieces.clear()
+        self._let_gathered_go()
         if not self._busy:
             self._drop_file()
+
+    def _gathers(self, nbytes: int) -> bool:
+        """Return whether the bytes so far stay in memory, since the value may be a medium one."""
+        if self._path is not None or self._has_own_file or self.size > MEDIUM_BYTES or not self._objects.gather(nbytes):
+            return False
+        self._gathered_bytes += nbytes
+        return True
+
+    def _let_gathered_go(self) -> None:
+        nbytes, self._gathered_bytes = self._gathered_bytes, 0
+        self._objects.gathered(nbytes)
 
     async def _in_thread(self, function: Callable[[], None]) -> None:
         """Run a function that works on the file; nothing is left of the file when it fails or the caller goes away."""
@@ -344,7 +502,7 @@ def _open(path: Path) -> int:
         raise _disk_error(error, path) from error
 
 
-def _read(file: int, nbytes: int, chunk_bytes: int, crc: int) -> tuple[list[bytes], int]:
+def _read(file: int, at: int, nbytes: int, chunk_bytes: int, crc: int) -> tuple[list[bytes], int]:
     """Return so many bytes in chunks, and the checksum with them; nothing when the file has not so many."""
     try:
         memory: Any = _buffers.take(nbytes)
@@ -352,7 +510,7 @@ def _read(file: int, nbytes: int, chunk_bytes: int, crc: int) -> tuple[list[byte
         memory = bytearray(nbytes)
     view = memoryview(memory)
     found = 0
-    while found < nbytes and (more := os.readv(file, [view[found:]])):
+    while found < nbytes and (more := os.preadv(file, [view[found:]], at + found)):
         found += more
     return cut_with_checksum(view, chunk_bytes, crc) if found == nbytes else ([], crc)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
+from runtime.objects.recent import Content
 from runtime.objects.value import Value
 
 __all__ = ["ObjectStore", "ValueWriter"]
@@ -49,7 +50,7 @@ class ValueWriter(Protocol):
 
 
 class ObjectStore(Protocol):
-    """Content-addressed bytes of any size. Belongs to one event loop.
+    """Bytes of any size, by names that stand for content, or for a place. Belongs to one event loop.
 
     Objects are durable before a row refers to them. What no row refers to is removed when the last reference goes;
     objects that are *held* (just written, their row not committed yet) stay. `sweep` removes what a crash left.
@@ -60,6 +61,36 @@ class ObjectStore(Protocol):
 
         None is what the store finds best.
         """
+        ...
+
+    def take_up(self, objects: Iterable[tuple[bytes, int]]) -> None:
+        """Learn names and sizes of all objects that rows refer to, at a start, before anything is written."""
+        ...
+
+    async def put(self, contents: Sequence[Content], memory_bytes: int = 0) -> list[Value]:
+        """Write values whose bytes are all there; return them, durable and held, as a writer's `finish` does.
+
+        Waits while much else is being written. Nobody changes the bytes from now on.
+
+        Parameters
+        ----------
+        contents : sequence of sequence of buffers
+        memory_bytes : int
+            Of the memory in which all of them lie, if that is more than they are.
+
+        Raises
+        ------
+        ResourceExhausted, Unavailable
+            The disk is full, or fails: there are none of the values.
+        """
+        ...
+
+    def at_hand(self, value: Value) -> Content | None:
+        """Return the pieces of a value that are in memory already; None for one that is to be read."""
+        ...
+
+    def handed_over(self, values: Iterable[Value]) -> None:
+        """Keep values in memory no longer: who wanted them has them."""
         ...
 
     def read(self, value: Value, chunk_bytes: int) -> AsyncIterator[bytes]:
@@ -77,7 +108,10 @@ class ObjectStore(Protocol):
         ...
 
     def remove(self, digest: bytes) -> None:
-        """Remove an object that no row refers to, soon; does nothing while it is held."""
+        """Remove an object that no row refers to, soon.
+
+        Does nothing while it is held, if it is named by its content; otherwise that is put off until it is let go.
+        """
         ...
 
     async def sweep(self, referred: Callable[[list[bytes]], Awaitable[set[bytes]]]) -> int:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["EMPTY", "ObjectRef", "UnusedObject", "Value"]
+__all__ = ["DIGEST_BYTES", "EMPTY", "ObjectRef", "UnusedObject", "Value"]
+
+
+DIGEST_BYTES = 32
+"""Of a name that stands for content; those of places are shorter."""
 
 
 class ObjectRef(NamedTuple):
@@ -13,7 +17,7 @@ class ObjectRef(NamedTuple):
     Attributes
     ----------
     digest : bytes
-        SHA-256 of the content, 32 bytes.
+        SHA-256 of the content, 32 bytes; of what lies beside others, 16 bytes: its place and a number of its own.
     size : int
         Bytes.
     crc : int
@@ -23,6 +27,11 @@ class ObjectRef(NamedTuple):
     digest: bytes
     size: int
     crc: int
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is named by its content, so that whoever writes the same refers to the same object."""
+        return len(self.digest) == DIGEST_BYTES
 
 
 class UnusedObject(NamedTuple):

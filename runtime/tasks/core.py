@@ -108,12 +108,21 @@ class Core:
         if error is not None and not isinstance(error, LeaseLost):
             logger.warning("work of the task plane failed: %s", error)
 
-    def let_go(self, values: Sequence[Value]) -> None:
-        """Hold these values no longer, and remove those that no row refers to."""
+    def let_go(self, values: Sequence[Value], *, are_stored: bool = False) -> None:
+        """Hold these values no longer, and remove those that no row refers to.
+
+        Parameters
+        ----------
+        are_stored : bool
+            Whether rows have referred to them: then those that are nobody else's are removed with the last row.
+        """
         if not values:
             return
         self.objects.let_go(values)
-        digests = [value.ref.digest for value in values if value.ref is not None]
+        refs = [value.ref for value in values if value.ref is not None]
+        digests = [ref.digest for ref in refs if ref.is_shared or not are_stored]
+        if not digests:
+            return
         try:
             referred = self.store.read(lambda tables: tables.referred(digests))
         except Error:
@@ -137,6 +146,9 @@ class Core:
 
     async def _write_held(self, write: asyncio.Future[_V], held: Sequence[Value]) -> _V:
         try:
-            return await write
-        finally:
+            found = await write
+        except BaseException:
             self.let_go(held)
+            raise
+        self.let_go(held, are_stored=True)
+        return found

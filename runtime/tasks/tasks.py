@@ -77,6 +77,7 @@ class Tasks(Views, Attempts):
         To be called once, before anything else.
         """
         now_s = self.now_s()
+        self.objects.take_up(self.store.read(lambda tables: tables.all_objects()))
 
         def recover(tables: TaskTables) -> list[tuple[int, str]]:
             for task in tables.owned_tasks():

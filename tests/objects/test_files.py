@@ -97,14 +97,14 @@ def test_a_reader_is_ahead_of_those_alone_who_take_what_it_reads(tmp_path: Path)
         async with objects_in(tmp_path) as objects:
             value = await written(objects, LARGE)
             reads: list[int] = []
-            readv = os.readv
+            preadv = os.preadv
 
-            def noted(file: int, views: list[memoryview]) -> int:
+            def noted(file: int, views: list[memoryview], at: int) -> int:
                 reads.append(len(views[0]))
-                return readv(file, views)
+                return preadv(file, views, at)
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(os, "readv", noted)
+                patch.setattr(os, "preadv", noted)
                 pieces = objects.read(value, 84_000)
                 await anext(pieces)
                 assert reads == [84_000]

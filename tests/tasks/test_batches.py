@@ -13,6 +13,7 @@ import pytest
 
 from runtime import config, wire
 from runtime.client.access import Access
+from runtime.objects.recent import Recent
 from runtime.objects.value import Value
 from runtime.tasks.agents.batched_call import MAX_UNREAD, BatchedCall
 from runtime.tasks.leases import Lease
@@ -185,8 +186,9 @@ def test_damaged_object_ends_its_task(tmp_path: Path) -> None:
         async with serve(tmp_path, task_check_s=0.05) as submitter:
             await submitter.session()
             await submitter.stream([begin(), header("t"), *[chunk(b"x" * 80_000)] * 2, DONE, LAST])
-            (path,) = (path for path in tmp_path.rglob("objects/??/*") if path.is_file())
-            path.write_bytes(b"y" * 160_000)
+            (path,) = tmp_path.rglob("objects/arena")
+            path.write_bytes(path.read_bytes().replace(b"x", b"y"))
+            submitter.tasks.objects.recent.clear()  # type: ignore[attr-defined]
             async with registered(submitter, tmp_path, worker_functions.double):
                 error = (await submitter.available("t")).errors[0]
                 assert error.task_status == A.TASK_STATUS_ERROR and "is damaged" in error.detail
@@ -233,6 +235,7 @@ def test_leaving_worker_is_given_nothing_whose_input_was_still_read(
                 assert found == {"t": "SUBMITTED"}
 
     monkeypatch.setattr(Lease, "read", slow)
+    monkeypatch.setattr(Recent, "get", lambda self, key: None)
     run_async(work)
 
 

@@ -38,7 +38,7 @@ def test_clients_are_refused_and_can_read(tmp_path: Path, number: str, code: grp
             await submitter.session()
             await submitter.create(task("before"))
             assert await submitter.available("before") is None
-            for point in ("objects.sync", "objects.sync_folder", "store.commit.before", "store.begin"):
+            for point in ("objects.arena.write", "objects.arena.sync", "store.commit.before", "store.begin"):
                 failpoints.set_failpoint(point, f"fail:{number}")
                 async with fails(code):
                     await submitter.stream([begin(), header("large"), chunk(LARGE), DONE, LAST])
@@ -58,7 +58,7 @@ def test_clients_are_refused_and_can_read(tmp_path: Path, number: str, code: grp
     run_async(work)
 
 
-@pytest.mark.parametrize("point", ["objects.sync", "store.commit.before"])
+@pytest.mark.parametrize("point", ["objects.arena.sync", "store.commit.before"])
 def test_work_under_way_survives(tmp_path: Path, point: str) -> None:
     runs: list[str] = []
     failed = asyncio.Event()

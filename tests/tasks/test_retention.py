@@ -24,7 +24,7 @@ from tests.leaks import run_async
 from tests.tasks.plane import OPTIONS, Clock, acquire, open_plane, request, run_all
 
 DAY_S = 86400.0
-LARGE = b"x" * 300_000
+LARGE = b"x" * 4_300_000
 
 
 async def run_large(tasks: Tasks) -> None:

@@ -18,6 +18,8 @@ class ObjectTables(Tables):
     PLANE: ClassVar[str] = "objects"
     MIGRATIONS: ClassVar[Sequence[Sequence[str]]] = (
         ("CREATE TABLE objects (digest BLOB PRIMARY KEY, size INTEGER NOT NULL, refs INTEGER NOT NULL) WITHOUT ROWID",),
+        # From here on an object may be named by its place: who does not know of that must not open the file.
+        (),
     )
 
     connection: sqlite3.Connection
@@ -37,6 +39,10 @@ class ObjectTables(Tables):
         if row is not None and row[0] <= 0:
             self.connection.execute("DELETE FROM objects WHERE digest = ?", (ref.digest,))
             self.note(UnusedObject(ref.digest))
+
+    def all_objects(self) -> list[tuple[bytes, int]]:
+        """Return name and size of every object that rows refer to."""
+        return self.connection.execute("SELECT digest, size FROM objects").fetchall()
 
     def referred(self, digests: Iterable[bytes]) -> set[bytes]:
         """Return which of these objects a row refers to."""

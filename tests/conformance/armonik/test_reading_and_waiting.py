@@ -419,7 +419,7 @@ def test_large_task_payload_is_gone_when_nobody_needs_it(tmp_path: Path) -> None
     async def work() -> None:
         async with serve(tmp_path) as submitter:
             await submitter.session()
-            pieces = [chunk(b"x" * 80_000)] * 3
+            pieces = [chunk(b"x" * 80_000)] * 60
             await submitter.stream([begin(), header("t"), *pieces, DONE, header("u"), *pieces, DONE, LAST])
             files = [path for path in (tmp_path / "objects").rglob("*") if path.is_file()]
             assert len(files) == 1, "the same content is kept once"

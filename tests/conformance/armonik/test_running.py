@@ -292,7 +292,7 @@ def test_51_attempt_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
             await submitter.create(task("t", "r"))
             lease = await _lease(submitter)
             writer = lease.result_writer()
-            await writer.write(b"x" * 3_000_000)
+            await writer.write(b"x" * 5_000_000)
             value = await writer.finish()
             assert value.ref is not None
             await lease.stage_subtasks([TaskRequest("child", ("k",))])

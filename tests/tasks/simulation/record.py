@@ -146,7 +146,7 @@ class Record:
         assert execute("SELECT count(*) FROM waiting").fetchone() == (0,)
         assert execute("SELECT count(*) FROM tasks WHERE owner <> ''").fetchone() == (0,)
         assert execute("SELECT count(*) FROM specs WHERE digest IS NOT NULL").fetchone() == (0,), "payloads are left"
-        assert set(self._disk.objects) == {row[0] for row in execute("SELECT digest FROM objects")}, "objects are left"
+        assert self._disk.names == {row[0] for row in execute("SELECT digest FROM objects")}, "objects are left"
         selected = TaskFilter(sessions=tuple(self.sessions))
         tasks = {number: tables.task(number) for number in tables.task_numbers(selected)}
         for row in tasks.values():
@@ -172,7 +172,7 @@ class Record:
         for table in (*tables, "options", "option_uses"):
             (number,) = self._disk.connection.execute(f"SELECT count(*) FROM {table}").fetchone()
             assert number == 0, f"{number} {table} are left of sessions that are gone"
-        assert not self._disk.objects, "objects are left of sessions that are gone"
+        assert not self._disk.names, "objects are left of sessions that are gone"
 
     def _check_task(self, tables: SqliteTaskTables, row: TaskRow, tasks: Mapping[int, TaskRow]) -> None:
         spec = tables.spec(row.spec)

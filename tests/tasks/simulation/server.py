@@ -52,6 +52,11 @@ class Disk:
         self.connection.executescript(empty)
         self.objects: dict[bytes, bytes] = {}
 
+    @property
+    def names(self) -> set[bytes]:
+        """Names of the objects that lie there."""
+        return set(self.objects) - {b"number"}
+
 
 class GroupingStore(SqliteStore):
     """A store whose disk is busy now and then: what is written meanwhile is one group.

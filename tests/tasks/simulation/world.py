@@ -23,7 +23,7 @@ from runtime.tasks.leases import Lease, LeaseLost
 from runtime.tasks.model import TERMINAL, FailureKind, TaskOptions, TaskRequest, TaskStatus
 from runtime.tasks.tasks import ResultView, Tasks
 from tests.tasks.simulation.clock import FakeLoop
-from tests.tasks.simulation.objects import LARGE
+from tests.tasks.simulation.objects import LARGE, MEDIUM
 from tests.tasks.simulation.record import Record
 from tests.tasks.simulation.server import DELAY, LIMITS, Crash, Disk, Server
 
@@ -31,7 +31,7 @@ V = TypeVar("V")
 
 CRASH_POINTS = (
     "store.begin", "store.write", "store.commit.before", "store.commit.after",
-    "objects.rename", "objects.sync_folder", "objects.remove",
+    "objects.rename", "objects.sync_folder", "objects.remove", "objects.arena.write", "objects.arena.sync",
 )  # fmt: skip
 
 
@@ -426,10 +426,12 @@ class World:
 
     def _payload(self, name: str) -> bytes:
         # Large ones have few contents, so that objects are shared.
-        return LARGE + b"%d" % self._pick(0, 2) if self.random.random() < 0.4 else name.encode()
+        kind = self.random.random()
+        return LARGE + b"%d" % self._pick(0, 2) if kind < 0.2 else MEDIUM * (kind < 0.4) + name.encode()
 
     def _large(self) -> bytes:
-        return LARGE if self.random.random() < 0.4 else b"small"
+        kind = self.random.random()
+        return LARGE if kind < 0.2 else MEDIUM if kind < 0.4 else b"small"
 
     def _pick(self, low: int, high: int) -> int:
         return self.random.randint(low, high)

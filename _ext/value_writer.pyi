@@ -1,0 +1,5 @@
+from collections.abc import Sequence
+
+from typing_extensions import Buffer
+
+def write_values(file: int, values: list[tuple[int, Sequence[Buffer]]]) -> list[int]: ...

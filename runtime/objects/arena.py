@@ -1,0 +1,323 @@
+"""Values of medium size, one beside the other in a file: named by their place, written and synced many at a time.
+
+A file of its own costs a value three syncs and, for its name, a digest of its content, which takes longer than writing
+it. Here a value takes free pages of a file that is there already, and one sync makes all values durable that were
+written before it; who comes while a sync runs has the next one. A value is known by its place, a number that no other
+value at that place has had, and a checksum, by which damage is found when it is read.
+
+Which places are taken is not written down anywhere but in the rows that refer to them: `Arena.open` is told at a start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import functools
+import logging
+import os
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from runtime._ext.value_writer import write_values
+from runtime.objects.extents import Extents, paged
+from runtime.objects.recent import Content
+from runtime.objects.value import ObjectRef
+from runtime.store import failpoints
+
+__all__ = ["ARENA_BYTES", "KEY_BYTES", "Arena", "place_of"]
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+ARENA_BYTES = 1 << 30
+"""How large the file gets at most."""
+KEY_BYTES = 16
+"""Of the name of a value: its place, and its number. Names of files are longer."""
+
+# How much the file grows at a time: at first little, then as much as it has already, up to the second.
+_FIRST_STEP_BYTES, _STEP_BYTES = 16 << 20, 128 << 20
+
+
+class InThread(Protocol):
+    """Runs a function that uses the disk."""
+
+    def __call__(self, function: Callable[[], R], /) -> asyncio.Future[R]:
+        """Return what the function will have returned."""
+        ...
+
+
+def place_of(key: bytes) -> int:
+    """Return where a value lies, by its name."""
+    return int.from_bytes(key[:8], "big")
+
+
+class Arena:
+    """The file and its free pages. Belongs to one event loop.
+
+    Parameters
+    ----------
+    path : Path
+        Made when the first value is written.
+    limit_bytes : int
+        The file never gets larger.
+    in_thread : callable
+        Runs a function that uses the disk.
+
+    Notes
+    -----
+    When a sync fails, the system may have lost any page that was written before it and takes it for clean: every value
+    whose writing had begun by then has failed, also those that had not asked for a sync yet.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int, in_thread: InThread) -> None:
+        self.path = path
+        self._limit_bytes = limit_bytes
+        self._in_thread = in_thread
+        self._file: int | None = None
+        self._opening = threading.Lock()
+        self._extents = Extents()
+        # Bytes of the values that are there, by their names, and how many read each.
+        self._sizes: dict[bytes, int] = {}
+        self._readers: Counter[bytes] = Counter()
+        self._freed: set[bytes] = set()
+        self._growing: asyncio.Future[None] | None = None
+        self._next_sync: asyncio.Future[None] | None = None
+        self._is_syncing = False
+        self._num_failed = 0
+        self._is_open = False
+        self._writing: set[asyncio.Future[list[ObjectRef | None]]] = set()
+
+    def open(self, places: Iterable[tuple[bytes, int]]) -> None:
+        """Take up the file: what lies at these places stays, everything else is free.
+
+        To be called before anything else; without it no value gets a place.
+
+        Parameters
+        ----------
+        places : iterable of (bytes, int)
+            Name and size of every value that a row refers to.
+        """
+        self._sizes = dict(places)
+        size = self.path.stat().st_size if self.path.exists() else 0
+        used = [(place_of(key), paged(nbytes)) for key, nbytes in self._sizes.items()]
+        last = max((place + nbytes for place, nbytes in used), default=0)
+        kept = max(last, min(size, _STEP_BYTES, self._limit_bytes))
+        if kept < size:
+            # Where nothing lies behind the last value any more, the disk has its space back.
+            os.truncate(self.path, kept)
+            size = kept
+        try:
+            # Where the file is cut before its last value: reading says so, and nothing is written over what is left.
+            self._extents = Extents.without(used, max(last, paged(size)))
+        except ValueError as error:
+            logger.error("values get files of their own: %s: %s", self.path, error)
+            self._limit_bytes = 0
+        self._is_open = True
+
+    @property
+    def names(self) -> set[bytes]:
+        """Names of the values that are there."""
+        return set(self._sizes)
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes of the file that can be taken."""
+        return self._extents.free_bytes
+
+    async def put(self, contents: Sequence[Content]) -> list[ObjectRef | None]:
+        """Write values and wait until they are durable; None for those for which there is no room.
+
+        Raises
+        ------
+        OSError
+            The disk fails. None of the values has a place.
+        """
+        work: asyncio.Future[list[ObjectRef | None]] = asyncio.ensure_future(self._put(contents))
+        self._writing.add(work)
+        work.add_done_callback(self._writing.discard)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # A thread may still write there; then nobody wants it.
+            work.add_done_callback(self._abandoned)
+            raise
+
+    def free(self, key: bytes) -> None:
+        """Have the place of a value again, when nobody reads it any more."""
+        if key in self._readers:
+            self._freed.add(key)
+        elif key in self._sizes:
+            self._extents.give_back(place_of(key), paged(self._sizes.pop(key)))
+
+    @contextlib.contextmanager
+    def reading(self, key: bytes) -> Iterator[int]:
+        """Return the file for as long as a value is read; its place is not taken by others meanwhile.
+
+        Raises
+        ------
+        KeyError
+            The value is not there.
+        """
+        self._sizes[key]
+        self._readers[key] += 1
+        try:
+            yield self._opened()
+        finally:
+            self._readers[key] -= 1
+            if not self._readers[key]:
+                del self._readers[key]
+                if key in self._freed:
+                    self._freed.discard(key)
+                    self.free(key)
+
+    async def close(self) -> None:
+        """Wait for what is being written."""
+        if self._growing is not None:
+            await asyncio.wait([self._growing])
+        while self._writing:
+            await asyncio.wait(self._writing)
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    # Writing
+
+    async def _put(self, contents: Sequence[Content]) -> list[ObjectRef | None]:
+        places: list[tuple[int, int] | None] = []
+        taken: list[tuple[int, Content]] = []
+        num_failed = self._num_failed
+        try:
+            for content in contents:
+                nbytes = sum(len(memoryview(piece)) for piece in content)
+                place = await self._take(paged(nbytes))
+                places.append(None if place is None else (place, nbytes))
+                if place is not None:
+                    taken.append((place, content))
+            if not taken:
+                return [None] * len(contents)
+            checksums = iter(await self._in_thread(functools.partial(_write, self._opened(), taken)))
+            await self._synced()
+            if self._num_failed != num_failed:
+                raise OSError(errno.EIO, "a sync of the disk failed while this was written")
+        except BaseException:
+            for at in places:
+                if at is not None:
+                    self._extents.give_back(at[0], paged(at[1]))
+            raise
+        found: list[ObjectRef | None] = []
+        for at in places:
+            if at is None:
+                found.append(None)
+                continue
+            key = at[0].to_bytes(8, "big") + secrets.token_bytes(8)
+            self._sizes[key] = at[1]
+            found.append(ObjectRef(key, at[1], next(checksums)))
+        return found
+
+    def _abandoned(self, work: asyncio.Future[list[ObjectRef | None]]) -> None:
+        if not work.cancelled() and work.exception() is None:
+            for ref in work.result():
+                if ref is not None:
+                    self.free(ref.digest)
+
+    async def _take(self, nbytes: int) -> int | None:
+        while (place := self._extents.take(nbytes)) is None:
+            if self._growing is None:
+                end = self._extents.end
+                step = min(max(_FIRST_STEP_BYTES, min(end, _STEP_BYTES)), self._limit_bytes - end)
+                if step < nbytes or not self._is_open:
+                    return None
+                self._growing = self._in_thread(functools.partial(self._grow, end, step))
+                self._growing.add_done_callback(functools.partial(self._grown, step))
+            growing = self._growing
+            await asyncio.wait([growing])
+            if growing.exception() is not None:
+                return self._extents.take(nbytes)
+        return place
+
+    def _grow(self, end: int, step: int) -> None:
+        failpoints.hit("objects.arena.grow")
+        file = self._opened()
+        # As large as it is to be at once: a write to such a page is never refused for want of space.
+        os.posix_fallocate(file, end, step)
+
+    def _grown(self, step: int, growing: asyncio.Future[None]) -> None:
+        self._growing = None
+        if growing.cancelled():
+            return
+        error = growing.exception()
+        if error is None:
+            self._extents.grow(step)
+        else:
+            logger.warning("values get files of their own: %s cannot grow: %s", self.path, error)
+
+    def _opened(self) -> int:
+        with self._opening:
+            if self._file is None:
+                try:
+                    self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    self._file = _made(self.path)
+            return self._file
+
+    # Syncs
+
+    def _synced(self) -> asyncio.Future[None]:
+        """Return when a sync has ended that begins from now on."""
+        if self._next_sync is None:
+            self._next_sync = asyncio.get_running_loop().create_future()
+        found = self._next_sync
+        if not self._is_syncing:
+            self._sync()
+        return found
+
+    def _sync(self) -> None:
+        waiting, self._next_sync = self._next_sync, None
+        assert waiting is not None
+        self._is_syncing = True
+        self._in_thread(self._sync_file).add_done_callback(functools.partial(self._sync_ended, waiting))
+
+    def _sync_file(self) -> None:
+        failpoints.hit("objects.arena.sync")
+        os.fdatasync(self._opened())
+
+    def _sync_ended(self, waiting: asyncio.Future[None], syncing: asyncio.Future[None]) -> None:
+        self._is_syncing = False
+        error = None if syncing.cancelled() else syncing.exception()
+        if syncing.cancelled() or error is not None:
+            self._num_failed += 1
+        if not waiting.done():
+            if error is not None:
+                waiting.set_exception(error)
+            elif syncing.cancelled():
+                waiting.cancel()
+            else:
+                waiting.set_result(None)
+        if self._next_sync is not None:
+            self._sync()
+
+
+def _made(path: Path) -> int:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    except BaseException:
+        os.close(file)
+        raise
+    finally:
+        os.close(folder)
+    return file
+
+
+def _write(file: int, values: list[tuple[int, Content]]) -> list[int]:
+    """Write values to their places and return their checksums."""
+    failpoints.hit("objects.arena.write")
+    return write_values(file, values)
