@@ -57,6 +57,7 @@ PLANES: dict[str, str] = {
     "runtime.v1.Authority": "fleet",
     "runtime.v1.Results": "task",
     "runtime.v1.Submissions": "task",
+    "runtime.v1.TaskUploads": "task",
     "runtime.v1.TaskInspector": "task",
     "grpc.health.v1.Health": "edge",
     "grpc.reflection.v1.ServerReflection": "edge",

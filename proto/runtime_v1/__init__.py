@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from runtime.proto.runtime_v1.status_pb2 import *
     from runtime.proto.runtime_v1.submissions_pb2 import *
     from runtime.proto.runtime_v1.transport_pb2 import *
+    from runtime.proto.runtime_v1.uploads_pb2 import *
     from runtime.proto.runtime_v1.workers_pb2 import *
 
 

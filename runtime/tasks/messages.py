@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from runtime import wire
+from runtime._ext.message_cuts import cut_fields
 from runtime.errors import InvalidArgument
 from runtime.objects.value import Value
 from runtime.tasks.filters import SessionFilter, TaskFilter
@@ -29,6 +30,7 @@ __all__ = [
     "options_message",
     "options_of",
     "parse",
+    "parse_with_payloads",
     "session_filter_of",
     "small_tasks_of",
     "task_filter_of",
@@ -36,9 +38,14 @@ __all__ = [
 
 _M = TypeVar("_M", bound=Message)
 
+# Numbers of CreateSmallTaskRequest.task_requests, and TaskRequest.payload.
+_TASKS, _PAYLOAD = 3, 4
+
 # Payloads of a stream that lie in memory until its end, all together; beyond it even small ones become objects.
 _STREAM_BYTES = 32 << 20
 _SMALL_BYTES = 1 << 10
+# Payloads of so many bytes are not copied out of the message in which they come.
+_CUT_BYTES = 4 << 10
 # Payloads of a stream that are being synced at a time.
 _MAX_FINISHING = 8
 
@@ -76,13 +83,13 @@ def options_message(options: TaskOptions) -> wire.armonik.TaskOptions:
     return message
 
 
-def small_tasks_of(requests: Iterable[wire.armonik.TaskRequest], chunk_bytes: int) -> list[TaskRequest]:
+def small_tasks_of(requests: Iterable[wire.armonik.TaskRequest], chunk_bytes: int | None) -> list[TaskRequest]:
     """Return the tasks of a request that has their payloads in it.
 
     Parameters
     ----------
-    chunk_bytes : int
-        Payloads are shorter than this.
+    chunk_bytes : int or None
+        Payloads are shorter than this, and not empty; None: they are as they like.
     """
     found: list[TaskRequest] = []
     for index, message in enumerate(requests):
@@ -91,7 +98,7 @@ def small_tasks_of(requests: Iterable[wire.armonik.TaskRequest], chunk_bytes: in
             raise InvalidArgument(f"task_requests[{index}].id: must not be empty")
         if not keys:
             raise InvalidArgument(f"task_requests[{index}].expected_output_keys: task {task_id!r} has none")
-        if not 0 < len(payload) < chunk_bytes:
+        if chunk_bytes is not None and not 0 < len(payload) < chunk_bytes:
             raise InvalidArgument(
                 f"task_requests[{index}].payload: {len(payload)} bytes of task {task_id!r}; it must have at least 1 "
                 f"and fewer than {chunk_bytes} (larger ones go by CreateLargeTasks)"
@@ -100,6 +107,25 @@ def small_tasks_of(requests: Iterable[wire.armonik.TaskRequest], chunk_bytes: in
     if not found:
         raise InvalidArgument("task_requests: there must be at least one")
     return found
+
+
+def parse_with_payloads(request: bytes) -> tuple[wire.armonik.CreateSmallTaskRequest, list[bytes | memoryview]]:
+    """Return a request for tasks, and their payloads, of which the long ones stay where they lie.
+
+    Raises
+    ------
+    InvalidArgument
+        If it is no such request.
+    """
+    rest, places = cut_fields(request, _TASKS, _PAYLOAD, _CUT_BYTES)
+    message = parse(wire.armonik.CreateSmallTaskRequest, rest)
+    if len(places) != len(message.task_requests):
+        return message, [task.payload for task in message.task_requests]
+    view = memoryview(request)
+    return message, [
+        task.payload if place is None else view[place[0] : place[1]]
+        for task, place in zip(message.task_requests, places, strict=True)
+    ]
 
 
 def _once(keys: Sequence[str]) -> tuple[str, ...]:

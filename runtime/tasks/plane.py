@@ -11,6 +11,7 @@ from runtime.tasks.results_service import ResultsService
 from runtime.tasks.service import SubmitterService
 from runtime.tasks.submissions_service import SubmissionsService
 from runtime.tasks.submitter_v3 import SubmitterV3Service
+from runtime.tasks.uploads_service import UploadsService
 from runtime.tasks.workers_service import WorkersService
 
 if TYPE_CHECKING:
@@ -53,10 +54,14 @@ class TaskPlane:
         self.submissions = SubmissionsService(
             self.tasks, settings.data_chunk_max_size, settings.lenient_small_tasks
         )
+        self.uploads = UploadsService(self.tasks)
 
     def services(self) -> Mapping[str, Mapping[str, Handler]]:
         """Return the handlers by service and method name."""
-        parts = (self.submitter, self.submitter_v3, self.workers, self.inspector, self.results, self.submissions)
+        parts = (
+            self.submitter, self.submitter_v3, self.workers, self.inspector, self.results, self.submissions,
+            self.uploads,
+        )
         return {name: methods for part in parts for name, methods in part.services().items()}
 
     async def start(self) -> None:

@@ -72,6 +72,8 @@ class AsyncTaskClient:
         self.calls = Calls(target, Access.of(target, token, tls, ca, cert, key, server_name), timeout_s, retry_s)
         self.submissions = Submissions(self.calls, timeout_s)
         self.known_chunk_bytes = 0
+        # Until the server says that it has no such call.
+        self.has_uploads = True
 
     async def __aenter__(self) -> Self:
         return self

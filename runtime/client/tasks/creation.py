@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from runtime import wire
+from runtime._ext.message_parts import MessageParts
+from runtime.checkpoint.fields import varint
 from runtime.client.tasks.arguments import checked_number, checked_whole
 from runtime.client.tasks.handle import AsyncTaskHandle
 from runtime.client.tasks.payloads import Payload
@@ -14,15 +17,31 @@ from runtime.errors import InvalidArgument
 from runtime.tasks.model import TaskOptions
 
 __all__ = [
-    "NewTask", "grouped", "keys_of", "large_requests", "make_options", "options_message", "random_ids", "small_request",
+    "Form", "NewTask", "grouped", "keys_of", "large_requests", "make_options", "medium_request", "options_message",
+    "random_ids", "small_request",
 ]
 
-# Tasks and bytes of one request that has the payloads in it.
-_BATCH_TASKS = 500
-_BATCH_BYTES = 1 << 20
-# The same for requests that have them in chunks: the server has them on disk, many at a time, before it answers.
-_STREAM_TASKS = 100
-_STREAM_BYTES = 32 << 20
+
+class Form(enum.Enum):
+    """How tasks get to the server."""
+
+    SMALL = enum.auto()
+    """Many in one request, payloads and all."""
+    MEDIUM = enum.auto()
+    """The same, and several requests on the way at a time."""
+    LARGE = enum.auto()
+    """With payloads in chunks."""
+
+
+# Tasks and bytes of one request. Of large ones the server has all on disk, many at a time, before it answers.
+_MOST = {Form.SMALL: (500, 1 << 20), Form.MEDIUM: (500, 4 << 20), Form.LARGE: (100, 32 << 20)}
+# Payloads that are neither small nor large. From there on a server writes them beside each other in a file; what is
+# larger would hold up what comes behind it.
+_MEDIUM_BYTES, _LARGE_BYTES = 16 << 10, 4 << 20
+# From where on a payload is sent from where it lies.
+_PART_BYTES = 4 << 10
+# Tags of CreateSmallTaskRequest.task_requests, and TaskRequest.payload.
+_TASK_TAG, _PAYLOAD_TAG = b"\x1a", b"\x22"
 # What a Duration holds.
 _LONGEST_S = 315_576_000_000
 
@@ -102,21 +121,42 @@ def options_message(options: TaskOptions) -> Any:
     return message
 
 
-def grouped(tasks: Sequence[NewTask], chunk_bytes: int) -> Iterator[tuple[list[NewTask], bool]]:
-    """Yield tasks in groups of one request each, and whether their payloads go into the request itself."""
+def grouped(
+    tasks: Sequence[NewTask], chunk_bytes: int, *, has_medium: bool = False
+) -> Iterator[tuple[Form, list[NewTask]]]:
+    """Yield tasks in groups of one request each, and how they go.
+
+    Parameters
+    ----------
+    chunk_bytes : int
+        The server takes no payload in a small request that has so many bytes.
+    has_medium : bool
+        Whether it takes medium ones.
+    """
     group: list[NewTask] = []
-    nbytes, was_small = 0, True
+    nbytes, last = 0, Form.SMALL
     for task in tasks:
-        is_small = task.payload.is_at_hand and 0 < task.payload.size < chunk_bytes
-        most, most_bytes = (_BATCH_TASKS, _BATCH_BYTES) if was_small else (_STREAM_TASKS, _STREAM_BYTES)
-        if group and (is_small != was_small or len(group) == most or nbytes + task.payload.size > most_bytes):
-            yield group, was_small
+        form = _form(task.payload, chunk_bytes, has_medium)
+        if form is Form.SMALL and last is Form.MEDIUM:
+            form = last  # it goes along
+        most, most_bytes = _MOST[last]
+        if group and (form is not last or len(group) == most or nbytes + task.payload.size > most_bytes):
+            yield last, group
             group, nbytes = [], 0
         group.append(task)
         nbytes += task.payload.size
-        was_small = is_small
+        last = form
     if group:
-        yield group, was_small
+        yield last, group
+
+
+def _form(payload: Payload, chunk_bytes: int, has_medium: bool) -> Form:
+    if payload.is_at_hand:
+        if has_medium and _MEDIUM_BYTES < payload.size <= _LARGE_BYTES:
+            return Form.MEDIUM
+        if 0 < payload.size < chunk_bytes:
+            return Form.SMALL
+    return Form.LARGE
 
 
 def small_request(session: str, group: Sequence[NewTask], options: Any) -> bytes:
@@ -129,6 +169,28 @@ def small_request(session: str, group: Sequence[NewTask], options: Any) -> bytes
             payload=task.payload.tobytes(),
         )
     return request.SerializeToString()
+
+
+def medium_request(session: str, group: Sequence[NewTask], options: Any) -> MessageParts:
+    """Return the same as `small_request` does, with long payloads as parts that are not copied."""
+    told = wire.armonik.TaskRequest
+    parts: list[bytes | memoryview] = []
+    head = wire.armonik.CreateSmallTaskRequest(session_id=session, task_options=options).SerializeToString()
+    for task in group:
+        rest = told(
+            id=task.id, expected_output_keys=task.keys, data_dependencies=task.dependencies
+        ).SerializeToString()
+        payload = task.payload.content
+        before = rest + _PAYLOAD_TAG + varint(len(payload))
+        head += _TASK_TAG + varint(len(before) + len(payload)) + before
+        if len(payload) < _PART_BYTES:
+            head += payload
+        else:
+            parts += (head, payload)
+            head = b""
+    if head:
+        parts.append(head)
+    return MessageParts(parts)
 
 
 async def large_requests(

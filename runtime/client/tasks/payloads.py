@@ -72,6 +72,11 @@ class Payload:
         """Return the bytes of one that is at hand."""
         return bytes(self._data)
 
+    @property
+    def content(self) -> bytes | memoryview:
+        """The bytes of one that is at hand, where they lie."""
+        return self._data
+
     async def chunks(self, nbytes: int) -> AsyncIterator[bytes]:
         """Yield it in pieces of at most ``nbytes``."""
         if self._path is None:

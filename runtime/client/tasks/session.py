@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -13,6 +14,7 @@ from runtime.client.tasks.arguments import checked_handles, checked_timeout
 from runtime.client.tasks.calls import SUBMITTER
 from runtime.client.tasks.completion import completed
 from runtime.client.tasks.creation import (
+    Form,
     NewTask,
     grouped,
     keys_of,
@@ -26,6 +28,7 @@ from runtime.client.tasks.handle import AsyncTaskHandle
 from runtime.client.tasks.payloads import Payload
 from runtime.client.tasks.progress import Progress, progress_of
 from runtime.client.tasks.submissions import MAX_BYTES, Submission
+from runtime.client.tasks.uploads import Upload
 from runtime.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -46,6 +49,16 @@ __all__ = ["AsyncTaskSession"]
 _FETCHES = 16
 # Ids of one request that names tasks.
 _IDS_AT_ONCE = 2000
+
+
+class _Stored:
+    """How many tasks of a submission are stored, of how many."""
+
+    __slots__ = ("number", "total")
+
+    def __init__(self, total: int) -> None:
+        self.number = 0
+        self.total = total
 
 
 class AsyncTaskSession:
@@ -266,23 +279,17 @@ class AsyncTaskSession:
             )
             for index, name in enumerate(names)
         ]
-        done = 0
-        groups = grouped(new, chunk_bytes)
-        following = self._prepared(next(groups, None), message)
-        while following is not None:
-            group, request = following
-            creation = self._create(group, request, message, is_named)
-            try:
-                if done + len(group) == len(new):
-                    following = None
-                    await creation
-                else:
-                    following = await self._beside(creation, groups, message)
-            except (AlreadyExists, FailedPrecondition) as error:
-                if not done:
-                    raise
-                raise type(error)(f"{error.message}; the first {done} of {len(new)} tasks are stored") from None
-            done += len(group)
+        stored = _Stored(len(new))
+        groups = grouped(new, chunk_bytes, has_medium=self.client.has_uploads)
+        try:
+            for form, some in itertools.groupby(groups, key=lambda found: found[0]):
+                submit = self._submit_together if form is Form.MEDIUM else self._submit_apart
+                await submit((group for _, group in some), form, message, is_named, stored)
+        except (AlreadyExists, FailedPrecondition) as error:
+            if not stored.number:
+                raise
+            text = f"{error.message}; the first {stored.number} of {stored.total} tasks are stored"
+            raise type(error)(text) from None
         return [AsyncTaskHandle(self, task.id, task.keys) for task in new]
 
     # -- waiting ---------------------------------------------------------------------------------------------------
@@ -430,23 +437,56 @@ class AsyncTaskSession:
             mine.entries if options is None else options,
         )
 
+    async def _submit_apart(
+        self, groups: Iterator[list[NewTask]], form: Form, options: Any, is_named: bool, stored: _Stored
+    ) -> None:
+        """Have groups made by a call each."""
+        following = self._prepared(next(groups, None), form, options)
+        while following is not None:
+            group, request = following
+            creation = self._create(group, request, options, is_named)
+            if stored.number + len(group) == stored.total:
+                following = None
+                await creation
+            else:
+                following = await self._beside(creation, groups, form, options)
+            stored.number += len(group)
+
+    async def _submit_together(
+        self, groups: Iterator[list[NewTask]], form: Form, options: Any, is_named: bool, stored: _Stored
+    ) -> None:
+        """The same by one call, which takes further groups while the server stores those before them."""
+
+        async def answered(group: Sequence[NewTask], refused: list[str], times: int) -> None:
+            await self._check_answer([task.id for task in group], refused, times, is_named)
+            stored.number += len(group)
+
+        upload = Upload(self.client.calls, self.id, groups, options, answered)
+        try:
+            await upload.run()
+        except Unimplemented:  # by a server of another kind, or an older one
+            self.client.has_uploads = False
+            chunk_bytes = await self.client.chunk_bytes()
+            for group in upload.left():
+                for form, part in grouped(group, chunk_bytes):
+                    await self._submit_apart(iter([part]), form, options, is_named, stored)
+
     def _prepared(
-        self, found: tuple[list[NewTask], bool] | None, options: Any
+        self, group: list[NewTask] | None, form: Form, options: Any
     ) -> tuple[list[NewTask], bytes | None] | None:
         """Return a group with the request for it, if it is small enough for one message."""
-        if found is None:
+        if group is None:
             return None
-        group, is_small = found
-        return group, small_request(self.id, group, options) if is_small else None
+        return group, small_request(self.id, group, options) if form is Form.SMALL else None
 
     async def _beside(
-        self, creation: Coroutine[Any, Any, None], groups: Iterator[tuple[list[NewTask], bool]], options: Any
+        self, creation: Coroutine[Any, Any, None], groups: Iterator[list[NewTask]], form: Form, options: Any
     ) -> tuple[list[NewTask], bytes | None] | None:
         """Wait for a creation, and prepare the next group while the server is at work."""
         creating = asyncio.ensure_future(creation)
         try:
             await asyncio.sleep(0)
-            following = self._prepared(next(groups, None), options)
+            following = self._prepared(next(groups, None), form, options)
             await creating
             return following
         finally:
@@ -476,6 +516,10 @@ class AsyncTaskSession:
             return await create()
 
         refused = await self.client.calls.repeated(once)
+        await self._check_answer(ids, refused, sent, is_named)
+
+    async def _check_answer(self, ids: Iterable[str], refused: Sequence[str], sent: int, is_named: bool) -> None:
+        """Raise why tasks that were sent so many times are not stored, if they are not."""
         if not refused or (sent > 1 and not is_named and set(refused) >= set(ids)):
             # Random ids that are in use already come from the first request, whose answer was lost.
             return

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import pickle
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import numpy as np
 import pytest
 
 import runtime
+from runtime._ext.http2_client_stream import StreamCall
+from runtime.client.tasks.calls import Calls
 from runtime.client.tasks.failures import TaskCanceled, TaskFailed
 from runtime.client.tasks.progress import Bar
 from runtime.errors import (
@@ -323,3 +327,77 @@ def test_progress_is_shown_in_a_line_or_by_tenths() -> None:
     assert terminal.getvalue().count("\r") == 4
     assert terminal.getvalue().endswith("2/2  1 failed  0.7/s  3.0 s\n")
     assert len(pipe.getvalue().splitlines()) == 11
+
+
+def test_medium_payloads_go_together_and_in_order(worked: str) -> None:
+    payloads = [b"size " + b"%d" % number * size for number, size in enumerate((20_000, 1, 100_000, 4_000_000, 30_000))]
+    with runtime.TaskClient(worked) as client, client.session() as session:
+        found = session.gather(session.map(payloads * 5), timeout_s=TIMEOUT_S)
+        assert found == [b"%d" % len(payload) for payload in payloads] * 5
+        given: list[Any] = [memoryview(payloads[2]), bytearray(payloads[3]), payloads[0]]
+        assert session.gather(session.map(given), timeout_s=TIMEOUT_S) == [b"%d" % len(payload) for payload in given]
+
+
+def test_those_before_a_refused_group_of_medium_payloads_are_stored(unworked: runtime.Server) -> None:
+    with runtime.TaskClient(unworked.target) as client, client.session() as session:
+        session.submit(b"x", id="taken")
+        ids = [f"t{number}" for number in range(20)]
+        with pytest.raises(AlreadyExists, match=r"'taken'; none was stored; the first 8 of 21 tasks are stored"):
+            session.submit_all([b"x" * 1_000_000] * 21, ids=[*ids[:10], "taken", *ids[10:]])
+        assert session.counts() == {"SUBMITTED": 9}
+        session.cancel()
+        with pytest.raises(FailedPrecondition, match="is canceled"):
+            session.map([b"x" * 1_000_000] * 9)
+
+
+def test_a_server_without_uploads_takes_medium_payloads_otherwise(
+    worked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def unknown(self: Calls, path: str) -> Any:
+        asked.append(path)
+        raise Unimplemented("no such method here")
+
+    monkeypatch.setattr(Calls, "exchange", unknown)
+    payloads = [b"size " + b"x" * size for size in (20_000, 100_000, 1, 200_000)]
+    with runtime.TaskClient(worked) as client, client.session() as session:
+        for _ in range(2):
+            found = session.gather(session.map(payloads), timeout_s=TIMEOUT_S)
+            assert found == [b"%d" % len(payload) for payload in payloads]
+    assert asked == ["/runtime.v1.TaskUploads/Create"], "asked once"
+
+
+def test_medium_payloads_are_sent_again_when_an_answer_is_lost(
+    unworked: runtime.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were stored already are not refused for that."""
+    exchange = Calls.exchange
+    num_answers = num_calls = 0
+
+    class Breaking:
+        def __init__(self, call: StreamCall) -> None:
+            self._call = call
+            self.send, self.done_sending = call.send, call.done_sending
+
+        async def receive(self) -> bytes | None:
+            nonlocal num_answers
+            answer = await self._call.receive()
+            num_answers += 1
+            if num_answers in (2, 4):
+                raise Unavailable("the connection was lost")
+            return answer
+
+    @contextlib.asynccontextmanager
+    async def breaking(self: Calls, path: str) -> AsyncIterator[Any]:
+        nonlocal num_calls
+        num_calls += 1
+        async with exchange(self, path) as call:
+            yield Breaking(call)
+
+    monkeypatch.setattr(Calls, "exchange", breaking)
+    with runtime.TaskClient(unworked.target) as client, client.session() as session:
+        handles = session.map([b"x" * 1_000_000] * 30)
+        assert len({handle.id for handle in handles}) == 30
+        assert session.counts() == {"SUBMITTED": 30}
+        assert num_calls >= 3

@@ -1,0 +1,3 @@
+from runtime.proto import _pool
+
+_pool.export(__name__, globals())
