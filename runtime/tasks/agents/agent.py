@@ -20,6 +20,7 @@ from runtime.tasks.model import FailureKind
 
 if TYPE_CHECKING:
     from runtime.edge.peer_access import PeerAccess
+    from runtime.objects.recent import Content
     from runtime.tasks.agents.resources import Resources
     from runtime.tasks.agents.supply import Supply
     from runtime.tasks.tasks import Tasks
@@ -32,6 +33,8 @@ _FIRST_PAUSE_S = 0.05
 # What a worker may take to say how it is.
 _CHECK_TIMEOUT_S = 5.0
 _DISK_PAUSE_S = 1.0
+# Tasks with objects go together until a message has so many bytes of them.
+_MESSAGE_BYTES = 1 << 20
 # What outcomes get to be on disk when the worker leaves.
 _RECORD_S = 5.0
 
@@ -279,9 +282,11 @@ class Agent:
         return stream.room()
 
     async def _give(self, leases: list[Lease]) -> None:
-        """Send small tasks together, each with an object by itself, and run the others by calls of Process."""
+        """Send small tasks together, and run the others by calls of Process."""
         stream = None if self._refuses_batches else self._stream
         small: list[Lease] = []
+        objects: dict[Value, Content] = {}
+        nbytes = 0
         back: list[Lease] = []
         for lease in leases:
             if self._leaving:  # since an object was read
@@ -294,17 +299,25 @@ class Agent:
             elif stream.is_over:
                 back.append(lease)
             elif values := _objects_of(lease):
-                objects = await self._read_objects(lease, values)
-                if objects is not None:
-                    await self._send([lease], objects)
+                found = self._at_hand(values)
+                if found is None:
+                    found = await self._read_objects(lease, values)
+                if found is not None:
+                    small.append(lease)
+                    objects.update(found)
+                    nbytes += sum(value.size for value in values)
+                    if nbytes >= _MESSAGE_BYTES:
+                        # The worker may begin these while others are on the way.
+                        sent, small, given, objects, nbytes = small, [], objects, {}, 0
+                        await self._send(sent, given)
             else:
                 small.append(lease)
         if back:
             self._supply.put_back(back)
         if small:
-            await self._send(small)
+            await self._send(small, objects)
 
-    async def _send(self, leases: list[Lease], objects: dict[Value, bytes] | None = None) -> None:
+    async def _send(self, leases: list[Lease], objects: dict[Value, Content]) -> None:
         stream = self._stream
         # Either may have happened while objects were read.
         if stream is None or stream.is_over or self._leaving:
@@ -313,13 +326,24 @@ class Agent:
         with contextlib.suppress(Error):  # what ends the stream is told to its listener, which sees to its tasks
             await stream.give(leases, objects)
             self._batch_works()
+            self._tasks.objects.handed_over(objects)
 
-    async def _read_objects(self, lease: Lease, values: list[Value]) -> dict[Value, bytes] | None:
+    def _at_hand(self, values: list[Value]) -> dict[Value, Content] | None:
+        """Return the contents of objects, if all of them are still in memory."""
+        found: dict[Value, Content] = {}
+        for value in values:
+            content = self._tasks.objects.at_hand(value)
+            if content is None:
+                return None
+            found[value] = content
+        return found
+
+    async def _read_objects(self, lease: Lease, values: list[Value]) -> dict[Value, Content] | None:
         """Return the contents of objects; None when the task has ended because they cannot be had."""
-        found: dict[Value, bytes] = {}
+        found: dict[Value, Content] = {}
         try:
             for value in values:
-                found[value] = b"".join([piece async for piece in lease.read(value, value.size)])
+                found[value] = [piece async for piece in lease.read(value, value.size)]
         except DataLoss as error:
             self.num_ended += 1
             self.num_failed += 1

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from google.protobuf.message import DecodeError
 
 from runtime import wire
+from runtime._ext.message_parts import MessageParts
+from runtime.checkpoint.fields import varint
 from runtime.errors import Cancelled, Error, InvalidArgument, Unavailable, Unimplemented, Unknown
 from runtime.objects.value import Value
 from runtime.tasks.agents.attempt import DEADLINE_TEXT
@@ -26,12 +28,17 @@ from runtime.tasks.model import FailureKind
 
 if TYPE_CHECKING:
     from runtime._ext.http2_client_stream import StreamCall
+    from runtime.objects.recent import Content
     from runtime.tasks.tasks import Tasks
 
 __all__ = ["BatchOwner", "BatchStream", "is_batchable"]
 
 # Input of at most so many bytes goes along with a task.
 _INPUT_BYTES = 2 << 20
+# From where on a payload is sent from where it lies.
+_PART_BYTES = 4 << 10
+# Tags of TaskOrders.task, and BatchedTask.payload.
+_TASK_TAG, _PAYLOAD_TAG = b"\x0a", b"\x32"
 # Results of at most so many bytes come along with a task's end; they lie in a row of the store.
 _INLINE_BYTES = 16 << 10
 # A worker is given what it runs within so many seconds, but no more than this.
@@ -170,13 +177,13 @@ class BatchStream:
         # Many at a time: each message costs both sides as much as several tasks.
         return max(least, self._concurrency + ahead - num_sent) if num_sent <= ahead // 2 else least
 
-    async def give(self, leases: Sequence[Lease], objects: Mapping[Value, bytes] | None = None) -> None:
+    async def give(self, leases: Sequence[Lease], objects: Mapping[Value, Content] | None = None) -> None:
         """Send tasks to the worker. What is sent when the stream ends is dealt with, whenever that is.
 
         Parameters
         ----------
-        objects : mapping of Value to bytes
-            The contents of those parts of the input that are objects.
+        objects : mapping of Value to Content
+            The contents of those parts of the input that are objects. Nobody changes them.
         """
         orders = wire.runtime_v1.TaskOrders()
         if not self._last_number:
@@ -184,6 +191,8 @@ class BatchStream:
         now = self._loop.time()
         add = orders.task.add
         suspects = self._suspects
+        # Of those tasks whose payloads are long.
+        payloads: dict[int, Content] = {}
         for lease in leases:
             task = lease.task
             if lease.is_interrupted:
@@ -191,8 +200,13 @@ class BatchStream:
                     self._tasks.confirm_soon(lease)
                 continue
             self._last_number = number = self._last_number + 1
-            payload = task.payload.data if task.payload.ref is None or objects is None else objects[task.payload]
-            nbytes = len(payload)
+            payload = task.payload.data
+            nbytes = task.payload.size
+            if task.payload.ref is not None and objects is not None:
+                payloads[len(orders.task)] = objects[task.payload]
+            elif nbytes >= _PART_BYTES:
+                payloads[len(orders.task)] = (payload,)
+                payload = b""
             given = add(
                 number=number,
                 session_id=task.session,
@@ -205,7 +219,7 @@ class BatchStream:
                 given.options.update(task.options.entries)
             for key in task.dependencies:
                 value = task.inputs[key]
-                data = value.data if value.ref is None or objects is None else objects[value]
+                data = value.data if value.ref is None or objects is None else b"".join(objects[value])
                 given.dependency.add(key=key, data=data)
                 nbytes += len(data)
             if task.attempt or lease.number in suspects:
@@ -217,12 +231,15 @@ class BatchStream:
         if self._look_timer is None:
             self._look_timer = self._loop.call_later(_LOOK_S, self._look)
         if orders.task:
-            await self.say(orders)
+            await self._say(_with_payloads(orders, payloads) if payloads else orders.SerializeToString())
 
     async def say(self, orders: wire.runtime_v1.TaskOrders) -> None:
         """Send a message; raises the error with which the stream has ended."""
+        await self._say(orders.SerializeToString())
+
+    async def _say(self, orders: bytes | MessageParts) -> None:
         async with self._sending:
-            await self._call.send(orders.SerializeToString())
+            await self._call.send(orders)
 
     def drop(self, number: int) -> None:
         """Have a task end whose outcome is recorded already, or is of no use."""
@@ -457,3 +474,26 @@ class BatchStream:
         saying = self._loop.create_task(say())
         self._saying[saying] = None
         saying.add_done_callback(lambda done: self._saying.pop(done, None))
+
+
+def _with_payloads(orders: wire.runtime_v1.TaskOrders, payloads: Mapping[int, Content]) -> MessageParts:
+    """Return a message of tasks with the payloads of some of them, by index, as parts that are not copied."""
+    parts: list[bytes | memoryview] = []
+    tasks = list(orders.task)
+    del orders.task[:]
+    head = orders.SerializeToString()
+    for index, task in enumerate(tasks):
+        rest = task.SerializeToString()
+        content = payloads.get(index)
+        if content is None:
+            head += _TASK_TAG + varint(len(rest)) + rest
+            continue
+        pieces = [memoryview(piece) for piece in content]
+        nbytes = sum(map(len, pieces))
+        before = _PAYLOAD_TAG + varint(nbytes)
+        parts.append(head + _TASK_TAG + varint(len(rest) + len(before) + nbytes) + rest + before)
+        parts += pieces
+        head = b""
+    if head:
+        parts.append(head)
+    return MessageParts(parts)

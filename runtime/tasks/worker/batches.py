@@ -14,10 +14,11 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from runtime import wire
+from runtime._ext.message_cuts import cut_fields
 from runtime.errors import Cancelled, Error, InvalidArgument
 from runtime.tasks import messages
 from runtime.tasks.worker.conversation import Conversation, Input
@@ -39,6 +40,9 @@ _TURN_S = 0.05
 # What the news of a task's begin, or of a long task's end, gets to leave before the next task begins all the same.
 _FLUSHED_S = 10.0
 
+# Numbers of TaskOrders.task, and BatchedTask.payload; what a payload has that is not left to protobuf.
+_TASKS, _PAYLOAD, _CUT_BYTES = 1, 6, 4 << 10
+
 _CHUNK_BYTES, _INLINE_BYTES = 84000, 16 << 10
 
 _End = wire.runtime_v1.TaskEnd
@@ -47,10 +51,13 @@ _End = wire.runtime_v1.TaskEnd
 class _Entry:
     """A task of the stream."""
 
-    __slots__ = ("begun_s", "conversation", "deadline_s", "given", "incoming", "is_over", "is_told", "number", "task")
+    __slots__ = (
+        "begun_s", "conversation", "deadline_s", "given", "incoming", "is_over", "is_told", "number", "payload", "task"
+    )
 
-    def __init__(self, given: wire.runtime_v1.BatchedTask) -> None:
+    def __init__(self, given: wire.runtime_v1.BatchedTask, payload: bytes) -> None:
         self.given = given
+        self.payload = payload
         self.number = given.number
         self.begun_s = self.deadline_s = 0.0
         self.is_told = False
@@ -173,20 +180,23 @@ class BatchRunner:
         """
         try:
             async for data in requests:
-                self._take(messages.parse(wire.runtime_v1.TaskOrders, data))
+                # Long payloads are taken from where they lie: protobuf would copy each of them twice.
+                rest, places = cut_fields(data, _TASKS, _PAYLOAD, _CUT_BYTES)
+                payloads = [None if place is None else data[place[0] : place[1]] for place in places]
+                self._take(messages.parse(wire.runtime_v1.TaskOrders, rest), payloads)
         finally:
             self._close()
 
     # What the agent says
 
-    def _take(self, orders: wire.runtime_v1.TaskOrders) -> None:
+    def _take(self, orders: wire.runtime_v1.TaskOrders, payloads: Sequence[bytes | None]) -> None:
         self._chunk_bytes = orders.chunk_bytes or self._chunk_bytes
         self._inline_bytes = orders.inline_bytes or self._inline_bytes
-        for given in orders.task:
+        for given, payload in zip(orders.task, payloads or [None] * len(orders.task), strict=True):
             if given.number <= self._last_number:
                 raise InvalidArgument(f"task[].number: {given.number} behind {self._last_number}; it must grow")
             self._last_number = given.number
-            entry = self._entries[given.number] = _Entry(given)
+            entry = self._entries[given.number] = _Entry(given, given.payload if payload is None else payload)
             self._queue.append(entry)
         for talk in orders.talk:
             told = self._entries.get(talk.number)
@@ -425,7 +435,7 @@ class BatchRunner:
         given = entry.given
         try:
             if worker.is_plain:
-                returned = worker.run_plain(given.payload)
+                returned = worker.run_plain(entry.payload)
                 is_small = type(returned) is bytes and len(returned) <= self._inline_bytes
                 if is_small and len(given.expected_output_key) == 1:
                     self._end(entry, "value", returned)
@@ -487,7 +497,7 @@ class BatchRunner:
                 given.task_id,
                 dict(given.options),
                 tuple(given.expected_output_key),
-                given.payload,
+                entry.payload,
                 {part.key: part.data for part in given.dependency},
                 self._chunk_bytes,
             ),
