@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     forms = add_forms(parser, "list", "show", "cancel", "wait", "delete")
     listed = forms.add_parser("list", help="list sessions with their tasks by status")
-    listed.add_argument("--status", choices=STATUSES, default=None, help="only these")
+    listed.add_argument("--status", type=str.upper, choices=STATUSES, default=None, help="only these")
     show = forms.add_parser("show", help="show one session")
     cancel = forms.add_parser("cancel", help="cancel a session and all of its tasks")
     wait = forms.add_parser("wait", help="wait until all tasks of a session have ended; status 1 if one failed")

@@ -1,4 +1,4 @@
-"""``tensor-runtime task list|show|why|cancel|wait``: the tasks of a server's task plane."""
+"""``tensor-runtime task list|show|why|get|cancel|wait``: the tasks of a server's task plane."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of all forms."""
     from runtime.cli.listing import add_output_flag
-    from runtime.cli.task_plane import add_forms, add_server_flags, add_timeout_flag
+    from runtime.cli.task_plane import add_file_flag, add_forms, add_server_flags, add_timeout_flag
 
-    forms = add_forms(parser, "list", "show", "why", "cancel", "wait")
+    forms = add_forms(parser, "list", "show", "why", "get", "cancel", "wait")
     listed = forms.add_parser("list", help="list tasks, the oldest first; each attempt is one")
     listed.add_argument("--session", default="", metavar="SESSION", help="only of this session")
     listed.add_argument("--status", action="append", default=[], metavar="STATUS",
@@ -22,11 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listed.add_argument("--limit", type=int, default=0, metavar="N", help="so many at most [all]")
     show = forms.add_parser("show", help="show a task: options, results, dependencies, attempts, output")
     why = forms.add_parser("why", help="say why a task does not run, or what it does instead")
+    get = forms.add_parser("get", help="write a task's result to a file or the standard output, as soon as it is there")
+    add_file_flag(get)
     cancel = forms.add_parser("cancel", help="cancel tasks")
     wait = forms.add_parser("wait", help="wait until tasks have ended; the status is 1 if one failed")
-    add_timeout_flag(wait)
-    for form in (show, why):
+    for form in (get, wait):
+        add_timeout_flag(form)
+    for form in (show, why, get):
         form.add_argument("task", metavar="TASK", help="its id")
+    get.add_argument("result", metavar="KEY", nargs="?", help="which, where it has several results")
     for form in (cancel, wait):
         form.add_argument("tasks", metavar="TASK", nargs="+", help="ids")
     for form in (listed, show, why):
@@ -37,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the form says."""
-    return {"list": _list, "show": _show, "why": _why, "cancel": _cancel, "wait": _wait}[options.form](options)
+    forms = {"list": _list, "show": _show, "why": _why, "get": _get, "cancel": _cancel, "wait": _wait}
+    return forms[options.form](options)
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -57,7 +62,7 @@ def _list(options: argparse.Namespace) -> int:
         print(as_json([_summary(task) for task in tasks]))
         return 0
     rows = [
-        (task.task_id, task.session_id, task.status, str(task.priority), date(task.submitted_s), _first_line(task))
+        (task.task_id, task.session_id, task.status, str(task.priority), date(task.submitted_s), _in_a_line(task))
         for task in tasks
     ]
     print(table(("TASK", "SESSION", "STATUS", "PRIORITY", "SUBMITTED", "OUTPUT"), rows))
@@ -86,7 +91,7 @@ def _show(options: argparse.Namespace) -> int:
             found = [(one.key, one.status, one.owner_id, one.owner_status, str(one.bytes)) for one in results]
             print("\n" + table((title, "STATUS", "TASK", "WHICH IS", "BYTES"), found))
     if len(detail.attempt) > 1:
-        rows = [(one.task_id, one.status, date(one.ended_s), _first_line(one)) for one in detail.attempt]
+        rows = [(one.task_id, one.status, date(one.ended_s), _in_a_line(one)) for one in detail.attempt]
         print("\n" + table(("ATTEMPT", "STATUS", "ENDED", "OUTPUT"), rows))
     if task.error:
         print(f"\n{task.error}")
@@ -105,6 +110,23 @@ def _why(options: argparse.Namespace) -> int:
     print(f"{newest.task_id} is {newest.status}")
     for reason in detail.why:
         print(f"- {reason}")
+    return 0
+
+
+def _get(options: argparse.Namespace) -> int:
+    from runtime.cli.task_plane import asked, write_result
+    from runtime.errors import InvalidArgument
+
+    async def get(client: AsyncTaskClient) -> None:
+        detail = await _detail(client, options.task)
+        keys = [result.key for result in detail.result]
+        key = options.result if options.result is not None or len(keys) != 1 else keys[0]
+        if key not in keys:
+            what = f"no result {key!r}; it has" if key is not None else "several results; name one:"
+            raise InvalidArgument(f"task {options.task!r} has {what} {', '.join(keys)}")
+        await write_result(client, detail.task.session_id, key, options)
+
+    asked(options, get)
     return 0
 
 
@@ -164,9 +186,10 @@ def _plain(detail: Any) -> dict[str, Any]:
     return table
 
 
-def _first_line(task: Any) -> str:
-    line: str = task.error.partition("\n")[0]
-    return line
+def _in_a_line(task: Any) -> str:
+    """Return what says most of a task's error: of a traceback the last line, of other texts the first one."""
+    lines: list[str] = task.error.strip().split("\n")
+    return lines[-1] if lines[0].startswith("Traceback ") else lines[0]
 
 
 def _summary(task: Any) -> dict[str, Any]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import math
+import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -36,6 +39,11 @@ def add_timeout_flag(parser: argparse.ArgumentParser) -> None:
     """Give a parser that of a form that waits."""
     parser.add_argument("--timeout", type=_seconds, default=None, metavar="SECONDS",
                         help="give up after so long [wait as long as it takes]")
+
+
+def add_file_flag(parser: argparse.ArgumentParser) -> None:
+    """Give a parser that of a form that writes a result."""
+    parser.add_argument("--to", default="-", metavar="FILE", help="- is the standard output [-]")
 
 
 def _seconds(text: str) -> float:
@@ -99,3 +107,45 @@ async def pages(client: AsyncTaskClient, method: str, message: Any, reply: Any, 
         if not answer.next or (limit and len(found) >= limit):
             return found
         message.after = answer.next
+
+
+async def write_result(client: AsyncTaskClient, session: str, key: str, options: argparse.Namespace) -> None:
+    """Write a result where the flags say, as soon as it is there; a file appears when it is complete.
+
+    Raises
+    ------
+    TaskFailed
+        It never will be there.
+    DeadlineExceeded
+        It was not there in time.
+    FailedPrecondition
+        It cannot be written there.
+    """
+    from runtime.errors import DeadlineExceeded, FailedPrecondition
+
+    handle = client.attach(session).handle(key, (key,))
+    try:
+        async with asyncio.timeout(options.timeout) as bound:
+            await handle.available(key)
+    except TimeoutError:
+        if not bound.expired():
+            raise
+        raise DeadlineExceeded(f"result {key!r} was not there within {options.timeout:g} s") from None
+    if options.to == "-":
+        async for piece in handle.stream(key):
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+        return
+    whole = Path(options.to)
+    partial = whole.with_name(whole.name + ".part")
+    try:
+        with open(partial, "wb") as file:
+            async for piece in handle.stream(key):
+                file.write(piece)
+        partial.replace(whole)
+    except OSError as error:
+        raise FailedPrecondition(f"--to {whole}: {error.filename or partial} cannot be written: {error.strerror}"
+                                 ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)

@@ -87,7 +87,7 @@ def test_lists_and_details(worked: str, capsys: pytest.CaptureFixture[str], tmp_
         assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
         assert shell("session", "cancel", "shown") == (0, "canceled shown\n")
-        assert "CANCELED" in shell("session", "list", "--status", "CANCELED")[1]
+        assert "shown" in shell("session", "list", "--status", "canceled")[1]
         assert shell("session", "delete", "shown") == (0, "deleted shown\n")
         status, text = shell("session", "show", "shown")
         assert status == 1
@@ -98,6 +98,41 @@ def test_lists_and_details(worked: str, capsys: pytest.CaptureFixture[str], tmp_
         assert status == 1
         assert "1 tasks that have not ended: cancel it before" in text
         other.cancel()
+
+
+def test_results_are_shown_and_fetched(worked: str, capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> None:
+    def shell(*words: str) -> tuple[int, bytes]:
+        status = main([*words, "--server", worked])
+        found = capsysbinary.readouterr()
+        return status, found.out or found.err
+
+    with runtime.TaskClient(worked) as client, client.session("fetched", max_retries=1) as session:
+        session.submit(b"echo fine", id="one").wait(TIMEOUT_S)
+        session.submit(b"both", id="two", keys=["left", "right"]).wait(TIMEOUT_S)
+        session.submit(b"raise broken", id="bad").wait(TIMEOUT_S)
+        status, text = shell("result", "show", "fetched", "right", "-o", "json")
+        assert (status, json.loads(text)["owner_id"], json.loads(text)["bytes"]) == (0, "two", 5)
+        assert shell("result", "show", "fetched", "left")[1].splitlines()[1].split() == [
+            b"left", b"COMPLETED", b"4", b"two", b"COMPLETED"
+        ]
+        status, text = shell("result", "show", "fetched", "middle")
+        assert (status, b"result 'middle' is not known in session 'fetched'" in text) == (1, True)
+        for words in (("result", "get", "fetched", "one"), ("task", "get", "one"), ("task", "get", "one", "one")):
+            assert shell(*words) == shell(*words, "--to", "-") == (0, b"fine")
+        assert shell("task", "get", "two", "right", "--to", str(tmp_path / "file")) == (0, b"")
+        assert (tmp_path / "file").read_bytes() == b"right"
+        status, text = shell("task", "get", "two")
+        assert (status, b"task 'two' has several results; name one: left, right" in text) == (2, True)
+        status, text = shell("task", "get", "two", "middle")
+        assert (status, b"task 'two' has no result 'middle'; it has left, right" in text) == (2, True)
+        place = tmp_path / "nowhere" / "file"
+        status, text = shell("task", "get", "one", "--to", str(place))
+        assert (status, f"--to {place}: {place}.part cannot be written: No such file".encode() in text) == (1, True)
+        status, text = shell("task", "get", "bad")
+        assert (status, b"RuntimeError: broken" in text) == (1, True)
+        # A list has one line for each; that of a traceback which says most is its last one.
+        (line,) = [line for line in shell("task", "list", "--session", "fetched")[1].splitlines() if b"bad " in line]
+        assert line.endswith(b"RuntimeError: broken")
 
 
 def test_what_does_not_exist_is_named(worked: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,6 +146,8 @@ def test_what_does_not_exist_is_named(worked: str, capsys: pytest.CaptureFixture
         ("task", "wait", "nobody"),
         ("task", "list", "--session", "nobody"),
         ("result", "list", "nobody"),
+        ("task", "get", "nobody"),
+        ("result", "show", "nobody", "key"),
         ("result", "get", "nobody", "key"),
     ):
         status, text = shell(*words)

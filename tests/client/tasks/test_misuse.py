@@ -105,7 +105,7 @@ def test_commands_name_the_way_out(task_server: runtime.Server, capsys: pytest.C
     for words, message in (
         (("task", "wait", "x", "--timeout", "-1"), "argument --timeout: '-1' is no number of seconds"),
         (("session", "wait", "x", "--timeout", "nan"), "argument --timeout: 'nan' is no number of seconds"),
-        (("result",), "required: list|get|wait"),
+        (("result",), "required: list|show|get|wait"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(list(words))
