@@ -55,10 +55,14 @@ class Core:
             raise InvalidArgument(f"task options: priority is {options.priority}, it must be from 1 to 99")
         if not 0 < options.max_duration_ns <= _MAX_DURATION_NS:
             raise InvalidArgument(
-                f"task options: max_duration is {options.max_duration_ns / 1e9:g} s, it must be positive"
+                f"task options: max_duration is {options.max_duration_ns / 1e9:g} s, it must be positive, and at most "
+                f"{_MAX_DURATION_NS / 1e9:.0f} s"
             )
         if options.priority >= self.limits.max_priority:
-            raise InvalidArgument(f"Max priority is {self.limits.max_priority}")
+            most = self.limits.max_priority
+            raise InvalidArgument(
+                f"Max priority is {most}: task options: priority is {options.priority}, it must be below that"
+            )
 
     def read(self, value: Value, chunk_bytes: int | None = None) -> AsyncIterator[bytes]:
         """Return the pieces of a value; of at most `Limits.chunk_bytes` unless said otherwise."""

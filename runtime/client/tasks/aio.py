@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from runtime import wire
 from runtime.client.access import Access
+from runtime.client.tasks.arguments import checked_number
 from runtime.client.tasks.calls import SUBMITTER, Calls
 from runtime.client.tasks.creation import make_options
 from runtime.client.tasks.handle import AsyncTaskHandle
@@ -68,6 +69,8 @@ class AsyncTaskClient:
     ) -> None:
         if not isinstance(target, str):
             raise InvalidArgument(f"target is {target!r}; it must be text such as grpc://HOST:PORT")
+        checked_number("timeout_s", timeout_s)
+        checked_number("retry_s", retry_s)
         self.arrays = arrays
         self.calls = Calls(target, Access.of(target, token, tls, ca, cert, key, server_name), timeout_s, retry_s)
         self.submissions = Submissions(self.calls, timeout_s)

@@ -9,7 +9,10 @@ from typing import Any, TypeVar
 
 from runtime.errors import InvalidArgument
 
-__all__ = ["checked_handles", "checked_number", "checked_timeout", "checked_whole"]
+__all__ = [
+    "checked_handles", "checked_number", "checked_text", "checked_texts", "checked_timeout",
+    "checked_unicode", "checked_whole",
+]
 
 _H = TypeVar("_H")
 
@@ -26,6 +29,51 @@ def checked_number(name: str, value: Any) -> None:
     """
     if not isinstance(value, numbers.Real) or math.isnan(value):
         raise InvalidArgument(f"{name} is {value!r}; it must be a number of seconds")
+
+
+def checked_text(name: str, value: Any) -> str:
+    """Return what names something, if it can go into a message.
+
+    Raises
+    ------
+    InvalidArgument
+        If it is no text, empty, or none that UTF-8 can hold.
+    """
+    if not isinstance(value, str) or not value:
+        raise InvalidArgument(f"{name} is {value!r}; it must be text that is not empty")
+    if not value.isascii():
+        checked_unicode(name, value)
+    return value
+
+
+def checked_unicode(name: str, value: str) -> None:
+    """Refuse text with half of a surrogate pair, as ``os.fsdecode`` makes it of bytes that are no UTF-8.
+
+    Raises
+    ------
+    InvalidArgument
+        Names it.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"{name} is {value!r}; UTF-8 cannot hold it: {error.reason}") from None
+
+
+def checked_texts(name: str, values: Any) -> tuple[str, ...]:
+    """Return several names, each once.
+
+    Raises
+    ------
+    InvalidArgument
+        If they are not several, none at all, or one is not acceptable.
+    """
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise InvalidArgument(f"{name}: a list is needed, not {values!r} alone")
+    found = tuple(dict.fromkeys(checked_text(f"{name}: one", value) for value in values))
+    if not found:
+        raise InvalidArgument(f"{name}: at least one is needed")
+    return found
 
 
 def checked_whole(name: str, value: Any) -> None:

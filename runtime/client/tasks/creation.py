@@ -10,7 +10,7 @@ from typing import Any
 from runtime import wire
 from runtime._ext.message_parts import MessageParts
 from runtime.checkpoint.fields import varint
-from runtime.client.tasks.arguments import checked_number, checked_whole
+from runtime.client.tasks.arguments import checked_number, checked_text, checked_unicode, checked_whole
 from runtime.client.tasks.handle import AsyncTaskHandle
 from runtime.client.tasks.payloads import Payload
 from runtime.errors import InvalidArgument
@@ -76,6 +76,8 @@ def make_options(
     for key, value in entries.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise InvalidArgument(f"options: {key!r}: {value!r} is not a text with a text for its name")
+        checked_unicode("options: a name", key)
+        checked_unicode(f"options: {key!r}", value)
     return TaskOptions(int(max_duration_s * 1e9), int(max_retries), int(priority), entries)
 
 
@@ -85,8 +87,6 @@ class NewTask:
     __slots__ = ("dependencies", "id", "keys", "payload")
 
     def __init__(self, id: str, keys: tuple[str, ...], dependencies: tuple[str, ...], payload: Payload) -> None:
-        if not id or not keys or not all(keys):
-            raise InvalidArgument(f"task {id!r} with keys {keys!r}: neither ids nor keys may be empty")
         self.id = id
         self.keys = keys
         self.dependencies = dependencies
@@ -105,7 +105,7 @@ def keys_of(dependencies: Iterable[str | AsyncTaskHandle]) -> Iterable[str]:
         raise InvalidArgument(f"dependencies: a list of keys or tasks is needed, not {dependencies!r} alone")
     for item in dependencies:
         if isinstance(item, str):
-            yield item
+            yield checked_text("dependencies: a key", item)
         elif isinstance(item, AsyncTaskHandle):
             yield from item.keys
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,12 @@ class Payload:
         if isinstance(given, os.PathLike):
             self._path = Path(given)
             try:
-                self.size = self._path.stat().st_size
+                status = self._path.stat()
             except OSError as error:
                 raise NotFound(f"payload: {self._path} cannot be read: {error.strerror}") from error
+            if not stat.S_ISREG(status.st_mode):
+                raise InvalidArgument(f"payload: {self._path} is no file that can be read twice")
+            self.size = status.st_size
             return
         if isinstance(given, (bytes, bytearray, memoryview)):
             self._data = memoryview(given).cast("B") if memoryview(given).contiguous else memoryview(bytes(given))

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from runtime import wire
-from runtime.client.tasks.arguments import checked_handles, checked_timeout
+from runtime.client.tasks.arguments import checked_handles, checked_text, checked_texts, checked_timeout
 from runtime.client.tasks.calls import SUBMITTER
 from runtime.client.tasks.completion import completed
 from runtime.client.tasks.creation import (
@@ -73,10 +73,8 @@ class AsyncTaskSession:
     """
 
     def __init__(self, client: AsyncTaskClient, id: str, options: TaskOptions, *, exists: bool) -> None:
-        if not isinstance(id, str) or not id:
-            raise InvalidArgument(f"id of a session is {id!r}; it must be text that is not empty")
         self.client = client
-        self.id = id
+        self.id = checked_text("id of a session", id)
         self.options = options
         self._exists = exists
         self._options_message: Any = None
@@ -120,7 +118,7 @@ class AsyncTaskSession:
             reply = await self.client.calls.repeated(once)
             # A request that was sent twice finds what the first one has made.
             if reply.WhichOneof("result") == "error" and not (sent[0] > 1 and "exists already" in reply.error):
-                raise AlreadyExists(f"{self.client.calls.target}: {reply.error}")
+                raise AlreadyExists(f"{self.client.calls.target}: {reply.error}; `attach` uses a session that exists")
             self._exists = True
 
     def handle(self, id: str, keys: Sequence[str] | None = None) -> AsyncTaskHandle:
@@ -265,7 +263,7 @@ class AsyncTaskSession:
         await self.create()
         chunk_bytes = await self.client.chunk_bytes()
         is_named = ids is not None
-        names = list(ids) if ids is not None else random_ids(len(payloads))
+        names = [checked_text("id", id) for id in ids] if ids is not None else random_ids(len(payloads))
         for name, values in (("ids", ids), ("keys", keys), ("dependencies", dependencies)):
             if values is not None and len(values) != len(payloads):
                 raise InvalidArgument(f"{name}: {len(values)} for {len(payloads)} payloads")
@@ -273,7 +271,7 @@ class AsyncTaskSession:
         arrays = self.client.arrays
         new = [
             NewTask(
-                name, tuple(keys[index]) if keys is not None else (name,),
+                name, checked_texts("keys", keys[index]) if keys is not None else (name,),
                 tuple(keys_of(dependencies[index])) if dependencies is not None and dependencies[index] else (),
                 Payload(payloads[index], arrays),
             )
@@ -305,7 +303,7 @@ class AsyncTaskSession:
             If some have not ended after ``timeout_s`` seconds; names how many, and one of them.
         """
         checked_timeout(timeout_s)
-        async with contextlib.aclosing(completed(self, checked_handles(handles, AsyncTaskHandle), timeout_s)) as ended:
+        async with contextlib.aclosing(completed(self, self._mine(handles), timeout_s)) as ended:
             async for some in ended:
                 for handle in some:
                     yield handle
@@ -335,7 +333,7 @@ class AsyncTaskSession:
             After ``timeout_s`` seconds.
         """
         checked_timeout(timeout_s)
-        wanted = checked_handles(handles, AsyncTaskHandle)
+        wanted = self._mine(handles)
         tell = progress_of(progress)
         deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
         done = failed = 0
@@ -424,6 +422,15 @@ class AsyncTaskSession:
             await self.client.submitter("CancelTasks", wire.armonik.TaskFilter(task=chosen), wire.armonik.Empty)
 
     # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _mine(self, handles: Iterable[AsyncTaskHandle]) -> list[AsyncTaskHandle]:
+        found = checked_handles(handles, AsyncTaskHandle)
+        for handle in found:
+            if handle.session is not self and handle.session.id != self.id:
+                raise InvalidArgument(
+                    f"handles: task {handle.id!r} is of session {handle.session.id!r}, not of {self.id!r}"
+                )
+        return found
 
     def _with(
         self, priority: int | None, max_retries: int | None, max_duration_s: float | None,
@@ -527,9 +534,9 @@ class AsyncTaskSession:
         if await self._is_canceled():
             raise FailedPrecondition(f"{target}: session {self.id!r} is canceled; nothing can be submitted to it")
         shown = ", ".join(map(repr, refused[:10])) + (f" and {len(refused) - 10} more" if len(refused) > 10 else "")
+        what = "none was stored" if sent == 1 else f"perhaps by this very request, which was sent {sent} times"
         raise AlreadyExists(
-            f"{target}: session {self.id!r}: the id, or a key, of these tasks is in use already: {shown}; "
-            "none was stored"
+            f"{target}: session {self.id!r}: the id, or a key, of these tasks is in use already: {shown}; {what}"
         )
 
     async def _counts_of(self, reply: Any) -> dict[str, int]:

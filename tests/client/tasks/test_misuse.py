@@ -54,6 +54,7 @@ def test_arguments_of_a_session(task_server: runtime.Server) -> None:
     with runtime.TaskClient(task_server.target) as client:
         session = client.session()
         task = session.submit(b"")
+        other = client.session()
         wrong: list[tuple[Callable[[], Any], str]] = [
             (lambda: session.submit(b"", dependencies=[3]), "dependencies: 3 is neither the key of a result"),
             (lambda: session.submit(b"", dependencies=task), "dependencies: a list of keys or tasks is needed"),
@@ -67,7 +68,24 @@ def test_arguments_of_a_session(task_server: runtime.Server) -> None:
             (lambda: session.wait(float("nan")), "timeout_s is nan"),
             (lambda: task.wait("1"), "timeout_s is '1'"),
             (lambda: task.result(timeout_s="1"), "timeout_s is '1'"),
+            (lambda: session.submit(b"", id=3), "id is 3; it must be text that is not empty"),
+            (lambda: session.submit(b"", id=""), "id is ''; it must be text that is not empty"),
+            (lambda: session.submit(b"", id="\ud800"), "id is '\\ud800'; UTF-8 cannot hold it"),
+            (lambda: session.submit(b"", keys="ab"), "keys: a list is needed, not 'ab' alone"),
+            (lambda: session.submit(b"", keys=[]), "keys: at least one is needed"),
+            (lambda: session.submit(b"", keys=["a", ""]), "keys: one is ''; it must be text"),
+            (lambda: session.submit(b"", keys=["\udcff"]), "keys: one is '\\udcff'; UTF-8 cannot hold it"),
+            (lambda: session.submit(b"", dependencies=[""]), "dependencies: a key is ''; it must be text"),
+            (lambda: session.submit(b"", dependencies=["\ud800"]), "dependencies: a key is '\\ud800'; UTF-8"),
+            (lambda: session.submit(b"", options={"a": "\ud800"}), "options: 'a' is '\\ud800'; UTF-8 cannot hold it"),
+            (lambda: session.submit(b"", priority=10), "priority is 10, it must be below that"),
+            (lambda: session.submit(Path("/")), "payload: / is no file that can be read twice"),
+            (lambda: other.gather([task]), f"task '{task.id}' is of session '{session.id}', not of '{other.id}'"),
+            (lambda: list(other.as_completed([task])), f"is of session '{session.id}', not of '{other.id}'"),
             (lambda: client.session(7), "id of a session is 7"),
+            (lambda: client.session("\ud800"), "id of a session is '\\ud800'; UTF-8 cannot hold it"),
+            (lambda: runtime.TaskClient(task_server.target, timeout_s="1"), "timeout_s is '1'"),
+            (lambda: runtime.TaskClient(task_server.target, retry_s=None), "retry_s is None"),
             (lambda: client.attach(""), "id of a session is ''"),
             (lambda: runtime.TaskClient(None), "target is None"),
         ]

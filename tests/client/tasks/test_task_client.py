@@ -401,3 +401,10 @@ def test_medium_payloads_are_sent_again_when_an_answer_is_lost(
         assert len({handle.id for handle in handles}) == 30
         assert session.counts() == {"SUBMITTED": 30}
         assert num_calls >= 3
+
+
+def test_a_key_that_is_named_twice_is_one_result(worked: str) -> None:
+    with runtime.TaskClient(worked) as client, client.session() as session:
+        task = session.submit(b"echo once", keys=["named", "named"])
+        assert task.keys == ("named",)
+        assert session.gather([task], timeout_s=TIMEOUT_S) == [b"once"]
