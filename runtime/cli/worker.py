@@ -83,12 +83,14 @@ def _servers(options: argparse.Namespace) -> list[tuple[str, Access]]:
 
 def _supervise(options: argparse.Namespace, settings: Settings, servers: list[tuple[str, Access]]) -> int:
     """Keep the processes running."""
+    import dataclasses
     import shutil
     import signal
     import tempfile
 
     from runtime.cli import MISUSED
     from runtime.cli.report_flags import reporting
+    from runtime.edge import auth
     from runtime.local_cluster.task_process import command_line
     from runtime.tasks.worker.supervisor import Supervisor
 
@@ -97,10 +99,10 @@ def _supervise(options: argparse.Namespace, settings: Settings, servers: list[tu
         _check_local(servers)
         folder = tempfile.mkdtemp(prefix="tensor-runtime-worker-")
     base = options.listen or f"unix:{folder}/worker"
-    commands = [
-        command_line("worker", *options.words, "--serve-at", address)
-        for address in _addresses(base, options.processes)
-    ]
+    addresses = _addresses(base, options.processes)
+    # What is refused once is refused to every process, as often as it is started.
+    auth.check_exposure(dataclasses.replace(settings, listen=addresses[0]))
+    commands = [command_line("worker", *options.words, "--serve-at", address) for address in addresses]
 
     async def supervise() -> int:
         supervisor = Supervisor(commands, settings.grace_s, MISUSED)

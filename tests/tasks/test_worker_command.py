@@ -166,3 +166,23 @@ def test_what_is_asked_wrongly_is_said(tmp_path: Path) -> None:
     ]:
         done = subprocess.run(command_line("worker", *words), cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2 and text in done.stderr, done.stderr
+
+
+def test_what_would_fail_again_and_again_ends_the_command(tmp_path: Path) -> None:
+    for name, line, text in [
+        ("raising", "raise RuntimeError('no such luck')", "RuntimeError: no such luck"),
+        ("lacking", "import nosuchmodule", "ModuleNotFoundError: No module named 'nosuchmodule'"),
+        ("misspelt", "def f(:", "SyntaxError: invalid syntax"),
+    ]:
+        (tmp_path / f"{name}.py").write_text(line + "\n")
+        done = subprocess.run(
+            command_line("worker", f"{name}:f"), cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT_S
+        )
+        assert done.returncode == 2, done.stderr
+        assert f"worker '{name}:f': module '{name}' cannot be imported:" in done.stderr
+        assert f'File "{tmp_path}/{name}.py", line 1' in done.stderr and text in done.stderr
+        assert "function.py" not in done.stderr and "importlib" not in done.stderr
+    words = ["tests.tasks.worker_functions:double", "--listen", "0.0.0.0:0"]
+    done = subprocess.run(command_line("worker", *words), cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("tensor-runtime worker: refusing to listen on 0.0.0.0:0: other machines can reach")

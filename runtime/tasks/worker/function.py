@@ -182,7 +182,9 @@ def load(text: str) -> Worker:
         if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             reason = f"there is no module {error.name!r} ({here} was looked into)"
             raise InvalidArgument(f"worker {text!r}: {reason}") from None
-        raise
+        raise _broken(text, module_name, error) from error
+    except Exception as error:
+        raise _broken(text, module_name, error) from error
     for part in name.split("."):
         try:
             found = getattr(found, part)
@@ -191,6 +193,18 @@ def load(text: str) -> Worker:
     if not callable(found):
         raise InvalidArgument(f"worker {text!r}: {name!r} is no function but of type {type(found).__name__}")
     return found if isinstance(found, Worker) else Worker(found, False)
+
+
+def _broken(text: str, module: str, error: Exception) -> InvalidArgument:
+    """Return what to say of a module that fails when it is imported: its own part of the traceback."""
+    trace = error.__traceback__
+    while trace is not None and (
+        trace.tb_frame.f_code.co_filename in (__file__, importlib.__file__)
+        or trace.tb_frame.f_code.co_filename.startswith("<frozen importlib")
+    ):
+        trace = trace.tb_next
+    told = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    return InvalidArgument(f"worker {text!r}: module {module!r} cannot be imported:\n{told}")
 
 
 def traceback_text(error: BaseException) -> str:

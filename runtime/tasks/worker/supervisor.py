@@ -33,7 +33,7 @@ class Supervisor:
     grace_s : float
         What a process gets to drain; it sees to that itself, and is killed some seconds later.
     hopeless : int
-        Exit status before ``ready`` that says that another start would end the same way.
+        Exit status before the first ``ready`` that says that another start would end the same way.
     """
 
     def __init__(self, commands: Sequence[Sequence[str]], grace_s: float, hopeless: int) -> None:
@@ -78,7 +78,8 @@ class Supervisor:
             assert status is not None
             if self._stopping.is_set():
                 return 0
-            if status == self._hopeless and not was_ready:
+            # One that has served before is tried again: its files are being replaced, say.
+            if status == self._hopeless and not was_ready and index not in self._endpoints:
                 self._stopping.set()
                 return status
             logger.warning("a worker process %s and begins again", describe_exit(status), extra={"worker": index})
