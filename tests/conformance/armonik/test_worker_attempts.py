@@ -153,6 +153,40 @@ def test_45_subtasks_and_46_handover(tmp_path: Path) -> None:
     run_async(work)
 
 
+def test_47_error_reaches_all_that_depend_on_it_and_runs_none(tmp_path: Path) -> None:
+    runs: list[str] = []
+
+    async def script(talk: Conversation) -> None:
+        given = await talk.take_input()
+        runs.append(given.task)
+        await talk.result(given.keys[0], b"value")
+        await (talk.error("it went wrong") if given.task == "a" else talk.ok())
+        await talk.until_half_close()
+
+    async def work() -> None:
+        async with plane(tmp_path) as submitter:
+            await submitter.create(
+                task("a", "a1", "a2"), task("b", needs=["a1", "never"]), task("c", needs=["b"]),
+                task("d", needs=["free", "c"]), task("free"), task("other", needs=["free"]),
+            )
+            async with working(submitter, script):
+                assert await submitter.available("other") is None
+                # Without waiting for the others that they need.
+                assert await submitter.statuses("a", "b", "c", "d") == dict.fromkeys("abcd", "ERROR")
+                keys = ("a1", "a2", "b", "c", "d")
+                assert await submitter.results(*keys) == dict.fromkeys(keys, "ABORTED")
+                error = await submitter.available("a2")
+                assert (error.task_id, error.errors[0].detail) == ("a", "it went wrong")
+                for key in ("b", "c", "d"):
+                    error = await submitter.available(key)
+                    assert (error.task_id, error.errors[0].task_status) == (key, A.TASK_STATUS_ERROR)
+                    assert error.errors[0].detail == "One of the input data is aborted."
+                assert await submitter.statuses("a###1", "b###1") == {}, "neither is retried"
+                assert sorted(runs) == ["a", "free", "other"]
+
+    run_async(work)
+
+
 def test_48_ok_without_a_result(tmp_path: Path) -> None:
     async def script(talk: Conversation) -> None:
         await talk.take_input()
@@ -367,6 +401,72 @@ def test_56_order_of_priorities_with_a_busy_worker(tmp_path: Path) -> None:
             go.set()
             await submitter.wait(of_session("s"))
             assert order[1:] == [f"{priority}{letter}" for priority in range(9, 0, -1) for letter in "ab"]
+
+    run_async(work)
+
+
+def test_57_statuses_that_clients_see_are_paths_of_the_table(tmp_path: Path) -> None:
+    # Section 3.3, from which a client that looks now and then sees some.
+    leads = {
+        "CREATING": {"SUBMITTED", "CANCELED", "CANCELING"},
+        "SUBMITTED": {"DISPATCHED", "ERROR", "CANCELING", "CANCELED"},
+        "DISPATCHED": {"PROCESSING", "ERROR", "SUBMITTED", "CANCELING"},
+        "PROCESSING": {"COMPLETED", "ERROR", "TIMEOUT", "SUBMITTED", "CANCELING"},
+        "CANCELING": {"CANCELED"},
+    }
+
+    def reaches(before: str, after: str) -> bool:
+        found, fresh = set[str](), {before}
+        while fresh:
+            found |= fresh
+            fresh = {further for status in fresh for further in leads.get(status, ())} - found
+        return after in found
+
+    async def script(talk: Conversation) -> None:
+        given = await talk.take_input()
+        kind = given.task.partition("###")[0][-1]
+        if kind in "12":
+            await talk.create_small(task(f"{given.task}-child"))
+        await asyncio.sleep(3600 if kind in "23" else 0.02)
+        if kind == "4" and "###" not in given.task:
+            await fail_call(talk, "once")
+        await talk.result(given.keys[0], b"value")
+        await (talk.error("no") if kind == "5" else talk.ok())
+        await talk.until_half_close()
+
+    async def work() -> None:
+        async with plane(tmp_path) as submitter, working(submitter, script, number=2):
+            ids = [f"t{number}" for number in range(20)]
+            every = [*ids, *(f"{id}-child" for id in ids), *(f"{id}###1" for id in ids)]
+            for number, id in enumerate(ids):
+                needs = [f"t{number - 5}"] if number >= 15 else []
+                if number % 10 == 3:
+                    await submitter.create(task(id, needs=needs), duration_s=0.2)
+                else:
+                    await submitter.create(task(id, needs=needs))
+            seen: dict[str, list[str]] = {}
+            cancelled: set[str] = set()
+            waiting = asyncio.ensure_future(submitter.wait(of_session("s")))
+            async with asyncio.timeout(TIMEOUT_S):
+                while True:
+                    is_over = waiting.done()
+                    for id, status in (await submitter.statuses(*every)).items():
+                        path = seen.setdefault(id, [])
+                        if not path or path[-1] != status:
+                            path.append(status)
+                    # Those that sleep, and one that waits in the queue.
+                    chosen = {id for id in ids if id[-1] == "2" and seen[id][-1] == "PROCESSING"} | {"t19"}
+                    if chosen - cancelled:
+                        await submitter.call("CancelTasks", of_tasks(*(chosen - cancelled)))
+                        cancelled |= chosen
+                    if is_over:
+                        break
+            await waiting
+            for id, path in seen.items():
+                assert all(reaches(before, after) for before, after in zip(path, path[1:])), (id, path)
+            ends = {path[-1] for path in seen.values()}
+            assert ends == {"COMPLETED", "ERROR", "TIMEOUT", "CANCELED"}, seen
+            assert {"SUBMITTED", "PROCESSING"} <= {status for path in seen.values() for status in path}
 
     run_async(work)
 

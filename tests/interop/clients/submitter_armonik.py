@@ -11,6 +11,8 @@ warnings.simplefilter("ignore")
 import grpc  # noqa: E402
 from armonik.client.submitter import ArmoniKSubmitter  # noqa: E402
 from armonik.common import TaskDefinition, TaskOptions, TaskStatus  # noqa: E402
+from armonik.protogen.client import submitter_service_pb2_grpc  # noqa: E402
+from armonik.protogen.common import objects_pb2, submitter_common_pb2, task_status_pb2  # noqa: E402
 
 with grpc.insecure_channel(sys.argv[1]) as channel:
     client = ArmoniKSubmitter(channel)
@@ -66,4 +68,30 @@ with grpc.insecure_channel(sys.argv[1]) as channel:
     assert waited and waited[0].errors is not None
     counts = client.wait_for_completion(session_ids=[session])
     assert counts == {TaskStatus.COMPLETED: 3, TaskStatus.ERROR: 2, TaskStatus.CANCELLED: 1}, counts
+
+    # Calls that the package has, and its client class makes none of.
+    stub = submitter_service_pb2_grpc.SubmitterStub(channel)
+    assert session in stub.ListSessions(submitter_common_pb2.SessionFilter()).session_ids
+    second = client.create_session(options)
+    session_filter = submitter_common_pb2.TaskFilter(session=submitter_common_pb2.TaskFilter.IdsRequest(ids=[second]))
+    small = submitter_common_pb2.CreateSmallTaskRequest(session_id=second, task_options=options.to_message())
+    for key, payload, needs in (("small", b"echo small", []), ("bad", b"fail so it is", []), ("held", b"x", ["none"])):
+        small.task_requests.add(expected_output_keys=[key], payload=payload, data_dependencies=needs)
+    made = [one.task_info.task_id for one in stub.CreateSmallTasks(small).creation_status_list.creation_statuses]
+    assert len(set(made)) == 3
+    for key in ("small", "bad"):
+        client.wait_for_availability(second, key)
+    outputs = [stub.TryGetTaskOutput(objects_pb2.TaskOutputRequest(session=second, task_id=id)) for id in made]
+    assert [output.WhichOneof("type") for output in outputs] == ["ok", "error", "error"], outputs
+    assert outputs[1].error.details == "so it is"
+    stub.CancelTasks(submitter_common_pb2.TaskFilter(task=submitter_common_pb2.TaskFilter.IdsRequest(ids=made[2:])))
+    counts = {entry.status: entry.count for entry in stub.CountTasks(session_filter).values}
+    assert counts == {
+        task_status_pb2.TASK_STATUS_COMPLETED: 1, task_status_pb2.TASK_STATUS_ERROR: 1,
+        task_status_pb2.TASK_STATUS_CANCELLED: 1,
+    }, counts
+    keys = ["small", "bad", "held", "none"]
+    request = submitter_common_pb2.GetResultStatusRequest(session_id=second, result_ids=keys)
+    found = {entry.result_id: entry.status for entry in stub.GetResultStatus(request).id_statuses}
+    assert found == {"small": 2, "bad": 3, "held": 3}, found  # COMPLETED, ABORTED; what nobody makes is not there
 print("done")
