@@ -38,10 +38,15 @@ def test_clients_are_refused_and_can_read(tmp_path: Path, number: str, code: grp
             await submitter.session()
             await submitter.create(task("before"))
             assert await submitter.available("before") is None
-            for point in ("objects.arena.write", "objects.arena.sync", "store.commit.before", "store.begin"):
+            for point, num_chunks in (
+                *((place, 1) for place in ("objects.arena.write", "objects.arena.sync", "store.commit.before",
+                                           "store.begin")),
+                # In a file of its own.
+                *((f"objects.{place}", 60) for place in ("write", "sync", "rename", "sync_folder")),
+            ):
                 failpoints.set_failpoint(point, f"fail:{number}")
                 async with fails(code):
-                    await submitter.stream([begin(), header("large"), chunk(LARGE), DONE, LAST])
+                    await submitter.stream([begin(), header("large"), *[chunk(LARGE)] * num_chunks, DONE, LAST])
                 if point.startswith("store"):
                     async with fails(code):
                         await submitter.create(task("small"))
