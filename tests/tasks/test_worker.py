@@ -117,6 +117,14 @@ def test_subtasks_and_data(tmp_path: Path) -> None:
                 b"direct_data 'k': Direct data are not supported yet",
                 b"resource 'nobody': Key not found",
             ]
+            await submitter.create(task("misuse", payload=b"misuse"))
+            assert await submitter.available("misuse") is None
+            assert (await submitter.data("misuse")).split(b"|") == [
+                b"progress: fraction is 'half'; it must be from 0 to 1",
+                b"progress: fraction is nan; it must be from 0 to 1",
+                b"subtasks: bytes is no Subtask; write Subtask(payload)",
+                b"subtask '': keys and dependencies are lists, not a text alone",
+            ]
 
     run_async(work)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from runtime.errors import InvalidArgument
 from runtime.tasks.worker import AsyncTask, Subtask, Task, TaskError, worker
 from tests.leaks import RUN_TIMEOUT_S
 
@@ -82,6 +83,22 @@ class Words:
         except Exception as error:
             return str(error).encode()
         return b"accepted"
+
+    @staticmethod
+    def misuse(task: Task) -> bytes:
+        wrong: list[Callable[[], object]] = [
+            lambda: task.progress("half"),  # type: ignore[arg-type]
+            lambda: task.progress(float("nan")),
+            lambda: task.create_tasks([b"payload"]),  # type: ignore[list-item]
+            lambda: task.create_tasks([Subtask(b"facts", keys="sum")]),
+        ]
+        answers = []
+        for call in wrong:
+            try:
+                answers.append(repr(call()))
+            except InvalidArgument as error:
+                answers.append(error.message)
+        return "|".join(answers).encode()
 
     @staticmethod
     def ask(task: Task) -> bytes:

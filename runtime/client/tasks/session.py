@@ -197,10 +197,12 @@ class AsyncTaskSession:
         From any thread.
         """
         submissions, chunk_bytes = self.client.submissions, self.client.known_chunk_bytes
-        if not self._exists or not chunk_bytes or not submissions.has_room or (keys is not None and len(keys) != 1):
+        if not self._exists or not chunk_bytes or not submissions.has_room:
             return None
-        name = random_ids(1)[0] if id is None else id
-        given = (name,) if keys is None else tuple(keys)
+        name = random_ids(1)[0] if id is None else checked_text("id", id)
+        given = (name,) if keys is None else checked_texts("keys", keys)
+        if len(given) != 1:
+            return None
         task = NewTask(name, given, tuple(keys_of(dependencies)), Payload(payload, self.client.arrays))
         if not task.payload.is_at_hand or not 0 < task.payload.size < min(chunk_bytes, MAX_BYTES):
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import numbers
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -148,7 +149,8 @@ class TaskBase:
         InvalidArgument
             For a fraction outside of 0 to 1.
         """
-        if not 0.0 <= fraction <= 1.0:
+        given: object = fraction
+        if not isinstance(given, numbers.Real) or not 0.0 <= given <= 1.0:
             raise InvalidArgument(f"progress: fraction is {fraction!r}; it must be from 0 to 1")
         self._progress(self.id, float(fraction), sendable(text))
 
@@ -171,6 +173,10 @@ class TaskBase:
             return ()
         tasks = []
         for subtask in subtasks:
+            if not isinstance(subtask, Subtask):
+                raise InvalidArgument(f"subtasks: {type(subtask).__name__} is no Subtask; write Subtask(payload)")
+            if isinstance(subtask.keys, str) or isinstance(subtask.dependencies, str):
+                raise InvalidArgument(f"subtask {subtask.id!r}: keys and dependencies are lists, not a text alone")
             task_id = subtask.id
             if not task_id:
                 self._num_subtasks += 1
