@@ -150,7 +150,7 @@ class TaskBase:
             For a fraction outside of 0 to 1.
         """
         given: object = fraction
-        if not isinstance(given, numbers.Real) or not 0.0 <= given <= 1.0:
+        if not isinstance(given, numbers.Real) or not 0.0 <= float(given) <= 1.0:
             raise InvalidArgument(f"progress: fraction is {fraction!r}; it must be from 0 to 1")
         self._progress(self.id, float(fraction), sendable(text))
 
