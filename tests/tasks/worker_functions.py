@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from runtime.errors import InvalidArgument
+from runtime.objects.files import MEDIUM_BYTES
 from runtime.tasks.worker import AsyncTask, Subtask, Task, TaskError, worker
 from tests.leaks import RUN_TIMEOUT_S
 
@@ -203,4 +204,6 @@ def survive(payload: bytes, task: Task) -> bytes | None:
         return None
     if payload.startswith(b"slow"):
         time.sleep(0.05)
-    return payload + b"|" + os.urandom(8).hex().encode()
+    # A result that gets a file of its own.
+    more = bytes(MEDIUM_BYTES) if b" huge " in payload[:40] else b""
+    return payload + more + b"|" + os.urandom(8).hex().encode()
