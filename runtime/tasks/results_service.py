@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
+from runtime._ext import task_messages
 from runtime.errors import InvalidArgument
 from runtime.tasks import messages
 from runtime.tasks.model import ResultStatus
@@ -50,22 +51,23 @@ class ResultsService:
         inline_bytes = checked_inline_bytes(message.inline_bytes)
         limit = -1 if message.without_values else inline_bytes
         tasks = await self._tasks()
-        reply, nbytes = wire.runtime_v1.CollectReply(), 0
         async for views in tasks.collect(message.session_id, message.key):
+            reply, nbytes = task_messages.CollectedWriter(), 0
             for view in views:
                 value = view.value
                 if value.ref is None and view.status is ResultStatus.COMPLETED and len(value.data) <= limit:
                     # As `tell_result` would, for thousands of them.
-                    reply.result.add(key=view.key, status="COMPLETED", num_bytes=len(value.data), value=value.data)
+                    reply.add(view.key, value.data)
                     nbytes += len(value.data)
                 else:
-                    nbytes += await tell_result(reply.result.add(), view, tasks, limit)
+                    single = wire.runtime_v1.CollectReply()
+                    nbytes += await tell_result(single.result.add(), view, tasks, limit)
+                    reply.append(single.SerializeToString())
                 if nbytes >= _MESSAGE_BYTES:
-                    yield reply.SerializeToString()
-                    reply, nbytes = wire.runtime_v1.CollectReply(), 0
-            if reply.result:
-                yield reply.SerializeToString()
-                reply, nbytes = wire.runtime_v1.CollectReply(), 0
+                    yield reply.tobytes()
+                    reply, nbytes = task_messages.CollectedWriter(), 0
+            if len(reply):
+                yield reply.tobytes()
 
 
 def checked_inline_bytes(inline_bytes: int) -> int:

@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
+from runtime._ext import task_messages
 from runtime.errors import InvalidArgument, NotFound
+from runtime.objects.value import Value
 from runtime.tasks import messages
 from runtime.tasks.model import ENDED_BADLY, ResultStatus, TaskOptions, TaskRequest, TaskStatus
 from runtime.tasks.tasks import ResultView, Tasks
@@ -267,6 +269,9 @@ def small_request_of(
     InvalidArgument
         For what it must not say; names the field.
     """
+    plain = task_messages.small_tasks(request, chunk_bytes, TaskRequest, Value)
+    if plain is not None and (told := plain[1]) is not None:
+        return plain[0], plain[2], messages.options_of(messages.parse(wire.armonik.TaskOptions, told))
     message = messages.parse(wire.armonik.CreateSmallTaskRequest, request)
     if not message.session_id:
         raise InvalidArgument("session_id: must not be empty")

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from google.protobuf.message import DecodeError
 
 from runtime import wire
+from runtime._ext import task_messages
 from runtime._ext.message_parts import MessageParts
-from runtime.checkpoint.fields import varint
 from runtime.errors import Cancelled, Error, InvalidArgument, Unavailable, Unimplemented, Unknown
 from runtime.objects.value import Value
 from runtime.tasks.agents.attempt import DEADLINE_TEXT
@@ -37,8 +37,6 @@ __all__ = ["BatchOwner", "BatchStream", "is_batchable"]
 _INPUT_BYTES = 2 << 20
 # From where on a payload is sent from where it lies.
 _PART_BYTES = 4 << 10
-# Tags of TaskOrders.task, and BatchedTask.payload.
-_TASK_TAG, _PAYLOAD_TAG = b"\x0a", b"\x32"
 # Results of at most so many bytes come along with a task's end; they lie in a row of the store.
 _INLINE_BYTES = 16 << 10
 # A worker is given what it runs within so many seconds, but no more than this.
@@ -55,9 +53,12 @@ _LOOK_S = 0.5
 
 def is_batchable(lease: Lease) -> bool:
     """Return whether a task's input is small enough, and there."""
-    inputs = lease.task.inputs
-    nbytes = lease.task.payload.size + sum(value.size for value in inputs.values())
-    return nbytes <= _INPUT_BYTES and len(inputs) == len(lease.task.dependencies)
+    task = lease.task
+    nbytes = task.payload.size
+    if not task.dependencies:
+        return nbytes <= _INPUT_BYTES
+    nbytes += sum(value.size for value in task.inputs.values())
+    return nbytes <= _INPUT_BYTES and len(task.inputs) == len(task.dependencies)
 
 
 class BatchOwner(Protocol):
@@ -185,53 +186,51 @@ class BatchStream:
         objects : mapping of Value to Content
             The contents of those parts of the input that are objects. Nobody changes them.
         """
-        orders = wire.runtime_v1.TaskOrders()
-        if not self._last_number:
-            orders.chunk_bytes, orders.inline_bytes = self._tasks.limits.chunk_bytes, _INLINE_BYTES
+        is_first = not self._last_number
+        orders = task_messages.OrdersWriter(
+            self._tasks.limits.chunk_bytes if is_first else 0, _INLINE_BYTES if is_first else 0
+        )
         now = self._loop.time()
-        add = orders.task.add
-        suspects = self._suspects
-        # Of those tasks whose payloads are long.
-        payloads: dict[int, Content] = {}
+        add, interrupted, suspects = orders.add, self._interrupted, self._suspects
         for lease in leases:
-            task = lease.task
             if lease.is_interrupted:
                 if lease.is_cancelled and not lease.is_lost:
                     self._tasks.confirm_soon(lease)
                 continue
+            task = lease.task
             self._last_number = number = self._last_number + 1
-            payload = task.payload.data
+            payload: bytes | Content = task.payload.data
             nbytes = task.payload.size
             if task.payload.ref is not None and objects is not None:
-                payloads[len(orders.task)] = objects[task.payload]
+                payload = objects[task.payload]
             elif nbytes >= _PART_BYTES:
-                payloads[len(orders.task)] = (payload,)
-                payload = b""
-            given = add(
-                number=number,
-                session_id=task.session,
-                task_id=task.id,
-                expected_output_key=task.expected_keys,
-                payload=payload,
-                max_duration_s=task.options.max_duration_s,
-            )
-            if task.options.entries:
-                given.options.update(task.options.entries)
+                payload = (task.payload.data,)
+            dependencies = []
             for key in task.dependencies:
                 value = task.inputs[key]
                 data = value.data if value.ref is None or objects is None else b"".join(objects[value])
-                given.dependency.add(key=key, data=data)
+                dependencies.append((key, data))
                 nbytes += len(data)
-            if task.attempt or lease.number in suspects:
-                given.is_announced = True
+            options = task.options
+            add(
+                number,
+                task.session,
+                task.id,
+                task.expected_keys,
+                options.entries,
+                payload,
+                dependencies,
+                options.max_duration_s,
+                bool(task.attempt) or lease.number in suspects,
+            )
             sent = self._sent[number] = _Sent(number, lease, nbytes, now)
             self._nbytes += nbytes
             self._typical_bytes = nbytes or 1
-            lease.on_interrupt = functools.partial(self._interrupted, sent)
+            lease.on_interrupt = functools.partial(interrupted, sent)
         if self._look_timer is None:
             self._look_timer = self._loop.call_later(_LOOK_S, self._look)
-        if orders.task:
-            await self._say(_with_payloads(orders, payloads) if payloads else orders.SerializeToString())
+        if orders.num_tasks:
+            await self._say(orders.tobytes() if orders.is_whole else MessageParts(orders.parts()))
 
     async def say(self, orders: wire.runtime_v1.TaskOrders) -> None:
         """Send a message; raises the error with which the stream has ended."""
@@ -272,6 +271,11 @@ class BatchStream:
         error: Error = Unavailable("the worker ended its stream of tasks")
         try:
             while (data := await self._call.receive()) is not None:
+                if (ends := task_messages.simple_ends(data, _INLINE_BYTES)) is not None:
+                    self._heard = self._loop.time()
+                    self._take_values(ends)
+                    self._owner.batch_changed()
+                    continue
                 try:
                     news = wire.runtime_v1.TaskNews.FromString(data)
                 except DecodeError:
@@ -310,6 +314,47 @@ class BatchStream:
             self._owner.batch_returned([sent.lease for sent in found])
         self._owner.batch_changed()
 
+    def _take_values(self, ends: Sequence[tuple[int, bytes, int]]) -> None:
+        """Take note of tasks that have ended with one value: number, value and microseconds of each."""
+        succeeded: list[tuple[Lease, dict[str, Value]]] = []
+        others: list[wire.runtime_v1.TaskEnd] = []
+        count = elapsed_us = 0
+        now_s = self._tasks.now_s()
+        known, suspects = self._sent, self._suspects
+        for number, data, took_us in ends:
+            sent = known.get(number)
+            if sent is None or sent.call is not None or len(sent.lease.task.expected_keys) != 1:
+                others.append(wire.runtime_v1.TaskEnd(number=number, value=data, elapsed_us=took_us))
+                continue
+            self._pop(number)
+            lease = sent.lease
+            if suspects:
+                suspects.pop(lease.number, None)
+            count += 1
+            elapsed_us += took_us
+            if lease.started_s is None:
+                lease.started_s = now_s - took_us / 1e6
+            if lease.is_lost or lease.is_ended:
+                continue
+            if lease.is_cancelled:
+                self._tasks.confirm_soon(lease)
+            else:
+                succeeded.append((lease, {lease.task.expected_keys[0]: Value(data)}))
+        self._count(succeeded, count, 0, elapsed_us)
+        if others:
+            self._take_ends(others)
+
+    def _count(
+        self, succeeded: list[tuple[Lease, dict[str, Value]]], number: int, num_failed: int, elapsed_us: int
+    ) -> None:
+        """Record successes, and count tasks that have ended."""
+        if succeeded:
+            self._owner.batch_records(self._tasks.succeed_all(succeeded))
+        if number:
+            mean_s = elapsed_us / number / 1e6
+            self._mean_s += (mean_s - self._mean_s) * (1 - (1 - _WEIGHT) ** number)
+            self._owner.batch_ended(number, num_failed, elapsed_us / 1e6)
+
     def _take_ends(self, ends: Iterable[wire.runtime_v1.TaskEnd]) -> None:
         succeeded: list[tuple[Lease, dict[str, Value]]] = []
         number = num_failed = elapsed_us = 0
@@ -345,12 +390,7 @@ class BatchStream:
                 num_failed += 1
                 text = f"the worker ended the task with {kind or 'nothing'}, which does not belong there"
                 self._record(lease.fail(FailureKind.PROTOCOL, text))
-        if succeeded:
-            self._owner.batch_records(self._tasks.succeed_all(succeeded))
-        if number:
-            mean_s = elapsed_us / number / 1e6
-            self._mean_s += (mean_s - self._mean_s) * (1 - (1 - _WEIGHT) ** number)
-            self._owner.batch_ended(number, num_failed, elapsed_us / 1e6)
+        self._count(succeeded, number, num_failed, elapsed_us)
 
     def _end_talk(self, call: BatchedCall, kind: str | None, end: wire.runtime_v1.TaskEnd) -> None:
         """End a task that has an `Attempt`."""
@@ -474,26 +514,3 @@ class BatchStream:
         saying = self._loop.create_task(say())
         self._saying[saying] = None
         saying.add_done_callback(lambda done: self._saying.pop(done, None))
-
-
-def _with_payloads(orders: wire.runtime_v1.TaskOrders, payloads: Mapping[int, Content]) -> MessageParts:
-    """Return a message of tasks with the payloads of some of them, by index, as parts that are not copied."""
-    parts: list[bytes | memoryview] = []
-    tasks = list(orders.task)
-    del orders.task[:]
-    head = orders.SerializeToString()
-    for index, task in enumerate(tasks):
-        rest = task.SerializeToString()
-        content = payloads.get(index)
-        if content is None:
-            head += _TASK_TAG + varint(len(rest)) + rest
-            continue
-        pieces = [memoryview(piece) for piece in content]
-        nbytes = sum(map(len, pieces))
-        before = _PAYLOAD_TAG + varint(nbytes)
-        parts.append(head + _TASK_TAG + varint(len(rest) + len(before) + nbytes) + rest + before)
-        parts += pieces
-        head = b""
-    if head:
-        parts.append(head)
-    return MessageParts(parts)
