@@ -113,17 +113,23 @@ class Scheduler:
 
     async def acquire(self, owner: str, limit: int = 1) -> list[Lease]:
         """Wait until a task is ready, and return the leases of up to ``limit`` of them, at least one."""
-        if self.is_closed:
-            raise Unavailable("the server stops")
-        future: asyncio.Future[list[Lease]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Request(owner, limit, future))
-        self.wake()
+        future = self.request(owner, limit)
         try:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
                 self._tasks.give_back(future.result())
             raise
+
+    def request(self, owner: str, limit: int) -> asyncio.Future[list[Lease]]:
+        """Return the future of what `acquire` returns; cancelling it before it is done loses nothing."""
+        future: asyncio.Future[list[Lease]] = asyncio.get_running_loop().create_future()
+        if self.is_closed:
+            future.set_exception(Unavailable("the server stops"))
+        else:
+            self._waiting.append(_Request(owner, limit, future))
+            self.wake()
+        return future
 
     def wake(self) -> None:
         """Look for ready tasks, if there may be some and somebody waits for one."""

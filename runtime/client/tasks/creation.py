@@ -18,7 +18,7 @@ from runtime.tasks.model import TaskOptions
 
 __all__ = [
     "Form", "NewTask", "grouped", "keys_of", "large_requests", "make_options", "medium_request", "options_message",
-    "random_ids", "small_request",
+    "random_ids", "request_head", "requested", "small_request",
 ]
 
 
@@ -191,6 +191,20 @@ def medium_request(session: str, group: Sequence[NewTask], options: Any) -> Mess
     if head:
         parts.append(head)
     return MessageParts(parts)
+
+
+def request_head(session: str, options: Any) -> bytes:
+    """Return what requests of tasks with the same options begin with; tasks follow it as `requested` has them."""
+    return bytes(wire.armonik.CreateSmallTaskRequest(session_id=session, task_options=options).SerializeToString())
+
+
+def requested(task: NewTask) -> bytes:
+    """Return a task with the payload in it as a part of a request."""
+    request = wire.armonik.CreateSmallTaskRequest()
+    request.task_requests.add(
+        id=task.id, expected_output_keys=task.keys, data_dependencies=task.dependencies, payload=task.payload.tobytes()
+    )
+    return bytes(request.SerializeToString())
 
 
 async def large_requests(

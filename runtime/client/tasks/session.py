@@ -22,6 +22,8 @@ from runtime.client.tasks.creation import (
     make_options,
     options_message,
     random_ids,
+    request_head,
+    requested,
     small_request,
 )
 from runtime.client.tasks.handle import AsyncTaskHandle
@@ -77,7 +79,10 @@ class AsyncTaskSession:
         self.id = checked_text("id of a session", id)
         self.options = options
         self._exists = exists
-        self._options_message: Any = None
+        self._head: bytes | None = None
+        # Ids of tasks that are submitted one after the other follow each other, so that indices grow at one end.
+        self._prefix = f"{random_ids(1)[0]}-"
+        self._numbers = itertools.count()
         self._creating = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -199,7 +204,7 @@ class AsyncTaskSession:
         submissions, chunk_bytes = self.client.submissions, self.client.known_chunk_bytes
         if not self._exists or not chunk_bytes or not submissions.has_room:
             return None
-        name = random_ids(1)[0] if id is None else checked_text("id", id)
+        name = f"{self._prefix}{next(self._numbers)}" if id is None else checked_text("id", id)
         given = (name,) if keys is None else checked_texts("keys", keys)
         if len(given) != 1:
             return None
@@ -207,12 +212,12 @@ class AsyncTaskSession:
         if not task.payload.is_at_hand or not 0 < task.payload.size < min(chunk_bytes, MAX_BYTES):
             return None
         if (priority, max_retries, max_duration_s, options) == (None, None, None, None):
-            if self._options_message is None:
-                self._options_message = options_message(self.options)
-            message = self._options_message
+            if self._head is None:
+                self._head = request_head(self.id, options_message(self.options))
+            head = self._head
         else:
-            message = options_message(self._with(priority, max_retries, max_duration_s, options))
-        request = small_request(self.id, [task], message)
+            head = request_head(self.id, options_message(self._with(priority, max_retries, max_duration_s, options)))
+        request = head + requested(task)
         return Submission(request, AsyncTaskHandle(self, name, given), id is not None)
 
     async def submitted(self, submission: Submission) -> AsyncTaskHandle:

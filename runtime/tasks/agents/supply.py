@@ -44,7 +44,7 @@ class Supply:
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[asyncio.Future[Lease]] = deque()
         self._ready: deque[Lease] = deque()
-        self._acquiring: asyncio.Task[None] | None = None
+        self._acquiring: asyncio.Future[list[Lease]] | None = None
         self._mean_s = 1.0
         self._num_running = 0
         self._stale: asyncio.TimerHandle | None = None
@@ -142,27 +142,34 @@ class Supply:
         ahead = self._ahead()
         if self._waiting or len(self._ready) <= ahead // 2 < ahead:
             limit = len(self._waiting) + max(0, ahead - len(self._ready))
-            self._acquiring = self._loop.create_task(self._acquire(limit))
+            self._acquiring = self._tasks.scheduler.request(_OWNER, limit)
+            self._acquiring.add_done_callback(self._acquired)
 
-    async def _acquire(self, limit: int) -> None:
-        try:
-            leases = await self._tasks.acquire(_OWNER, limit)
-        except Error as error:
+    def _acquired(self, acquiring: asyncio.Future[list[Lease]]) -> None:
+        is_wanted = self._acquiring is acquiring
+        if is_wanted:
+            self._acquiring = None
+        if acquiring.cancelled():
+            return
+        error = acquiring.exception()
+        if error is not None:
             for future in self._waiting:
                 if not future.done():
                     future.set_exception(error)
             self._waiting.clear()
             return
-        finally:
-            if self._acquiring is asyncio.current_task():
-                self._acquiring = None
+        leases = acquiring.result()
+        if self._closed:
+            self._tasks.give_back(leases)
+            return
+        if not is_wanted:
+            # It was over when it was to be stopped; somebody may have asked since then.
+            self.put_back(leases)
+            return
         if self._ready and leases[0].task.options.priority > self._ready[0].task.options.priority:
             self._give_back()
         for lease in leases:
-            if self._closed:
-                self._tasks.give_back([lease])
-            else:
-                self._deal(lease)
+            self._deal(lease)
         self._refill()
 
     def _deal(self, lease: Lease) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -25,6 +26,7 @@ from runtime.tasks.worker.conversation import Conversation, Input
 from runtime.tasks.worker.function import Worker, traceback_text
 from runtime.tasks.worker.interrupts import raise_in_thread
 from runtime.tasks.worker.task import Task, TaskCancelled, TaskError, sendable
+from runtime.tasks.worker.threads import TaskThreads
 
 __all__ = ["BatchRunner"]
 
@@ -109,7 +111,9 @@ class _Talk(Conversation):
 class _Slot:
     """A thread's place: what runs there."""
 
-    __slots__ = ("entry", "is_busy", "is_interrupted", "thread", "waiting_since")
+    __slots__ = ("entry", "is_busy", "is_interrupted", "thread", "waiting_since", "work")
+
+    work: Callable[[], None]
 
     def __init__(self) -> None:
         self.thread = 0
@@ -127,7 +131,7 @@ class BatchRunner:
     ----------
     worker : Worker
         An ordinary function.
-    threads : ThreadPoolExecutor
+    threads : TaskThreads
     concurrency : int
         Tasks at a time.
     progress : callable
@@ -137,25 +141,31 @@ class BatchRunner:
         cancelled while it ran.
     send : callable
         Sends a TaskNews; returns when it has left.
+    post : callable
+        Sends one and tells at once whether it has left.
     """
 
     def __init__(
         self,
         worker: Worker,
-        threads: concurrent.futures.ThreadPoolExecutor,
+        threads: TaskThreads,
         concurrency: int,
         progress: Callable[[str, float, str], object],
         left_behind: Callable[[Callable[[], None], Callable[[], bool]], None],
         send: Callable[[bytes], Any],
+        post: Callable[[bytes], bool],
     ) -> None:
         self._worker = worker
         self._threads = threads
         self._progress = progress
         self._left_behind = left_behind
         self._send = send
+        self._post = post
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._slots = [_Slot() for _ in range(concurrency)]
+        for slot in self._slots:
+            slot.work = functools.partial(self._work, slot)
         self._queue: deque[_Entry] = deque()
         # Those that have not ended, by number; what a thread has ended is taken out when it is told.
         self._entries: dict[int, _Entry] = {}
@@ -219,12 +229,20 @@ class BatchRunner:
             if is_idle:
                 waiting -= 1
                 self._submit(slot)
-        if self._timer is None:
-            self._timer = self._loop.call_later(_FLUSH_S, self._tick)
+        self._look_in(_FLUSH_S if waiting else _LONG_S)
+
+    def _look_in(self, seconds: float) -> None:
+        """Look at what runs in so many seconds, or sooner."""
+        due = self._loop.time() + seconds
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._tick)
 
     def _submit(self, slot: _Slot) -> None:
         slot.waiting_since = time.monotonic()
-        self._threads.submit(self._work, slot)
+        self._threads.start(slot.work)
 
     def _cancel(self, number: int) -> None:
         entry = self._entries.get(number)
@@ -301,7 +319,8 @@ class BatchRunner:
         if num_long == len(self._slots):
             self._give_back()
         if is_busy:
-            self._timer = self._loop.call_later(_FLUSH_S, self._tick)
+            # A thread that finds nothing more to do tells by itself what has ended.
+            self._look_in(_FLUSH_S if self._queue else _LONG_S)
         if self._ended or self._begun or self._returned:
             self._flush_soon()
 
@@ -314,11 +333,24 @@ class BatchRunner:
             self._queue.clear()
 
     def _flush_soon(self) -> None:
-        if self._flushing is None or self._flushing.done():
+        """Send what there is to say, and all that there is when the agent has read it if it reads slowly."""
+        if self._flushing is not None and not self._flushing.done():
+            return
+        has_left = False
+        if not self._sending.locked():
+            if not (self._ended or self._begun or self._returned):
+                return
+            try:
+                has_left = self._post(self._news())
+            except (Error, OSError):
+                return  # as below
+        if not has_left:
             self._flushing = asyncio.ensure_future(self._flush_quietly())
 
     async def _flush_quietly(self) -> None:
         try:
+            # Once even if there is nothing: what was posted before leaves with it.
+            await self._flush()
             while self._ended or self._begun or self._returned:
                 await self._flush()
         except (Error, OSError):

@@ -132,6 +132,7 @@ class WorkerProcess:
             await asyncio.gather(*(registration.leave(grace_s) for registration in self._registrations))
         await self._transport.stop(max(0.0, deadline - asyncio.get_running_loop().time()))
         self._account.close()
+        self._service.close()
         sockets.remove(self.address)
         self._transport = None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -17,6 +16,7 @@ from runtime.tasks.worker.conversation import Conversation, Input
 from runtime.tasks.worker.function import Worker, traceback_text
 from runtime.tasks.worker.interrupts import raise_in_thread
 from runtime.tasks.worker.task import AsyncTask, Task, TaskBase, TaskCancelled, TaskError, sendable
+from runtime.tasks.worker.threads import TaskThreads
 
 if TYPE_CHECKING:
     from runtime.edge.plane import Handler
@@ -103,7 +103,7 @@ class WorkerService:
         self._loop = asyncio.get_running_loop()
         self._concurrency = concurrency
         self._free = asyncio.Semaphore(concurrency)
-        self._threads = concurrent.futures.ThreadPoolExecutor(concurrency, "task")
+        self._threads = TaskThreads(concurrency)
         # Functions that nobody waits for; each says whether it has ended.
         self._left: dict[Callable[[], bool], None] = {}
 
@@ -121,6 +121,10 @@ class WorkerService:
         """Whether it serves TaskBatches. Coroutines do not: they are there to wait for something."""
         return not self.worker.is_async
 
+    def close(self) -> None:
+        """Let the threads end that have nothing to do."""
+        self._threads.shutdown(wait=False)
+
     async def health_check(self, request: bytes, context: Any) -> bytes:
         """HealthCheck: not serving at the end, and while a function still runs that was given up."""
         messages.parse(wire.armonik.Empty, request)
@@ -130,7 +134,7 @@ class WorkerService:
     async def run_batches(self, requests: AsyncIterator[bytes], call: Any) -> AsyncIterator[bytes]:
         """Run of TaskBatches."""
         runner = BatchRunner(
-            self.worker, self._threads, self._concurrency, self._progress, self._leave_behind, call.send
+            self.worker, self._threads, self._concurrency, self._progress, self._leave_behind, call.send, call.post
         )
         await runner.serve(requests)
         return
