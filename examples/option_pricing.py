@@ -62,6 +62,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tasks", type=int, default=16, help="tasks that draw them [16]")
     parser.add_argument("--workers", type=int, default=2, help="worker processes [2]")
     options = parser.parse_args(arguments)
+    for name in ("tasks", "workers"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    if not 2 * options.tasks <= options.paths <= 1e12:
+        parser.error(f"--paths must be from 2 for each task ({2 * options.tasks}) to 1e12, got {options.paths:g}")
     paths = np.int64(options.paths / options.tasks)
     with (
         server_with_workers("option_pricing:run", options.workers) as target,

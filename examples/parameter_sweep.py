@@ -78,6 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tasks", type=int, default=200, help="settings to try, up to 200 [200]")
     parser.add_argument("--workers", type=int, default=2, help="worker processes [2]")
     options = parser.parse_args(arguments)
+    if not 1 <= options.tasks <= 200:
+        parser.error(f"--tasks must be from 1 to 200, got {options.tasks}")
+    if options.workers < 1:
+        parser.error(f"--workers must be at least 1, got {options.workers}")
     settings = [
         {"step": "train", "rate": np.float64(rate), "batch": np.int64(batch), "seed": np.int64(seed)}
         for seed, rate, batch in itertools.product(SEEDS, RATES, BATCHES)

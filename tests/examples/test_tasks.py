@@ -15,6 +15,21 @@ def test_prices_an_option_by_simulation() -> None:
     assert "9/9" in done.stderr  # eight that draw, one that adds up
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["option_pricing.py", "--tasks", "0"], "--tasks must be at least 1, got 0"),
+        (["option_pricing.py", "--workers", "0"], "--workers must be at least 1, got 0"),
+        (["option_pricing.py", "--paths", "20"], "--paths must be from 2 for each task (32) to 1e12, got 20"),
+        (["option_pricing.py", "--paths", "nan"], "--paths must be from 2 for each task (32) to 1e12, got nan"),
+        (["parameter_sweep.py", "--tasks", "201"], "--tasks must be from 1 to 200, got 201"),
+        (["parameter_sweep.py", "--workers", "0"], "--workers must be at least 1, got 0"),
+    ],
+)
+def test_what_no_example_can_do_is_said(words: list[str], text: str) -> None:
+    assert text in run(*words, code=2).stderr
+
+
 def test_sweeps_two_hundred_settings() -> None:
     pytest.importorskip("sklearn")
     done = run("parameter_sweep.py")
