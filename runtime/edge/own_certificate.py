@@ -96,6 +96,10 @@ class OwnCertificate:
                 pause = min(max(left / 20, _SHORTEST_S), _LONGEST_S)
                 tell = logger.warning if left > 86400 else logger.error
                 tell("the certificate is not renewed", extra={"seconds_left": round(left), "reason": str(error)})
+            except Exception:
+                # A mistake here: nobody else renews it, so this goes on.
+                logger.exception("the certificate is not renewed")
+                pause = _LONGEST_S
 
     def _invitation(self) -> str | None:
         path = self._settings.enrol_invitation

@@ -65,10 +65,15 @@ class Membership:
                         logger.info("in the fleet again", extra={"address": self._ip})
                     told = ""
                     await self._pause()
-                except (Error, OSError) as error:
+                except Exception as error:
                     # The same reason every few seconds says nothing new.
                     if str(error) != told:
-                        logger.warning("not in the fleet", extra={"address": self._ip, "reason": str(error)})
+                        # What is no error of a call is a mistake here, which does not end what has to go on.
+                        is_ours = isinstance(error, (Error, OSError))
+                        logger.log(
+                            logging.WARNING if is_ours else logging.ERROR, "not in the fleet",
+                            exc_info=None if is_ours else error, extra={"address": self._ip, "reason": str(error)},
+                        )
                         told = str(error)
                     self._leave()
                     await asyncio.sleep(retry)
