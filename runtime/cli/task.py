@@ -157,14 +157,20 @@ def _wait(options: argparse.Namespace) -> int:
     from runtime.cli.task_plane import asked
 
     async def ended(client: AsyncTaskClient) -> int:
+        from runtime.tasks.model import TaskStatus
+
         failed = 0
         for task in options.tasks:
             detail = await _detail(client, task)
             keys = tuple(result.key for result in detail.result)
             handle = client.attach(detail.task.session_id).handle(task, keys)
             await handle.wait(options.timeout)
-            print(f"{task} {'COMPLETED' if handle.failure is None else handle.failure.status}", flush=True)
-            failed += handle.failure is not None
+            failure = handle.failure
+            status = TaskStatus.COMPLETED.name if failure is None else failure.status
+            # One that made less than it was to is COMPLETED, too.
+            what = f": {failure.details}" if failure is not None and status == TaskStatus.COMPLETED.name else ""
+            print(f"{task} {status}{what}", flush=True)
+            failed += failure is not None
         return failed
 
     return int(asked(options, ended) > 0)

@@ -74,6 +74,8 @@ def test_lists_and_details(worked: str, capsys: pytest.CaptureFixture[str], tmp_
 
         assert shell("task", "wait", "good") == (0, "good COMPLETED\n")
         assert shell("task", "wait", "good", "bad") == (1, "good COMPLETED\nbad ERROR\n")
+        session.submit(b"nothing", id="short")
+        assert shell("task", "wait", "short") == (1, "short COMPLETED: the task ended without its result 'short'\n")
         assert shell("session", "wait", "shown")[0] == 1
 
         results = shell.json("result", "list", "shown", "--status", "completed")
