@@ -47,6 +47,7 @@ class RetentionTables(SessionTables):
         return [(number, session_id, last or 0) for number, session_id, last in rows]
 
     def begin_deletion(self, session: int) -> None:
+        self._forget()
         self.connection.execute("DELETE FROM sessions WHERE number = ?", (session,))
         self.connection.execute("INSERT INTO deletions VALUES (?)", (session,))
 

@@ -26,6 +26,8 @@ OPTION_USES_SCHEMA = (
 _SESSION = "number, id, status, options, created, canceled"
 # Options that are kept at hand; sessions share few.
 _OPTIONS_KEPT = 4096
+# Sessions, and options of sessions, that are remembered.
+_REMEMBERED = 1024
 
 
 class SessionTables(ObjectTables):
@@ -38,9 +40,33 @@ class SessionTables(ObjectTables):
         self._execute = connection.execute
         self._many = connection.executemany
         self._options: dict[int, TaskOptions] = {}
+        # What every creation asks for and few writes change. Only the writer, which has an epoch, knows of all changes.
+        self._remembers = epoch > 0
+        self._sessions: dict[str, SessionRow] = {}
+        self._stored_options: dict[tuple[object, ...], int] = {}
+
+    def drop(self) -> None:
+        super().drop()
+        self._forget()
+
+    def discard(self) -> None:
+        super().discard()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Remember nothing of sessions and of which options they have."""
+        self._sessions.clear()
+        self._stored_options.clear()
 
     def session_by_id(self, session_id: str) -> SessionRow | None:
-        return self._session("id", session_id)
+        found = self._sessions.get(session_id)
+        if found is None:
+            found = self._session("id", session_id)
+            if found is not None and self._remembers:
+                if len(self._sessions) >= _REMEMBERED:
+                    self._sessions.clear()
+                self._sessions[session_id] = found
+        return found
 
     def session(self, number: int) -> SessionRow:
         row = self._session("number", number)
@@ -54,12 +80,14 @@ class SessionTables(ObjectTables):
         return SessionRow(row[0], row[1], SessionStatus(row[2]), row[3], row[4], row[5])
 
     def insert_session(self, row: SessionRow) -> None:
+        self._forget()
         self._execute(
             f"INSERT INTO sessions ({_SESSION}) VALUES (?, ?, ?, ?, ?, ?)",
             (row.number, row.id, int(row.status), row.options_number, row.created_s, row.canceled_s),
         )
 
     def update_session(self, row: SessionRow) -> None:
+        self._forget()
         self._execute(
             "UPDATE sessions SET status = ?, canceled = ? WHERE number = ?",
             (int(row.status), row.canceled_s, row.number),
@@ -78,8 +106,11 @@ class SessionTables(ObjectTables):
         return [found[number] for number in sorted(found)]
 
     def store_options(self, options: TaskOptions, session: int) -> int:
-        entries = json.dumps(dict(sorted(options.entries.items())), ensure_ascii=False)
+        entries = json.dumps(dict(sorted(options.entries.items())), ensure_ascii=False) if options.entries else "{}"
         content = (options.priority, options.max_duration_ns, options.max_retries, entries)
+        known = self._stored_options.get((session, *content))
+        if known is not None:
+            return known
         row = self._execute(
             "SELECT number FROM options WHERE priority = ? AND max_duration = ? AND max_retries = ? AND entries = ?",
             content,
@@ -93,10 +124,15 @@ class SessionTables(ObjectTables):
                 (number, *content),
             )
         self._execute("INSERT OR IGNORE INTO option_uses VALUES (?, ?)", (session, number))
+        if self._remembers:
+            if len(self._stored_options) >= _REMEMBERED:
+                self._stored_options.clear()
+            self._stored_options[session, *content] = number
         return number
 
     def _leave_options(self, session: int, limit: int) -> int:
         """End the use of up to ``limit`` options by a session that has no rows any more; return how many there were."""
+        self._forget()
         query = "SELECT options FROM option_uses WHERE session = ? LIMIT ?"
         used = self._execute(query, (session, limit)).fetchall()
         if used:
