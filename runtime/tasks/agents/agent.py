@@ -104,7 +104,7 @@ class Agent:
         self._leaving = False
         self._running: dict[Attempt, None] = {}
         self._outcomes: dict[asyncio.Future[Any], None] = {}
-        self._acquiring: dict[asyncio.Future[Lease], None] = {}
+        self._acquiring: dict[asyncio.Future[Lease | None], None] = {}
         self._stream: BatchStream | None = None
         self._is_batching = False
         self._refuses_batches = False
@@ -254,7 +254,7 @@ class Agent:
                 continue
             leases = self._supply.take_some(room)
             if not leases:
-                lease = await self._acquire()
+                lease = await self._acquire(self._send_at_once)
                 if lease is None:
                     continue
                 leases = [lease, *self._supply.take_some(room - 1)]
@@ -316,6 +316,18 @@ class Agent:
             self._supply.put_back(back)
         if small:
             await self._send(small, objects)
+
+    def _send_at_once(self, lease: Lease) -> bool:
+        """Send a task to a worker that waits for one, without a turn of the agent's own; tell whether that was done."""
+        stream = self._stream
+        if stream is None or self._leaving or not self._is_usable or self._refuses_batches:
+            return False
+        if self._alone or stream.room() <= 0 or not is_batchable(lease) or _objects_of(lease):
+            return False
+        if not stream.give_at_once(lease):
+            return False
+        self._batch_works()
+        return True
 
     async def _send(self, leases: list[Lease], objects: dict[Value, Content]) -> None:
         stream = self._stream
@@ -424,9 +436,15 @@ class Agent:
         if not outcome.cancelled() and (error := outcome.exception()) is not None and not isinstance(error, LeaseLost):
             logger.error("the outcome of a task is not recorded: %s", error)
 
-    async def _acquire(self) -> Lease | None:
-        """Return the lease of the next task; None when the agent is to look around before it goes on."""
-        acquire = self._supply.next()
+    async def _acquire(self, taker: Callable[[Lease], bool] | None = None) -> Lease | None:
+        """Return the lease of the next task; None when the agent is to look around before it goes on.
+
+        Parameters
+        ----------
+        taker : callable, optional
+            See `runtime.tasks.agents.supply.Supply.next`.
+        """
+        acquire = self._supply.next(taker)
         self._acquiring[acquire] = None
         try:
             await acquire
@@ -448,10 +466,12 @@ class Agent:
         finally:
             del self._acquiring[acquire]
 
-    def _forget(self, acquire: asyncio.Future[Lease]) -> None:
+    def _forget(self, acquire: asyncio.Future[Lease | None]) -> None:
         """Give back what has come for somebody who does not want it any more."""
         if acquire.done() and not acquire.cancelled() and acquire.exception() is None:
-            self._tasks.give_back([acquire.result()])
+            lease = acquire.result()
+            if lease is not None:
+                self._tasks.give_back([lease])
 
     def _stop_acquiring(self) -> None:
         for acquire in self._acquiring:

@@ -146,6 +146,8 @@ class BatchStream:
         self._mean_s = _FIRST_MEAN_S
         self._heard = 0.0
         self._sending = asyncio.Lock()
+        # Whether what was sent at once has not left yet: then the next message waits for it.
+        self._is_behind = False
         self._saying: dict[asyncio.Task[None], None] = {}
         self._look_timer: asyncio.TimerHandle | None = None
         self._listener = asyncio.ensure_future(self._listen())
@@ -186,6 +188,22 @@ class BatchStream:
         objects : mapping of Value to Content
             The contents of those parts of the input that are objects. Nobody changes them.
         """
+        orders = self._orders(leases, objects)
+        if orders is not None:
+            await self._say(orders)
+
+    def give_at_once(self, lease: Lease) -> bool:
+        """Send a task without objects if nothing else is being sent; tell whether that was done."""
+        if self.is_over or self._is_behind or self._sending.locked():
+            return False
+        orders = self._orders([lease], None)
+        if orders is not None:
+            with contextlib.suppress(Error):  # what ends the stream is told to its listener, which sees to its tasks
+                self._is_behind = not self._call.post(orders)
+        return True
+
+    def _orders(self, leases: Sequence[Lease], objects: Mapping[Value, Content] | None) -> bytes | MessageParts | None:
+        """Return the message that gives tasks to the worker, None if none is left, having taken note of them."""
         is_first = not self._last_number
         orders = task_messages.OrdersWriter(
             self._tasks.limits.chunk_bytes if is_first else 0, _INLINE_BYTES if is_first else 0
@@ -229,8 +247,9 @@ class BatchStream:
             lease.on_interrupt = functools.partial(interrupted, sent)
         if self._look_timer is None:
             self._look_timer = self._loop.call_later(_LOOK_S, self._look)
-        if orders.num_tasks:
-            await self._say(orders.tobytes() if orders.is_whole else MessageParts(orders.parts()))
+        if not orders.num_tasks:
+            return None
+        return orders.tobytes() if orders.is_whole else MessageParts(orders.parts())
 
     async def say(self, orders: wire.runtime_v1.TaskOrders) -> None:
         """Send a message; raises the error with which the stream has ended."""
@@ -239,6 +258,7 @@ class BatchStream:
     async def _say(self, orders: bytes | MessageParts) -> None:
         async with self._sending:
             await self._call.send(orders)
+            self._is_behind = False
 
     def drop(self, number: int) -> None:
         """Have a task end whose outcome is recorded already, or is of no use."""

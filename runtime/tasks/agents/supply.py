@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from runtime.errors import Error
@@ -31,6 +32,19 @@ _WEIGHT = 0.1
 _OWNER = "agents"
 
 
+class _Wanted(asyncio.Future["Lease | None"]):
+    """The lease of the next task, for one agent."""
+
+    def __init__(self, taker: Callable[[Lease], bool] | None, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._taker = taker
+
+    def give(self, lease: Lease) -> None:
+        """Hand the lease to whoever waits for it."""
+        is_taken = self._taker is not None and self._taker(lease)
+        self.set_result(None if is_taken else lease)
+
+
 class Supply:
     """Hands out leases. Belongs to the loop of its tasks.
 
@@ -42,7 +56,7 @@ class Supply:
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[asyncio.Future[Lease]] = deque()
+        self._waiting: deque[_Wanted] = deque()
         self._ready: deque[Lease] = deque()
         self._acquiring: asyncio.Future[list[Lease]] | None = None
         self._mean_s = 1.0
@@ -77,21 +91,28 @@ class Supply:
         while left and self._waiting and not self._closed:
             future = self._waiting.popleft()
             if not future.done():
-                future.set_result(left.popleft())
+                future.give(left.popleft())
         if not self._ahead():
             self._stop_acquiring()
         self._tasks.give_back(left)
 
-    def next(self) -> asyncio.Future[Lease]:
-        """Return the future lease of the next task, UNAVAILABLE when the server stops; cancelling it loses nothing."""
-        future: asyncio.Future[Lease] = self._loop.create_future()
+    def next(self, taker: Callable[[Lease], bool] | None = None) -> asyncio.Future[Lease | None]:
+        """Return the future lease of the next task, UNAVAILABLE when the server stops; cancelling it loses nothing.
+
+        Parameters
+        ----------
+        taker : callable, optional
+            Called with the lease as soon as it is there. If it returns True the lease is taken, and the future's result
+            is None.
+        """
+        future = _Wanted(taker, self._loop)
         self._taken += 1
         self._waiting.append(future)
         future.add_done_callback(self._unwanted)
         self._refill()
         return future
 
-    def _unwanted(self, future: asyncio.Future[Lease]) -> None:
+    def _unwanted(self, future: asyncio.Future[Lease | None]) -> None:
         if future.cancelled() and not self._ahead():
             self._stop_acquiring()
 
@@ -176,7 +197,7 @@ class Supply:
         while self._waiting:
             future = self._waiting.popleft()
             if not future.done():
-                future.set_result(lease)
+                future.give(lease)
                 return
         lease.on_interrupt = functools.partial(self._interrupted, lease)
         self._ready.append(lease)
