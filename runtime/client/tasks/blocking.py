@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -40,10 +41,11 @@ class _Background:
         self._thread = threading.Thread(target=self._loop.run_forever, name="tensor-runtime-tasks", daemon=True)
         self._thread.start()
         self._is_closed = False
+        self._process = os.getpid()
 
     def run(self, work: Coroutine[Any, Any, _V]) -> _V:
         """Return what a coroutine returns; interrupting the waiting cancels it."""
-        if self._is_closed or threading.current_thread() is self._thread:
+        if not self._takes_work:
             work.close()
             self._refuse()
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -55,7 +57,7 @@ class _Background:
 
     def soon(self, function: Callable[[_V], object], argument: _V) -> None:
         """Call a function on the loop."""
-        if self._is_closed or threading.current_thread() is self._thread:
+        if not self._takes_work:
             self._refuse()
         self._loop.call_soon_threadsafe(function, argument)
 
@@ -75,12 +77,12 @@ class _Background:
             while (item := self.run(following())) is not end:
                 yield item
         finally:
-            if not self._is_closed:
+            if not self._is_closed and not self._is_forked:
                 self.run(finish())
 
     def close(self, work: Coroutine[Any, Any, object]) -> None:
-        """Run a last coroutine and end the thread; again without effect."""
-        if self._is_closed:
+        """Run a last coroutine and end the thread; again, or in a child that was forked, without effect."""
+        if self._is_closed or self._is_forked:
             work.close()
             return
         with contextlib.suppress(concurrent.futures.TimeoutError):
@@ -91,7 +93,20 @@ class _Background:
         if not self._thread.is_alive():
             self._loop.close()
 
+    @property
+    def _is_forked(self) -> bool:
+        return os.getpid() != self._process
+
+    @property
+    def _takes_work(self) -> bool:
+        return not self._is_closed and threading.current_thread() is not self._thread and not self._is_forked
+
     def _refuse(self) -> NoReturn:
+        if self._is_forked:
+            raise FailedPrecondition(
+                "a TaskClient is of use in the process that made it: a child that was forked has not got its thread; "
+                "make one there"
+            )
         raise FailedPrecondition("the TaskClient is closed" if self._is_closed else
                                  "a TaskClient cannot be used from its own callbacks; use AsyncTaskClient")
 

@@ -178,6 +178,34 @@ def test_a_reader_that_has_gone_is_no_error_to_read(words: list[str]) -> None:
     assert done.stderr == ""
 
 
+def test_a_client_of_before_a_fork_is_refused_at_once(worked: str) -> None:
+    script = f"""
+import os, sys, runtime
+client = runtime.TaskClient({worked!r})
+session = client.session()
+session.submit(b"echo before").result(timeout_s=30)
+child = os.fork()
+if not child:
+    with client:
+        for call in (lambda: session.submit(b"x"), lambda: session.gather([session.handle("x")]), session.cancel):
+            try:
+                call()
+            except runtime.errors.FailedPrecondition as error:
+                print(error)
+    sys.stdout.flush()
+    os._exit(0)
+os.waitpid(child, 0)
+print(session.submit(b"echo parent").result(timeout_s=30))
+client.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+    )
+    *refused, last = done.stdout.splitlines()
+    assert last == "b'parent'" and len(refused) == 3, done
+    assert all("is of use in the process that made it" in line for line in refused)
+
+
 def test_closing_a_client_over_tls_leaves_no_socket_to_its_loop(tmp_path: Path) -> None:
     keys = tmp_path / "pki"
     assert main(["cert", "ca", "--out", str(keys)]) == 0
