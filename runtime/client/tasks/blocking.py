@@ -312,7 +312,7 @@ class TaskHandle:
             began = time.monotonic()
             value = self.asynchronous.await_told(timeout_s)
             if value is not None:
-                return decoded(value, self.session.client.asynchronous.arrays)
+                return decoded(value, self.session.client.asynchronous.arrays, self.keys[0])
             if timeout_s is not None:
                 timeout_s = max(0.0, timeout_s - (time.monotonic() - began))
         return self._run(self.asynchronous.result(key, timeout_s=timeout_s))

@@ -73,7 +73,7 @@ class AsyncTaskHandle:
         if not self._values or len(self.keys) != 1 or self.failure is not None:
             return None
         value = self._given(self.keys[0])
-        return None if value is None else decoded(value, self.session.client.arrays)
+        return None if value is None else decoded(value, self.session.client.arrays, self.keys[0])
 
     def forget(self) -> None:
         """Keep no value any more."""
@@ -157,7 +157,7 @@ class AsyncTaskHandle:
             if not bound.expired():
                 raise
             raise self._late(wanted, timeout_s) from None
-        return decoded(b"".join(pieces), self.session.client.arrays)
+        return decoded(b"".join(pieces), self.session.client.arrays, wanted)
 
     async def results(self, *, timeout_s: float | None = None) -> dict[str, Any]:
         """Return all results by key; see `result`."""

@@ -92,11 +92,22 @@ class Payload:
                 yield piece
 
 
-def decoded(data: bytes, arrays: bool) -> Any:
-    """Return a result as its reader wants it: bytes, named arrays, or the one array that has no name."""
+def decoded(data: bytes, arrays: bool, key: str) -> Any:
+    """Return a result as its reader wants it: bytes, named arrays, or the one array that has no name.
+
+    Raises
+    ------
+    InvalidArgument
+        Arrays are wanted, and it is none; names the result.
+    """
     if not arrays:
         return data
     from runtime.tasks.arrays import SINGLE, decode_arrays
 
-    found = decode_arrays(data)
+    try:
+        found = decode_arrays(data)
+    except InvalidArgument as error:
+        raise InvalidArgument(
+            f"result {key!r}: {error.message}; a TaskClient without arrays=True returns results as bytes"
+        ) from error
     return found[SINGLE] if list(found) == [SINGLE] else found

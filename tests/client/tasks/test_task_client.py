@@ -90,6 +90,14 @@ def test_arrays(worked: str) -> None:
         assert found["sum"] == 30
 
 
+def test_bytes_are_no_arrays(worked: str) -> None:
+    with runtime.TaskClient(worked, arrays=True) as client, client.session() as session:
+        task = session.submit(b"echo bytes", id="no-arrays")
+        for read in (task.result, lambda: session.gather([task]), lambda: session.gather(session.map([b"size"]))):
+            with pytest.raises(InvalidArgument, match="result '[^']+': .*; a TaskClient without arrays=True returns"):
+                read()
+
+
 def test_failures_carry_the_text_of_the_worker(worked: str) -> None:
     with runtime.TaskClient(worked) as client, client.session(max_retries=1) as session:
         told, raised, fine = session.map([b"fail no such thing", b"raise oops", b"echo x"])
