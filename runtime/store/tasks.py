@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from runtime.objects.value import ObjectRef, Value
+from runtime.objects.value import ObjectRef
 from runtime.store.store import PlaneStore, Transaction
 from runtime.tasks.model import ResultRow, ResultStatus, SessionRow, SpecRow, TaskOptions, TaskRow, TaskStatus
 
@@ -75,8 +75,8 @@ class TaskTables(Transaction, Protocol):
     def standing(self, numbers: Sequence[int]) -> dict[int, tuple[int, TaskStatus]]:
         """Return fence and status of attempts by number."""
         ...
-    def end_tasks(self, status: TaskStatus, rows: Sequence[tuple[float | None, float, int]]) -> None:
-        """Give attempts a terminal status and no owner: start, end and number of each."""
+    def end_tasks(self, status: TaskStatus, ended_s: float, rows: Sequence[tuple[float | None, int]]) -> None:
+        """Give attempts a terminal status, an end and no owner: start and number of each."""
         ...
     def dispatch_tasks(self, tasks: Sequence[TaskRow]) -> None:
         """Store, and count, that tasks of `ready_tasks` are DISPATCHED, under their owners and fences.
@@ -88,8 +88,8 @@ class TaskTables(Transaction, Protocol):
     def write_dispatches(self, until_fence: int) -> None:
         """Write what was left to be written by `dispatch_tasks`, up to a fence."""
         ...
-    def fill_results(self, status: ResultStatus, rows: Sequence[tuple[int, str, int, Value]]) -> int:
-        """Give CREATED results their values: session, key, owner and value of each; return how many there were."""
+    def fill_results(self, status: ResultStatus, rows: Sequence[tuple[int, str, int, bytes]]) -> int:
+        """Give CREATED results their values: session, key, owner and bytes of each; return how many there were."""
         ...
     def staged_children(self, parent: int) -> list[TaskRow]: ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runtime.errors import FailedPrecondition, NotFound
+from runtime.objects.value import EMPTY
 from runtime.store.tasks import Exists, TaskTables
 from runtime.tasks import propagation, transitions
 from runtime.tasks.model import (
@@ -133,7 +134,9 @@ def submit_subtasks(tables: TaskTables, parent: TaskRow, children: Sequence[Task
         for key in spec.expected_keys:
             known = tables.result(session, key)
             if known is None:
-                new.append(ResultRow(session, key, child.number, ResultStatus.CREATED, now_s))
+                new.append(
+                    ResultRow(session, key, child.number, ResultStatus.CREATED, now_s, number=tables.number())
+                )
             elif known.owner == parent.number and known.status is ResultStatus.CREATED:
                 inherited.append((known, child.number))
             else:
@@ -172,9 +175,10 @@ def _rows(
     specs: list[SpecRow] = []
     results: list[ResultRow] = []
     creating, created = TaskStatus.CREATING, ResultStatus.CREATED
+    next_number = tables.number
     session_number, priority, retries = session.number, options.priority, options.max_retries
     for request in requests:
-        number = tables.number()
+        number = next_number()
         keys = request.expected_keys
         task = TaskRow(number, request.id, session_number, number, 0, priority, retries, creating)
         task.created_s = now_s
@@ -182,8 +186,10 @@ def _rows(
         specs.append(
             SpecRow(number, session_number, options_number, parent, keys, request.dependencies, request.payload)
         )
+        name = number
         for key in keys:
-            results.append(ResultRow(session_number, key, number, created, now_s))
+            results.append(ResultRow(session_number, key, number, created, now_s, EMPTY, name or next_number()))
+            name = 0
     return tasks, specs, results
 
 

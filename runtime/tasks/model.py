@@ -242,7 +242,11 @@ class TaskRow:
 
 @dataclass(slots=True)
 class ResultRow:
-    """A result as stored: its key within its session, the task that owns it, and its bytes once completed."""
+    """A result as stored: its key within its session, the task that owns it, and its bytes once completed.
+
+    ``number`` is the store's name for one that is inserted, 0 for one that was read; numbers grow in the order of
+    creation. The first result that a client's task makes has that of the task.
+    """
 
     session: int
     key: str
@@ -250,5 +254,6 @@ class ResultRow:
     status: ResultStatus
     created_s: float
     value: Value = EMPTY
+    number: int = 0
 
 

@@ -226,9 +226,9 @@ def complete_all(tables: TaskTables, done: Sequence[Completion], now_s: float) -
             raise Internal(f"task {one.id}: {one.before.name} does not become COMPLETED")
         at = (one.session, one.before)
         numbers[at] = numbers.get(at, 0) + 1
-    tables.end_tasks(_T.COMPLETED, [(one.started_s, now_s, one.number) for one in done])
+    tables.end_tasks(_T.COMPLETED, now_s, [(one.started_s, one.number) for one in done])
     filled = tables.fill_results(
-        ResultStatus.COMPLETED, [(one.session, one.key, one.number, one.value) for one in done]
+        ResultStatus.COMPLETED, [(one.session, one.key, one.number, one.value.data) for one in done]
     )
     if filled != len(done):
         raise Internal(f"{len(done) - filled} of {len(done)} results are not those of their tasks any more")

@@ -174,6 +174,30 @@ def test_dispatch_is_known_to_writes_before_it_is_in_the_file() -> None:
     assert reader.recount() == reader.all_counts()
 
 
+def test_results_of_earlier_versions_are_found_by_their_keys() -> None:
+    """They have numbers of their own, from 1 on."""
+    queue = Queue()
+    requests = [TaskRequest(f"t{index}", (f"t{index}",)) for index in range(40)]
+    queue.write(lambda tables: creation.create_tasks(tables, "s1", OPTIONS, requests, 1.0))
+    execute = queue.database.writer.execute
+    assert execute("SELECT count(*) FROM results WHERE number = owner").fetchone() == (40,)
+    execute("UPDATE results SET number = number & 0xffff WHERE number % 3 = 0")
+
+    def end(tables: SqliteTaskTables) -> None:
+        chosen = scheduler.next_tasks(tables, {}, 30)
+        transitions.dispatch_all(tables, chosen, "agent")
+        done = [
+            transitions.Completion(one.session, one.number, one.id, one.status, 1.0, one.id, Value(one.id.encode()))
+            for one in chosen
+        ]
+        transitions.complete_all(tables, done, 2.0)
+
+    queue.write(end)
+    found = execute("SELECT key, data, size FROM results WHERE status = 2 ORDER BY owner").fetchall()
+    assert found == [(f"t{index}", b"t%d" % index, len(f"t{index}")) for index in range(30)]
+    assert execute("SELECT count(*) FROM results WHERE status = 1 AND size = 0").fetchone() == (10,)
+
+
 def test_agents_task_is_seen_as_dispatched_a_moment_later(tmp_path: Path) -> None:
     async def work() -> None:
         async with open_plane(tmp_path) as tasks:

@@ -1,4 +1,4 @@
-"""Many rows with few statements: each costs as much as the insertion of several rows."""
+"""Many rows with few statements: one costs as much as several rows. What rows have in common is given once."""
 
 from __future__ import annotations
 
@@ -14,29 +14,42 @@ __all__ = ["insert"]
 _AT_ONCE = 25
 
 
-def insert(connection: sqlite3.Connection, into: str, marks: str, rows: Sequence[Sequence[Any]]) -> None:
+def insert(
+    connection: sqlite3.Connection,
+    into: str,
+    values: tuple[str, ...],
+    common: Sequence[Any],
+    rows: Sequence[Sequence[Any]],
+) -> None:
     """Insert rows.
 
     Parameters
     ----------
     into : str
         The table, perhaps with its columns.
-    marks : str
-        The values of a row: a question mark for each that the rows have, and what all of them have in common.
+    values : tuple of str
+        For each column, ``?`` for the next value of a row, ``?N`` for the N-th of those that are common to all, from 1
+        on, or SQL.
+    common : sequence
+    rows : sequence of sequence
+        All of the same length.
 
     Raises
     ------
     sqlite3.IntegrityError
         A row cannot be there beside another one; rows before it may have been inserted.
     """
-    num_joined = len(rows) - len(rows) % _AT_ONCE
-    for start in range(0, num_joined, _AT_ONCE):
-        values = list(itertools.chain.from_iterable(rows[start : start + _AT_ONCE]))
-        connection.execute(_statement(into, marks, _AT_ONCE), values)
-    if num_joined < len(rows):
-        connection.executemany(_statement(into, marks, 1), rows[num_joined:] if num_joined else rows)
+    execute = connection.execute
+    for start in range(0, len(rows), _AT_ONCE):
+        some = rows[start : start + _AT_ONCE]
+        execute(_statement(into, values, len(common), len(some)), [*common, *itertools.chain.from_iterable(some)])
 
 
-@functools.lru_cache(64)
-def _statement(into: str, marks: str, number: int) -> str:
-    return f"INSERT INTO {into} VALUES {', '.join([f'({marks})'] * number)}"
+@functools.lru_cache(256)
+def _statement(into: str, values: tuple[str, ...], num_common: int, num_rows: int) -> str:
+    width = values.count("?")
+    rows = []
+    for row in range(num_rows):
+        numbers = itertools.count(num_common + row * width + 1)
+        rows.append(f"({', '.join(f'?{next(numbers)}' if value == '?' else value for value in values)})")
+    return f"INSERT INTO {into} VALUES {', '.join(rows)}"

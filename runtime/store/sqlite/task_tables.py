@@ -13,7 +13,6 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from runtime.objects.value import Value
 from runtime.store.sqlite.inserts import insert
 from runtime.store.sqlite.object_tables import value_columns
 from runtime.store.sqlite.retention_tables import RETENTION_SCHEMA
@@ -79,12 +78,23 @@ _SPECS_KEPT = 1024
 # Those of tasks in `TaskQueue._ready` are kept, too, if their payloads have no more bytes than this.
 _SMALL_BYTES = 1 << 10
 
-_STATUS = operator.attrgetter("status")
-_NEW_TASK = operator.attrgetter(
-    "number", "id", "session", "spec", "attempt", "priority", "max_retries", "missing", "place", "created_s",
-    "submitted_s",
+# Columns of new rows, see `insert`, and where their values come from: what is mostly the same for the rows of a write,
+# and what is not.
+_SPEC = ("?", "?1", "?2", "?3", "?", "?", "?", "?", "?", "?")
+_PLAIN_SPEC = ("?", "?1", "?2", "?3", "?", "?", "?", "NULL", "?", "0")
+_SPEC_COMMON = operator.itemgetter(1, 2, 3)
+# What nobody has acquired yet has no fence, no owner, no successor, no start, no end, no error.
+_NEW_TASK = (
+    "?", "?", "?2", "?", "?3", "?4", "?5", "?1", "?", "?", "0", "''", "0", "?6", "?7", "NULL", "NULL", "''"
 )  # fmt: skip
-_NEW_RESULT = operator.attrgetter("session", "key", "owner", "created_s")
+_TASK_COMMON = operator.attrgetter(
+    "status", "session", "attempt", "priority", "max_retries", "created_s", "submitted_s"
+)
+_TASK_OWN = operator.attrgetter("number", "id", "spec", "missing", "place")
+# CREATED, without a value.
+_NEW_RESULT = ("?", "?1", "?", "?", "1", "?2", "x''", "NULL", "0", "0")
+_RESULT_COMMON = operator.attrgetter("session", "created_s")
+_RESULT_OWN = operator.attrgetter("number", "key", "owner")
 
 
 class SqliteTaskTables(TaskQueries):
@@ -101,37 +111,35 @@ class SqliteTaskTables(TaskQueries):
     # Creation
 
     def insert_specs(self, rows: Iterable[SpecRow]) -> None:
-        kept, ready, columns = self._new_specs, self._ready or (), []
-        for row in rows:
-            number, session, options, parent, keys, dependencies, payload = row
-            values = value_columns(payload)
-            columns.append(
-                (number, session, options, parent, keys_text(keys), keys_text(dependencies), *values)
-            )
-            if number in ready and len(payload.data) <= _SMALL_BYTES:
-                kept[number] = row
-        insert(self.connection, "specs", "?, ?, ?, ?, ?, ?, ?, ?, ?, ?", columns)
+        kept, ready = self._new_specs, self._ready or ()
+        for common, some in itertools.groupby(rows, _SPEC_COMMON):
+            plain, others = [], []
+            for row in some:
+                number, _, _, _, keys, dependencies, payload = row
+                if payload.ref is None:
+                    data = payload.data
+                    plain.append((number, keys_text(keys), keys_text(dependencies), data, len(data)))
+                    if number in ready and len(data) <= _SMALL_BYTES:
+                        kept[number] = row
+                else:
+                    columns = value_columns(payload)
+                    others.append((number, keys_text(keys), keys_text(dependencies), *columns))
+            insert(self.connection, "specs", _PLAIN_SPEC, common, plain)
+            insert(self.connection, "specs", _SPEC, common, others)
 
     def insert_tasks(self, rows: Sequence[TaskRow]) -> None:
         try:
-            for status, some in itertools.groupby(rows, _STATUS):
-                # What nobody has acquired yet has no fence, no owner, no successor, no start, no end, no error.
-                marks = f"?, ?, ?, ?, ?, ?, ?, {int(status)}, ?, ?, 0, '', 0, ?, ?, NULL, NULL, ''"
-                insert(self.connection, "tasks", marks, list(map(_NEW_TASK, some)))
+            for common, some in itertools.groupby(rows, _TASK_COMMON):
+                insert(self.connection, "tasks", _NEW_TASK, (int(common[0]), *common[1:]), list(map(_TASK_OWN, some)))
         except sqlite3.IntegrityError as error:
             raise Exists("a task id is in use") from error
         if not self._note_inserted(rows):
             self._new_specs.clear()
 
     def insert_results(self, rows: Sequence[ResultRow]) -> None:
-        # CREATED, without a value.
         try:
-            insert(
-                self.connection,
-                "results (session, key, owner, created, status, data, digest, size, crc)",
-                "?, ?, ?, ?, 1, x'', NULL, 0, 0",
-                list(map(_NEW_RESULT, rows)),
-            )
+            for common, some in itertools.groupby(rows, _RESULT_COMMON):
+                insert(self.connection, "results", _NEW_RESULT, common, list(map(_RESULT_OWN, some)))
         except sqlite3.IntegrityError as error:
             raise Exists("a key is in use") from error
 
@@ -246,21 +254,33 @@ class SqliteTaskTables(TaskQueries):
                 found[number] = fence, TASK_STATUS[status]
         return found
 
-    def end_tasks(self, status: TaskStatus, rows: Sequence[tuple[float | None, float, int]]) -> None:
-        self._many(
-            f"UPDATE tasks SET status = {int(status)}, owner = '', started = ?, ended = ? WHERE number = ?", rows
-        )
-        numbers = [number for _, _, number in rows]
-        self._forget_taken(numbers)
-        for number in numbers:
-            self._new_specs.pop(number, None)
+    def end_tasks(self, status: TaskStatus, ended_s: float, rows: Sequence[tuple[float | None, int]]) -> None:
+        by_start: dict[float | None, list[int]] = {}
+        for started_s, number in rows:
+            by_start.setdefault(started_s, []).append(number)
+        end = f"UPDATE tasks SET status = {int(status)}, owner = '', ended = ?, started = ? WHERE number"
+        for started_s, numbers in by_start.items():
+            for start in range(0, len(numbers), MANY):
+                some = numbers[start : start + MANY]
+                self._execute(f"{end} IN ({marks(some)})", (ended_s, started_s, *some))
+            self._forget_taken(numbers)
+            for number in numbers:
+                self._new_specs.pop(number, None)
 
-    def fill_results(self, status: ResultStatus, rows: Sequence[tuple[int, str, int, Value]]) -> int:
-        return self._many(
-            f"UPDATE results SET status = {int(status)}, data = ?, digest = ?, size = ?, crc = ?"
-            " WHERE session = ? AND key = ? AND owner = ? AND status = 1",
-            [(*value_columns(value), session, key, owner) for session, key, owner, value in rows],
+    def fill_results(self, status: ResultStatus, rows: Sequence[tuple[int, str, int, bytes]]) -> int:
+        filled = f"UPDATE results SET status = {int(status)}, data = ?1, size = ?2 WHERE"
+        # The first result of a first attempt has the number of its task.
+        found = self._many(
+            f"{filled} number = ?3 AND key = ?4 AND owner = ?3 AND session = ?5 AND status = 1",
+            [(data, len(data), owner, key, session) for session, key, owner, data in rows],
         ).rowcount
+        if found < len(rows):
+            # In files of earlier versions it has not.
+            found += self._many(
+                f"{filled} session = ?5 AND key = ?4 AND owner = ?3 AND status = 1",
+                [(data, len(data), owner, key, session) for session, key, owner, data in rows],
+            ).rowcount
+        return found
 
     def staged_children(self, parent: int) -> list[TaskRow]:
         query = (

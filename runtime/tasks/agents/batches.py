@@ -23,6 +23,7 @@ from runtime.errors import Cancelled, Error, InvalidArgument, Unavailable, Unimp
 from runtime.objects.value import Value
 from runtime.tasks.agents.attempt import DEADLINE_TEXT
 from runtime.tasks.agents.batched_call import BatchedCall
+from runtime.tasks.agents.durations import MeanDuration
 from runtime.tasks.leases import Lease
 from runtime.tasks.model import FailureKind
 
@@ -143,7 +144,7 @@ class BatchStream:
         self._typical_bytes = 1
         self._num_begun = 0
         self._last_number = 0
-        self._mean_s = _FIRST_MEAN_S
+        self._mean = MeanDuration(_FIRST_MEAN_S, _WEIGHT)
         self._heard = 0.0
         self._sending = asyncio.Lock()
         # Whether what was sent at once has not left yet: then the next message waits for it.
@@ -174,7 +175,7 @@ class BatchStream:
         least = max(0, self._concurrency - num_sent)
         ahead = min(
             _MAX_AHEAD,
-            int(_AHEAD_S * self._concurrency / max(self._mean_s, 1e-6)),
+            int(_AHEAD_S * self._concurrency / max(self._mean.seconds, 1e-6)),
             _MAX_BYTES // self._typical_bytes,
         )
         # Many at a time: each message costs both sides as much as several tasks.
@@ -353,7 +354,8 @@ class BatchStream:
             count += 1
             elapsed_us += took_us
             if lease.started_s is None:
-                lease.started_s = now_s - took_us / 1e6
+                # Whole milliseconds: what has begun in the same one is written together.
+                lease.started_s = now_s - took_us // 1000 / 1000
             if lease.is_lost or lease.is_ended:
                 continue
             if lease.is_cancelled:
@@ -371,8 +373,7 @@ class BatchStream:
         if succeeded:
             self._owner.batch_records(self._tasks.succeed_all(succeeded))
         if number:
-            mean_s = elapsed_us / number / 1e6
-            self._mean_s += (mean_s - self._mean_s) * (1 - (1 - _WEIGHT) ** number)
+            self._mean.add(elapsed_us / number / 1e6, number)
             self._owner.batch_ended(number, num_failed, elapsed_us / 1e6)
 
     def _take_ends(self, ends: Iterable[wire.runtime_v1.TaskEnd]) -> None:

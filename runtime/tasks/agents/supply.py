@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from runtime.errors import Error
+from runtime.tasks.agents.durations import MeanDuration
 from runtime.tasks.leases import Lease
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ _AHEAD_S = 0.03
 _MAX_AHEAD = 1024
 # A lease that nobody has taken for so long goes back.
 _STALE_S = 0.1
-# The weight of the latest task in the mean duration of tasks.
+# What tasks are taken to last before any has ended, and the weight of the latest one in the mean.
+_FIRST_MEAN_S = 1.0
 _WEIGHT = 0.1
 _OWNER = "agents"
 
@@ -59,7 +61,7 @@ class Supply:
         self._waiting: deque[_Wanted] = deque()
         self._ready: deque[Lease] = deque()
         self._acquiring: asyncio.Future[list[Lease]] | None = None
-        self._mean_s = 1.0
+        self._mean = MeanDuration(_FIRST_MEAN_S, _WEIGHT)
         self._num_running = 0
         self._stale: asyncio.TimerHandle | None = None
         self._taken = 0
@@ -128,9 +130,10 @@ class Supply:
 
     def took(self, seconds: float, number: int = 1) -> None:
         """Note how long attempts took: each so many seconds, in the mean."""
-        self._mean_s += (seconds - self._mean_s) * (1 - (1 - _WEIGHT) ** number)
-        if seconds > self._mean_s:
-            self._mean_s = max(self._mean_s, seconds / 4)  # long tasks are noticed at once
+        mean = self._mean
+        mean.add(seconds, number)
+        if seconds > mean.seconds:
+            mean.seconds = max(mean.seconds, seconds / 4)  # long tasks are noticed at once
 
     def renew(self) -> None:
         """Give a sign of life for what is kept ready."""
@@ -152,7 +155,7 @@ class Supply:
     def _ahead(self) -> int:
         """Return how many leases are to be kept ready now."""
         workers = self._num_running + sum(not future.done() for future in self._waiting)
-        wanted = workers * _AHEAD_S / max(self._mean_s, 1e-5)
+        wanted = workers * _AHEAD_S / max(self._mean.seconds, 1e-5)
         return min(_MAX_AHEAD, int(wanted)) if wanted >= 2 else 0
 
     def _refill(self) -> None:
