@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from runtime._ext.value_writer import write_values
-from runtime.objects.extents import Extents, paged
+from runtime.objects.extents import PAGE_BYTES, Extents, paged
 from runtime.objects.recent import Content
-from runtime.objects.value import ObjectRef
+from runtime.objects.value import ObjectRef, PlacesFile
 from runtime.store import failpoints
 
 __all__ = ["ARENA_BYTES", "KEY_BYTES", "Arena", "place_of"]
@@ -87,6 +87,8 @@ class Arena:
         self._readers: Counter[bytes] = Counter()
         self._freed: set[bytes] = set()
         self._growing: asyncio.Future[None] | None = None
+        # Since it was tried last.
+        self._cannot_grow = False
         self._next_sync: asyncio.Future[None] | None = None
         self._is_syncing = False
         self._num_failed = 0
@@ -129,6 +131,13 @@ class Arena:
     def free_bytes(self) -> int:
         """Bytes of the file that can be taken."""
         return self._extents.free_bytes
+
+    def file(self) -> PlacesFile | None:
+        """Return the file, if it is there already."""
+        if self._file is None:
+            return None
+        status = os.fstat(self._file)
+        return PlacesFile(str(self.path.absolute()), status.st_dev, status.st_ino)
 
     async def put(self, contents: Sequence[Content]) -> list[ObjectRef | None]:
         """Write values and wait until they are durable; None for those for which there is no room.
@@ -228,18 +237,26 @@ class Arena:
 
     async def _take(self, nbytes: int) -> int | None:
         while (place := self._extents.take(nbytes)) is None:
-            if self._growing is None:
-                end = self._extents.end
-                step = min(max(_FIRST_STEP_BYTES, min(end, _STEP_BYTES)), self._limit_bytes - end)
-                if step < nbytes or not self._is_open:
-                    return None
-                self._growing = self._in_thread(functools.partial(self._grow, end, step))
-                self._growing.add_done_callback(functools.partial(self._grown, step))
-            growing = self._growing
+            growing = self._growing or self._begin_to_grow(nbytes)
+            if growing is None:
+                return None
             await asyncio.wait([growing])
             if growing.exception() is not None:
                 return self._extents.take(nbytes)
+        is_short = self._extents.free_bytes < min(self._extents.end // 2, _STEP_BYTES // 2)
+        if is_short and self._growing is None and not self._cannot_grow:
+            self._begin_to_grow(PAGE_BYTES)  # before anybody has to wait for it
         return place
+
+    def _begin_to_grow(self, least_bytes: int) -> asyncio.Future[None] | None:
+        """Make the file larger by so many bytes at least; None when it may not be."""
+        end = self._extents.end
+        step = min(max(_FIRST_STEP_BYTES, min(end, _STEP_BYTES)), self._limit_bytes - end)
+        if step < least_bytes or not self._is_open:
+            return None
+        self._growing = growing = self._in_thread(functools.partial(self._grow, end, step))
+        growing.add_done_callback(functools.partial(self._grown, step))
+        return growing
 
     def _grow(self, end: int, step: int) -> None:
         failpoints.hit("objects.arena.grow")
@@ -254,8 +271,9 @@ class Arena:
         error = growing.exception()
         if error is None:
             self._extents.grow(step)
-        else:
+        elif not self._cannot_grow:
             logger.warning("values get files of their own: %s cannot grow: %s", self.path, error)
+        self._cannot_grow = error is not None
 
     def _opened(self) -> int:
         with self._opening:

@@ -24,9 +24,9 @@ from runtime._ext.buffer_pool import BufferPool
 from runtime._ext.chunks import cut_with_checksum
 from runtime._ext.crc32c import crc32c
 from runtime.errors import DataLoss, Error, ResourceExhausted, Unavailable
-from runtime.objects.arena import ARENA_BYTES, KEY_BYTES, Arena, place_of
+from runtime.objects.arena import ARENA_BYTES, KEY_BYTES, Arena
 from runtime.objects.recent import Content, Recent
-from runtime.objects.value import DIGEST_BYTES, ObjectRef, Value
+from runtime.objects.value import DIGEST_BYTES, ObjectRef, PlacesFile, Value
 from runtime.store import failpoints
 
 __all__ = ["ARENA_NAME", "INLINE_BYTES", "MEDIUM_BYTES", "FileObjects"]
@@ -116,7 +116,7 @@ class FileObjects:
         if len(ref.digest) == KEY_BYTES:
             try:
                 with self.arena.reading(ref.digest) as file:
-                    async for piece in self._pieces(file, place_of(ref.digest), ref, chunk_bytes):
+                    async for piece in self._pieces(file, ref.place, ref, chunk_bytes):
                         yield piece
             except KeyError:
                 raise DataLoss(f"object {ref.digest.hex()} is not there") from None
@@ -151,6 +151,10 @@ class FileObjects:
     def at_hand(self, value: Value) -> Content | None:
         """Return the pieces of a value that are in memory already."""
         return (value.data,) if value.ref is None else self.recent.get(value.ref.digest)
+
+    def places_file(self) -> PlacesFile | None:
+        """Return the file of medium values, if there is one already."""
+        return self.arena.file()
 
     def handed_over(self, values: Iterable[Value]) -> None:
         """Keep values in memory no longer: who wanted them has them."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from typing import Protocol
 
 from runtime.objects.recent import Content
-from runtime.objects.value import Value
+from runtime.objects.value import PlacesFile, Value
 
 __all__ = ["ObjectStore", "ValueWriter"]
 
@@ -87,6 +87,13 @@ class ObjectStore(Protocol):
 
     def at_hand(self, value: Value) -> Content | None:
         """Return the pieces of a value that are in memory already; None for one that is to be read."""
+        ...
+
+    def places_file(self) -> PlacesFile | None:
+        """Return the file of those that are named by a place, if there is one already.
+
+        Whoever reads there checks the checksum: when the last row goes, another value may have the place.
+        """
         ...
 
     def handed_over(self, values: Iterable[Value]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["DIGEST_BYTES", "EMPTY", "ObjectRef", "UnusedObject", "Value"]
+__all__ = ["DIGEST_BYTES", "EMPTY", "ObjectRef", "PlacesFile", "UnusedObject", "Value"]
 
 
 DIGEST_BYTES = 32
@@ -32,6 +32,26 @@ class ObjectRef(NamedTuple):
     def is_shared(self) -> bool:
         """Whether it is named by its content, so that whoever writes the same refers to the same object."""
         return len(self.digest) == DIGEST_BYTES
+
+    @property
+    def place(self) -> int:
+        """Where one begins that is not shared, in the file of the medium ones."""
+        return int.from_bytes(self.digest[:8], "big")
+
+
+class PlacesFile(NamedTuple):
+    """The file of the medium objects, for other processes of this machine.
+
+    Attributes
+    ----------
+    path : str
+    device, number : int
+        Of the file system, and of the file in it.
+    """
+
+    path: str
+    device: int
+    number: int
 
 
 class UnusedObject(NamedTuple):

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from runtime.edge.auth import is_local
 from runtime.errors import DataLoss, Error, Unavailable
 from runtime.objects.value import Value
 from runtime.tasks.agents.attempt import Attempt, End
@@ -99,6 +100,7 @@ class Agent:
         self._link = WorkerLink(endpoint, access, self._suspect)
         self._trouble = "not asked yet"
         self._is_usable = False
+        self._is_near = is_local(endpoint.address)
         self._go = asyncio.Event()  # usable, or leaving
         self._kicked = asyncio.Event()
         self._leaving = False
@@ -274,7 +276,8 @@ class Agent:
         if stream is None or stream.is_over:
             try:
                 stream = self._stream = BatchStream(
-                    self._tasks, self._link.run_batches(), self.concurrency, self._suspects, self
+                    self._tasks, self._link.run_batches(), self.concurrency, self._suspects, self,
+                    is_near=self._is_near,
                 )
             except Unavailable:
                 self._suspect()
@@ -286,6 +289,8 @@ class Agent:
         stream = None if self._refuses_batches else self._stream
         small: list[Lease] = []
         objects: dict[Value, Content] = {}
+        # Those whose objects the worker reads itself.
+        placed: list[Lease] = []
         nbytes = 0
         back: list[Lease] = []
         for lease in leases:
@@ -299,6 +304,9 @@ class Agent:
             elif stream.is_over:
                 back.append(lease)
             elif values := _objects_of(lease):
+                if stream.reads_places and not any(value.ref.is_shared for value in values if value.ref is not None):
+                    placed.append(lease)
+                    continue
                 found = self._at_hand(values)
                 if found is None:
                     found = await self._read_objects(lease, values)
@@ -316,6 +324,8 @@ class Agent:
             self._supply.put_back(back)
         if small:
             await self._send(small, objects)
+        if placed:
+            await self._send(placed, None)
 
     def _send_at_once(self, lease: Lease) -> bool:
         """Send a task to a worker that waits for one, without a turn of the agent's own; tell whether that was done."""
@@ -329,16 +339,18 @@ class Agent:
         self._batch_works()
         return True
 
-    async def _send(self, leases: list[Lease], objects: dict[Value, Content]) -> None:
+    async def _send(self, leases: list[Lease], objects: dict[Value, Content] | None) -> None:
+        """Send tasks with their objects, or with the places of these."""
         stream = self._stream
         # Either may have happened while objects were read.
-        if stream is None or stream.is_over or self._leaving:
+        if stream is None or stream.is_over or self._leaving or (objects is None and not stream.reads_places):
             self._supply.put_back(leases)
             return
         with contextlib.suppress(Error):  # what ends the stream is told to its listener, which sees to its tasks
-            await stream.give(leases, objects)
+            await (stream.give_places(leases) if objects is None else stream.give(leases, objects))
             self._batch_works()
-            self._tasks.objects.handed_over(objects)
+            for lease in leases:
+                self._tasks.objects.handed_over(_objects_of(lease))
 
     def _at_hand(self, values: list[Value]) -> dict[Value, Content] | None:
         """Return the contents of objects, if all of them are still in memory."""

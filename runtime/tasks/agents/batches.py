@@ -26,6 +26,7 @@ from runtime.tasks.agents.batched_call import BatchedCall
 from runtime.tasks.agents.durations import MeanDuration
 from runtime.tasks.leases import Lease
 from runtime.tasks.model import FailureKind
+from runtime.transport.place import here
 
 if TYPE_CHECKING:
     from runtime._ext.http2_client_stream import StreamCall
@@ -122,17 +123,31 @@ class BatchStream:
     suspects : dict of int to None
         Numbers of tasks that may have killed a worker; updated.
     owner : BatchOwner
+    is_near : bool
+        Whether the worker runs on this machine, and may read input from its files.
 
     Attributes
     ----------
     is_over : bool
         Whether the stream has ended; then the worker has nothing of it any more.
+    reads_places : bool
+        Whether the worker reads medium objects where they lie.
     """
 
     def __init__(
-        self, tasks: Tasks, call: StreamCall, concurrency: int, suspects: dict[int, None], owner: BatchOwner
+        self,
+        tasks: Tasks,
+        call: StreamCall,
+        concurrency: int,
+        suspects: dict[int, None],
+        owner: BatchOwner,
+        *,
+        is_near: bool = False,
     ) -> None:
         self.is_over = False
+        self.reads_places = False
+        self._tells_places = is_near
+        self._awaits_places = False
         self._tasks = tasks
         self._call = call
         self._concurrency = concurrency
@@ -192,6 +207,8 @@ class BatchStream:
         orders = self._orders(leases, objects)
         if orders is not None:
             await self._say(orders)
+            if objects and self._tells_places:
+                await self._tell_places()
 
     def give_at_once(self, lease: Lease) -> bool:
         """Send a task without objects if nothing else is being sent; tell whether that was done."""
@@ -251,6 +268,57 @@ class BatchStream:
         if not orders.num_tasks:
             return None
         return orders.tobytes() if orders.is_whole else MessageParts(orders.parts())
+
+    async def give_places(self, leases: Sequence[Lease]) -> None:
+        """Send tasks with the places of those parts of their input that are medium objects; the others have none."""
+        orders = wire.runtime_v1.TaskOrders()
+        now = self._loop.time()
+        for lease in leases:
+            if lease.is_interrupted:
+                if lease.is_cancelled and not lease.is_lost:
+                    self._tasks.confirm_soon(lease)
+                continue
+            task = lease.task
+            self._last_number = number = self._last_number + 1
+            given = orders.task.add(
+                number=number,
+                session_id=task.session,
+                task_id=task.id,
+                expected_output_key=task.expected_keys,
+                payload=task.payload.data,
+                max_duration_s=task.options.max_duration_s,
+                is_announced=bool(task.attempt) or lease.number in self._suspects,
+            )
+            if task.options.entries:
+                given.options.update(task.options.entries)
+            # What is read there costs the worker no memory before its turn.
+            nbytes = len(task.payload.data)
+            if task.payload.ref is not None:
+                _place(given.placed_payload, task.payload)
+            for key in task.dependencies:
+                value = task.inputs[key]
+                if value.ref is not None:
+                    _place(given.dependency.add(key=key).placed, value)
+                else:
+                    given.dependency.add(key=key, data=value.data)
+                nbytes += len(value.data)
+            sent = self._sent[number] = _Sent(number, lease, nbytes, now)
+            self._nbytes += nbytes
+            self._typical_bytes = nbytes or 1
+            lease.on_interrupt = functools.partial(self._interrupted, sent)
+        if self._look_timer is None:
+            self._look_timer = self._loop.call_later(_LOOK_S, self._look)
+        if orders.task:
+            await self.say(orders)
+
+    async def _tell_places(self) -> None:
+        """Tell the worker in which file medium objects lie, as soon as there is one."""
+        file = self._tasks.objects.places_file()
+        if file is not None:
+            self._tells_places, self._awaits_places = False, True
+            path, device, number = file
+            told = wire.runtime_v1.PlacesFile(path=path, boot_id=here().boot_id, device=device, number=number)
+            await self.say(wire.runtime_v1.TaskOrders(places=told))
 
     async def say(self, orders: wire.runtime_v1.TaskOrders) -> None:
         """Send a message; raises the error with which the stream has ended."""
@@ -330,10 +398,30 @@ class BatchStream:
                 self._begin(sent)
         if news.end:
             self._take_ends(news.end)
+        if news.reads_places:
+            # Once, and only where it was told of the file: else tasks would go back and forth.
+            self.reads_places, self._awaits_places = self._awaits_places, False
+        if news.unread:
+            self._take_unread(news.unread)
         if news.returned:
             found = [sent for number in news.returned if (sent := self._pop(self._checked(number))) is not None]
             self._owner.batch_returned([sent.lease for sent in found])
         self._owner.batch_changed()
+
+    def _take_unread(self, numbers: Iterable[int]) -> None:
+        """Have tasks run anew that the worker has not found the input of; it gets no places any more."""
+        self.reads_places = False
+        back: list[Lease] = []
+        for number in numbers:
+            sent = self._pop(self._checked(number))
+            if sent is None:
+                continue
+            lease = sent.lease
+            if not sent.has_begun:
+                back.append(lease)
+            elif not lease.is_ended and not lease.is_lost:
+                self._record(lease.fail(FailureKind.CALL, "the worker has not found the input of the task"))
+        self._owner.batch_returned(back)
 
     def _take_values(self, ends: Sequence[tuple[int, bytes, int]]) -> None:
         """Take note of tasks that have ended with one value: number, value and microseconds of each."""
@@ -535,3 +623,9 @@ class BatchStream:
         saying = self._loop.create_task(say())
         self._saying[saying] = None
         saying.add_done_callback(lambda done: self._saying.pop(done, None))
+
+
+def _place(message: wire.runtime_v1.PlacedBytes, value: Value) -> None:
+    ref = value.ref
+    assert ref is not None and not ref.is_shared
+    message.offset, message.size, message.crc32c = ref.place, ref.size, ref.crc

@@ -20,11 +20,12 @@ from typing import Any
 
 from runtime import wire
 from runtime._ext.message_cuts import cut_fields
-from runtime.errors import Cancelled, Error, InvalidArgument
+from runtime.errors import Cancelled, DataLoss, Error, InvalidArgument
 from runtime.tasks import messages
 from runtime.tasks.worker.conversation import Conversation, Input
 from runtime.tasks.worker.function import Worker, traceback_text
 from runtime.tasks.worker.interrupts import raise_in_thread
+from runtime.tasks.worker.places import Places
 from runtime.tasks.worker.task import Task, TaskCancelled, TaskError, sendable
 from runtime.tasks.worker.threads import TaskThreads
 
@@ -54,12 +55,15 @@ class _Entry:
     """A task of the stream."""
 
     __slots__ = (
-        "begun_s", "conversation", "deadline_s", "given", "incoming", "is_over", "is_told", "number", "payload", "task"
+        "begun_s", "conversation", "deadline_s", "dependencies", "given", "incoming", "is_over", "is_told", "number",
+        "payload", "task",
     )
 
     def __init__(self, given: wire.runtime_v1.BatchedTask, payload: bytes) -> None:
         self.given = given
         self.payload = payload
+        # Those that were not in the message.
+        self.dependencies: dict[str, bytes] = {}
         self.number = given.number
         self.begun_s = self.deadline_s = 0.0
         self.is_told = False
@@ -174,6 +178,9 @@ class BatchRunner:
         self._ended: list[tuple[int, str, Any, int]] = []
         self._begun: list[int] = []
         self._returned: list[int] = []
+        self._unread: list[int] = []
+        self._places: Places | None = None
+        self._tells_places = False
         self._talks: list[tuple[int, bytes]] = []
         self._sending = asyncio.Lock()
         self._flushing: asyncio.Task[None] | None = None
@@ -202,6 +209,10 @@ class BatchRunner:
     def _take(self, orders: wire.runtime_v1.TaskOrders, payloads: Sequence[bytes | None]) -> None:
         self._chunk_bytes = orders.chunk_bytes or self._chunk_bytes
         self._inline_bytes = orders.inline_bytes or self._inline_bytes
+        if orders.HasField("places"):
+            self._places = Places.open(orders.places)
+            self._tells_places = self._places is not None
+            self._flush_soon()
         for given, payload in zip(orders.task, payloads or [None] * len(orders.task), strict=True):
             if given.number <= self._last_number:
                 raise InvalidArgument(f"task[].number: {given.number} behind {self._last_number}; it must grow")
@@ -321,7 +332,7 @@ class BatchRunner:
         if is_busy:
             # A thread that finds nothing more to do tells by itself what has ended.
             self._look_in(_FLUSH_S if self._queue else _LONG_S)
-        if self._ended or self._begun or self._returned:
+        if self._has_news:
             self._flush_soon()
 
     def _give_back(self) -> None:
@@ -332,13 +343,17 @@ class BatchRunner:
                 self._returned.append(entry.number)
             self._queue.clear()
 
+    @property
+    def _has_news(self) -> bool:
+        return bool(self._ended or self._begun or self._returned or self._unread or self._tells_places)
+
     def _flush_soon(self) -> None:
         """Send what there is to say, and all that there is when the agent has read it if it reads slowly."""
         if self._flushing is not None and not self._flushing.done():
             return
         has_left = False
         if not self._sending.locked():
-            if not (self._ended or self._begun or self._returned):
+            if not self._has_news:
                 return
             try:
                 has_left = self._post(self._news())
@@ -351,7 +366,7 @@ class BatchRunner:
         try:
             # Once even if there is nothing: what was posted before leaves with it.
             await self._flush()
-            while self._ended or self._begun or self._returned:
+            while self._has_news:
                 await self._flush()
         except (Error, OSError):
             pass  # the stream has ended: whoever reads from it is told
@@ -368,6 +383,8 @@ class BatchRunner:
             begun, self._begun = self._begun, []
             ended, self._ended = self._ended, []
             returned, self._returned = self._returned, []
+            unread, self._unread = self._unread, []
+        news.reads_places, self._tells_places = self._tells_places, False
         for number, message in talks:
             news.talk.add(number=number, message=message)
         news.begun.extend(begun)
@@ -385,8 +402,9 @@ class BatchRunner:
                 add(number=number, elapsed_us=elapsed_us)
             else:
                 add(number=number, elapsed_us=elapsed_us, **{kind: value})
-        for number in returned:
+        for number in (*returned, *unread):
             entries.pop(number, None)
+        news.unread.extend(unread)
         news.returned.extend(returned)
         return news.SerializeToString()
 
@@ -428,7 +446,7 @@ class BatchRunner:
             elif not self._closed:
                 self._submit(slot)
             return False
-        if not entry.is_over:
+        if not entry.is_over and self._read(entry):
             if entry.given.is_announced:
                 self._announce(entry)
             self._run(entry)
@@ -446,8 +464,26 @@ class BatchRunner:
         """A thread has nothing to do; on the loop."""
         if self._queue and not self._closed:
             self._start()  # something came just when it stopped looking
-        if self._ended and not self._closed:
+        if self._has_news and not self._closed:
             self._flush_soon()
+
+    def _read(self, entry: _Entry) -> bool:
+        """Read what lies in places; return whether it was there, else the task goes back."""
+        given, places = entry.given, self._places
+        try:
+            if given.HasField("placed_payload"):
+                entry.payload = _placed(places, given.placed_payload)
+            for part in given.dependency:
+                if part.HasField("placed"):
+                    entry.dependencies[part.key] = _placed(places, part.placed)
+        except DataLoss as error:
+            with self._lock:
+                if not entry.is_over:
+                    entry.is_over = True
+                    self._unread.append(entry.number)
+                    logger.warning("the input of task %r is asked for again: %s", given.task_id, error.message)
+            return False
+        return True
 
     def _announce(self, entry: _Entry) -> None:
         with self._lock:
@@ -530,7 +566,7 @@ class BatchRunner:
                 dict(given.options),
                 tuple(given.expected_output_key),
                 entry.payload,
-                {part.key: part.data for part in given.dependency},
+                {part.key: entry.dependencies.get(part.key, part.data) for part in given.dependency},
                 self._chunk_bytes,
             ),
             conversation,
@@ -542,3 +578,9 @@ class BatchRunner:
         if entry.is_over:  # cancelled meanwhile
             entry.task.cancel()
         return entry.task
+
+
+def _placed(places: Places | None, place: wire.runtime_v1.PlacedBytes) -> bytes:
+    if places is None:
+        raise DataLoss("no file of places is open")
+    return places.read(place)

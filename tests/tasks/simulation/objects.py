@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 
 from runtime.errors import DataLoss
 from runtime.objects.recent import Content
-from runtime.objects.value import ObjectRef, Value
+from runtime.objects.value import ObjectRef, PlacesFile, Value
 from runtime.store import failpoints
 
 LARGE, MEDIUM = b"large", b"medium"
@@ -62,6 +62,10 @@ class MemoryObjects:
     def at_hand(self, value: Value) -> Content | None:
         """Return nothing: everything is read."""
         return (value.data,) if value.ref is None else None
+
+    def places_file(self) -> PlacesFile | None:
+        """Return nothing: there is no file."""
+        return None
 
     def handed_over(self, values: Iterable[Value]) -> None:
         """Do nothing: nothing is kept."""

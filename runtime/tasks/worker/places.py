@@ -1,0 +1,54 @@
+"""Input that lies in a file of the agent's machine, read from there when it is needed."""
+
+from __future__ import annotations
+
+import os
+
+from runtime import wire
+from runtime._ext.crc32c import crc32c
+from runtime.errors import DataLoss
+from runtime.transport.place import here
+
+__all__ = ["Places"]
+
+
+class Places:
+    """The file, opened. From any thread; closed with the last reference, so that no thread reads another file by it."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    def __del__(self) -> None:
+        os.close(self._file)
+
+    @classmethod
+    def open(cls, told: wire.runtime_v1.PlacesFile) -> Places | None:
+        """Return the file that an agent tells of; None where there is another one, or none that can be read."""
+        if not told.boot_id or told.boot_id != here().boot_id:
+            return None
+        try:
+            # Whatever the path stands for, opening it does not wait.
+            file = os.open(told.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return None
+        found = cls(file)
+        status = os.fstat(file)
+        return found if (status.st_dev, status.st_ino) == (told.device, told.number) else None
+
+    def read(self, place: wire.runtime_v1.PlacedBytes) -> bytes:
+        """Return the bytes at a place.
+
+        Raises
+        ------
+        DataLoss
+            They are not there, or others by now.
+        """
+        try:
+            if place.offset + place.size > os.fstat(self._file).st_size:
+                raise DataLoss(f"{place.size} bytes at {place.offset} are not there: the file ends before")
+            data = os.pread(self._file, place.size, place.offset)
+        except OSError as error:
+            raise DataLoss(f"{place.size} bytes at {place.offset} cannot be read: {error}") from error
+        if len(data) != place.size or crc32c(data) != place.crc32c:
+            raise DataLoss(f"{place.size} bytes at {place.offset} are not those that were written")
+        return data
