@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ _UNFINISHED = frozenset(
 )
 _FAILED = ENDED_BADLY | {TaskStatus.CANCELED, TaskStatus.CANCELING}
 _EMPTY = b""
+# Options whose message is longer are read anew for each request.
+_SHORT_OPTIONS_BYTES = 1024
 
 
 class SubmitterService:
@@ -271,7 +274,7 @@ def small_request_of(
     """
     plain = task_messages.small_tasks(request, chunk_bytes, TaskRequest, Value)
     if plain is not None and (told := plain[1]) is not None:
-        return plain[0], plain[2], messages.options_of(messages.parse(wire.armonik.TaskOptions, told))
+        return plain[0], plain[2], _told_options(told)
     message = messages.parse(wire.armonik.CreateSmallTaskRequest, request)
     if not message.session_id:
         raise InvalidArgument("session_id: must not be empty")
@@ -281,6 +284,16 @@ def small_request_of(
     elif not lenient:
         raise InvalidArgument("task_options: must be set")
     return message.session_id, messages.small_tasks_of(message.task_requests, chunk_bytes), options
+
+
+def _told_options(told: bytes) -> TaskOptions:
+    """Return the options that a message has; most tasks of a client have the same, and nobody changes them."""
+    return (_short_options if len(told) <= _SHORT_OPTIONS_BYTES else _short_options.__wrapped__)(told)
+
+
+@functools.lru_cache(256)
+def _short_options(told: bytes) -> TaskOptions:
+    return messages.options_of(messages.parse(wire.armonik.TaskOptions, told))
 
 
 def _result_request(request: bytes, *, session_needed: bool = True) -> wire.armonik.ResultRequest:

@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
+from runtime._ext.submission_messages import news_bytes, plain_submission
 from runtime.errors import Error, Internal, InvalidArgument, ResourceExhausted, Unavailable
 from runtime.objects.value import Value
 from runtime.tasks import messages
 from runtime.tasks.creation import Refused
+from runtime.tasks.model import ResultStatus
 from runtime.tasks.results_service import checked_inline_bytes, tell_small_result
 from runtime.tasks.service import small_request_of
 
@@ -112,12 +114,12 @@ class _Stream:
         """
         try:
             async for data in requests:
-                submission = messages.parse(wire.runtime_v1.Submission, data)
-                number = submission.number
+                submission = plain_submission(data) or _submission_of(data)
+                number = submission[0]
                 if number <= self._last_number:
                     raise InvalidArgument(f"number: {number} behind {self._last_number}; it must grow")
                 self._last_number = number
-                self._submit(number, submission)
+                self._submit(submission)
                 while self._num_open >= _MAX_OPEN:
                     self._room.clear()
                     await self._room.wait()
@@ -161,13 +163,14 @@ class _Stream:
         self._is_closed = True
         self._follower.leave()
 
-    def _submit(self, number: int, submission: wire.runtime_v1.Submission) -> None:
+    def _submit(self, submission: tuple[int, bytes, bool, int]) -> None:
         """Have the tasks of a submission made."""
+        number, request, tells_results, inline_bytes = submission
         num_awaited = 0
         try:
-            session_id, requests, options = small_request_of(submission.request, self._chunk_bytes, self._lenient)
-            if submission.tells_results:
-                limit = checked_inline_bytes(submission.inline_bytes)
+            session_id, requests, options = small_request_of(request, self._chunk_bytes, self._lenient)
+            if tells_results:
+                limit = checked_inline_bytes(inline_bytes)
                 num_awaited = sum(len(request.expected_keys) for request in requests)
                 whole = self._follower.num_awaited + num_awaited
                 if whole > MAX_AWAITED:
@@ -257,6 +260,10 @@ class _Stream:
 
     def _encoded(self, results: Iterable[tuple[Followed, ResultView]]) -> list[bytes]:
         """Return messages of all answers and of results whose values are at hand, or are not to be told."""
+        results = list(results)
+        plain = self._plain(results)
+        if plain is not None:
+            return plain
         news = self._said()
         found: list[bytes] = []
         nbytes = 0
@@ -270,6 +277,24 @@ class _Stream:
             found.append(news.SerializeToString())
         return found
 
+    def _plain(self, results: Sequence[tuple[Followed, ResultView]]) -> list[bytes] | None:
+        """Do the same if every answer is that the tasks were made, and every result is there with a small value."""
+        if any(refused or code for _, refused, code, _ in self._answers):
+            return None
+        told = []
+        nbytes = 0
+        for one, view in results:
+            number, limit = one.tag
+            value = view.value
+            nbytes += value.size
+            if view.status is not ResultStatus.COMPLETED or value.ref is not None or value.size > limit:
+                return None
+            told.append((number, view.key, value.data))
+        if nbytes > _MESSAGE_BYTES:
+            return None
+        answers, self._answers = self._answers, []
+        return [news_bytes([number for number, _, _, _ in answers], told)] if answers or told else []
+
     def _said(self) -> wire.runtime_v1.SubmissionNews:
         """Return a message with all answers."""
         news = wire.runtime_v1.SubmissionNews()
@@ -277,3 +302,8 @@ class _Stream:
         for number, refused, code, text in answers:
             news.answer.add(number=number, refused_id=refused, code=code, message=text)
         return news
+
+
+def _submission_of(data: bytes) -> tuple[int, bytes, bool, int]:
+    message = messages.parse(wire.runtime_v1.Submission, data)
+    return message.number, message.request, message.tells_results, message.inline_bytes

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError
 
 from runtime import wire
+from runtime._ext.submission_messages import plain_news, submission_bytes
 from runtime.client.tasks.failures import failure_with
 from runtime.errors import CODES, DeadlineExceeded, Error, Unavailable, Unimplemented, Unknown
 
@@ -192,15 +193,12 @@ class _Stream:
         self._used = self._loop.time()
         self._last_number = number = self._last_number + 1
         tells = len(self._told) < _MAX_TOLD
-        message = wire.runtime_v1.Submission(
-            number=number, request=submission.request, tells_results=tells, inline_bytes=_INLINE_BYTES
-        )
         self._open[number] = submission
         if tells:
             self._told[number] = submission.handle
             submission.handle.expect()
         try:
-            self._call.post(message.SerializeToString())
+            self._call.post(submission_bytes(number, submission.request, tells, _INLINE_BYTES))
         except Error as error:
             # How the stream has ended is found out by who reads from it, too; this one is sent again anyhow.
             self._answer(number, Unavailable(f"{self._calls.target}: {error.message}"))
@@ -249,6 +247,18 @@ class _Stream:
             self._call.done_sending()
 
     def _take(self, data: bytes) -> None:
+        plain = plain_news(data)
+        if plain is not None:
+            answers, results = plain
+            for number, key, value in results:
+                handle = self._told.get(number)
+                if handle is not None:
+                    self._owner.keep(handle, key, value)
+                    handle.succeeded()
+                    self._over(number)
+            for number in answers:
+                self._answer(number, None)
+            return
         try:
             news = wire.runtime_v1.SubmissionNews.FromString(data)
         except DecodeError:
