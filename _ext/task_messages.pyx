@@ -1,6 +1,6 @@
 """Messages about many small tasks, read and written at once: what protobuf would make an object of for each task.
 
-Used by the task plane's services and agents. Readers take what clients and workers of this project send as a rule, and
+Used by the task plane's services, agents and clients. Readers take what clients and workers of this project send as a rule, and
 return None for everything else, be it unusual or broken: whoever calls them then asks protobuf, which has the last word.
 Writers write what protobuf would, byte for byte; entries of maps in the order of the dictionary.
 """
@@ -11,7 +11,7 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from runtime._ext.wirescan cimport (
     WIRE_BYTES, WIRE_VARINT, Cursor, Span, put_varint, read_span, read_tag, read_varint, varint_size,
@@ -176,6 +176,56 @@ def simple_ends(bytes news not None, Py_ssize_t limit):
         if value.p == NULL:
             return None
         found.append((number, _bytes(value), elapsed_us))
+    return found
+
+
+def collected_values(bytes reply not None):
+    """Read a ``CollectReply`` of results that are COMPLETED, each with its value.
+
+    Returns
+    -------
+    list of (str, bytes) or None
+        Key and value of each. None: ask protobuf.
+    """
+    cdef Cursor c = _cursor(<const uint8_t *>PyBytes_AS_STRING(reply), PyBytes_GET_SIZE(reply))
+    cdef Cursor inner
+    cdef uint32_t tag = 0
+    cdef uint64_t num_bytes = 0
+    cdef Span field
+    cdef Span key
+    cdef Span value
+    cdef bint is_completed
+    cdef list found = []
+    try:
+        while c.p < c.end:
+            # result = 1
+            if read_tag(&c, &tag) or tag != (1 << 3 | WIRE_BYTES) or read_span(&c, &field):
+                return None
+            inner = _cursor(field.p, field.n)
+            key.p = value.p = NULL
+            is_completed = False
+            while inner.p < inner.end:
+                if read_tag(&inner, &tag):
+                    return None
+                if tag == (3 << 3 | WIRE_VARINT):
+                    if read_varint(&inner, &num_bytes):
+                        return None
+                    continue
+                if (tag & 7) != WIRE_BYTES or read_span(&inner, &field):
+                    return None
+                if tag >> 3 == 1:
+                    key = field
+                elif tag >> 3 == 2:
+                    is_completed = field.n == 9 and memcmp(field.p, b"COMPLETED", 9) == 0
+                elif tag >> 3 == 4:
+                    value = field
+                else:
+                    return None
+            if key.p == NULL or value.p == NULL or not is_completed:
+                return None
+            found.append((_text(key), _bytes(value)))
+    except UnicodeDecodeError:
+        return None
     return found
 
 
@@ -436,3 +486,49 @@ cdef class CollectedWriter(_Message):
         self.need(n)
         memcpy(self.data + self.size, PyBytes_AS_STRING(message), n)
         self.size += n
+
+
+@cython.final
+cdef class TasksWriter(_Message):
+    """Writes a ``CreateSmallTaskRequest``.
+
+    Parameters
+    ----------
+    head : bytes
+        The request without its tasks.
+    """
+
+    def __init__(self, bytes head not None):
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(head)
+        self.need(n)
+        memcpy(self.data + self.size, PyBytes_AS_STRING(head), n)
+        self.size += n
+
+    def add(self, task_id, tuple keys not None, tuple dependencies not None, bytes payload not None):
+        """Add a task."""
+        cdef Py_ssize_t n_id = 0
+        cdef Py_ssize_t n_payload = PyBytes_GET_SIZE(payload)
+        cdef Py_ssize_t n = 0
+        cdef const char *name = PyUnicode_AsUTF8AndSize(task_id, &n_id)
+        cdef const char *text
+        cdef int64_t size = _field_size(n_id) if n_id else 0
+        for key in keys:
+            PyUnicode_AsUTF8AndSize(key, &n)
+            size += _field_size(n)
+        for key in dependencies:
+            PyUnicode_AsUTF8AndSize(key, &n)
+            size += _field_size(n)
+        if n_payload:
+            size += _field_size(n_payload)
+        self.need(_field_size(size))
+        self.put_number(3 << 3 | WIRE_BYTES, size)
+        if n_id:
+            self.put_bytes(1, name, n_id)
+        for key in keys:
+            text = PyUnicode_AsUTF8AndSize(key, &n)
+            self.put_bytes(2, text, n)
+        for key in dependencies:
+            text = PyUnicode_AsUTF8AndSize(key, &n)
+            self.put_bytes(3, text, n)
+        if n_payload:
+            self.put_bytes(4, PyBytes_AS_STRING(payload), n_payload)

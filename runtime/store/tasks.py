@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from runtime.objects.value import ObjectRef
+from runtime.objects.value import ObjectRef, Value
 from runtime.store.store import PlaneStore, Transaction
 from runtime.tasks.model import ResultRow, ResultStatus, SessionRow, SpecRow, TaskOptions, TaskRow, TaskStatus
 
@@ -122,8 +122,8 @@ class TaskTables(Transaction, Protocol):
     def superseded(self, selection: TaskSelection) -> list[TaskRow]: ...
     def task_statuses(self, ids: Sequence[str]) -> dict[str, TaskStatus]: ...
     def results(self, session: int, keys: Sequence[str]) -> list[ResultRow]: ...
-    def settled(self, session: int, keys: Sequence[str]) -> tuple[list[ResultRow], list[str]]:
-        """Return those results, of different keys, that are not CREATED any more, and the keys that do not exist."""
+    def settled(self, session: int, keys: Sequence[str]) -> tuple[dict[str, Value | None], list[str]]:
+        """Return which results are not CREATED any more, with the values that lie in no object, and unknown keys."""
         ...
 
     # Sessions that are deleted, and attempts that are not due yet

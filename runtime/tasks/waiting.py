@@ -14,7 +14,7 @@ from runtime.errors import Error, NotFound, Unavailable
 from runtime.objects.value import Value
 from runtime.store.tasks import TaskStore, TaskTables
 from runtime.tasks.filters import TaskFilter
-from runtime.tasks.model import ENDED_BADLY, TERMINAL, ResultRow, ResultStatus, TaskStatus
+from runtime.tasks.model import ENDED_BADLY, TERMINAL, ResultStatus, TaskStatus
 from runtime.tasks.transitions import Completions, ResultChange, TaskChange
 
 __all__ = ["Collector", "Settled", "Waiting"]
@@ -326,27 +326,26 @@ class Waiting:
         wanted = list(dict.fromkeys(keys))
         is_short = len(wanted) <= _SHORT
 
-        def begin(tables: TaskTables) -> tuple[int, tuple[list[ResultRow], list[str]]]:
+        def begin(tables: TaskTables) -> tuple[int, tuple[dict[str, Value | None], list[str]]]:
             session = tables.session_by_id(session_id)
             if session is None:
                 raise NotFound(f"session {session_id!r} is not known")
-            return session.number, tables.settled(session.number, wanted) if is_short else ([], [])
+            return session.number, tables.settled(session.number, wanted) if is_short else ({}, [])
 
-        number, (rows, unknown) = self.store.read(begin)
+        number, (settled, unknown) = self.store.read(begin)
         # Nothing runs between a short look and this, so no change is missed; it is told of those during a long one.
         collector = Collector(self, number, wanted)
         self.enter(number, collector)
         try:
             if not is_short:
-                rows, unknown = await self.store.read_in_thread(lambda tables: tables.settled(number, wanted))
+                settled, unknown = await self.store.read_in_thread(lambda tables: tables.settled(number, wanted))
             if unknown:
                 raise NotFound(f"result {unknown[0]!r} is not known in session {session_id!r}")
         except BaseException:
             collector.leave()
             raise
-        for row in rows:
-            is_small = row.status is ResultStatus.COMPLETED and row.value.ref is None
-            collector.settle(row.key, row.value if is_small else None)
+        for key, value in settled.items():
+            collector.settle(key, value)
         if self._closed:
             collector.close()
         return collector

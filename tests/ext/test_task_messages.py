@@ -9,7 +9,14 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from runtime import wire
-from runtime._ext.task_messages import CollectedWriter, OrdersWriter, simple_ends, small_tasks
+from runtime._ext.task_messages import (
+    CollectedWriter,
+    OrdersWriter,
+    TasksWriter,
+    collected_values,
+    simple_ends,
+    small_tasks,
+)
 from runtime.objects.value import Value
 from runtime.tasks.model import TaskRequest
 
@@ -245,3 +252,62 @@ def test_collected_results_are_written_as_protobuf_writes_them(seed: int) -> Non
             reply.result.extend(single.result)
     assert len(writer) == reply.ByteSize()
     assert writer.tobytes() == reply.SerializeToString()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_collected_results_are_read_as_protobuf_reads_them(seed: int) -> None:
+    chance = random.Random(seed)
+    reply = wire.runtime_v1.CollectReply()
+    for _ in range(chance.randint(0, 5)):
+        value = chance.choice((b"", _bytes(chance)))
+        reply.result.add(key=_text(chance), status="COMPLETED", num_bytes=len(value), value=value)
+    data = reply.SerializeToString()
+    assert collected_values(data) == [(result.key, result.value) for result in reply.result]
+    for mutant in _mutants(data, chance):
+        found = collected_values(mutant)
+        if found is not None:
+            parsed = wire.runtime_v1.CollectReply.FromString(mutant)
+            assert found == [(result.key, result.value) for result in parsed.result]
+            assert all(result.status == "COMPLETED" and result.HasField("value") for result in parsed.result)
+            assert not any(result.owner_id or result.error for result in parsed.result)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"status": "ABORTED"}, {"status": "COMPLETED"}, {"status": "COMPLETED", "value": b"v", "error": "e"}],
+    ids=str,
+)
+def test_other_results_are_left_to_protobuf(other: dict[str, object]) -> None:
+    reply = wire.runtime_v1.CollectReply()
+    reply.result.add(key="k", **other)  # type: ignore[arg-type]
+    assert collected_values(reply.SerializeToString()) is None
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_requests_are_written_as_protobuf_writes_them(seed: int) -> None:
+    chance = random.Random(seed)
+    head = wire.armonik.CreateSmallTaskRequest(session_id=_text(chance))
+    head.task_options.priority = 3
+    writer = TasksWriter(head.SerializeToString())
+    for _ in range(chance.randint(0, 100)):
+        name, payload = chance.choice(("", _text(chance))), chance.choice((b"", _bytes(chance)))
+        keys, needs = (tuple(_text(chance) for _ in range(chance.randint(0, 3))) for _ in range(2))
+        writer.add(name, keys, needs, payload)
+        head.task_requests.add(id=name, expected_output_keys=keys, data_dependencies=needs, payload=payload)
+    assert writer.tobytes() == head.SerializeToString()
+
+
+def test_requests_take_texts_of_other_classes_and_refuse_what_is_none() -> None:
+    class Name(str):
+        __slots__ = ()
+
+    writer = TasksWriter(b"")
+    writer.add(Name("t"), (Name("k"),), (Name("d"),), b"x")
+    (task,) = wire.armonik.CreateSmallTaskRequest.FromString(writer.tobytes()).task_requests
+    assert (task.id, *task.expected_output_keys, *task.data_dependencies) == ("t", "k", "d")
+    for fields in ((1, ("k",), ()), ("t", (b"k",), ()), ("t", ("k",), (None,))):
+        with pytest.raises(TypeError):
+            writer.add(*fields, b"x")  # type: ignore[arg-type]
+    with pytest.raises(UnicodeEncodeError):
+        writer.add("\ud800", ("k",), (), b"x")
+    assert len(wire.armonik.CreateSmallTaskRequest.FromString(writer.tobytes()).task_requests) == 1

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime import wire
+from runtime._ext.task_messages import collected_values
 from runtime.client.tasks.failures import failure_with
 from runtime.errors import DeadlineExceeded, Internal, Unavailable, Unimplemented
 from runtime.tasks.model import ResultStatus
@@ -96,6 +97,22 @@ async def collect_one(handle: AsyncTaskHandle, key: str) -> None:
     await session.client.calls.repeated(once)
 
 
+class _Reply:
+    """A CollectReply: as keys and values where it has nothing else, which is what most have."""
+
+    __slots__ = ("others", "values")
+
+    def __init__(self, data: bytes) -> None:
+        values = collected_values(data)
+        self.values: Sequence[tuple[str, bytes]] = values or ()
+        self.others: Sequence[Any] = () if values is not None else wire.runtime_v1.CollectReply.FromString(data).result
+
+    @classmethod
+    def FromString(cls, data: bytes) -> _Reply:
+        """Read one, as a class of protobuf's does."""
+        return cls(data)
+
+
 class _TimeIsUp(Exception):
     """The deadline has come. Not by ``asyncio.timeout``: each step of a generator may run in a task of its own."""
 
@@ -150,18 +167,28 @@ async def _collect(
     by_key = {key: handle for handle in handles for key in handle.keys}
     missing = {handle: len(handle.keys) for handle in handles}
 
+    def told(key: str) -> AsyncTaskHandle:
+        handle = by_key.pop(key, None)
+        if handle is None:
+            raise Internal(f"{session.client.calls.target}: {_PATH} tells of the result {key!r}, which it has told of "
+                           "before or was not asked for")
+        missing[handle] -= 1
+        return handle
+
     async def once() -> None:
         request = wire.runtime_v1.CollectRequest(session_id=session.id, key=by_key, without_values=not with_values)
-        replies = session.client.calls.download(_PATH, request, wire.runtime_v1.CollectReply)
+        replies = session.client.calls.download(_PATH, request, _Reply)
         async with contextlib.aclosing(replies):
             async for reply in replies:
                 some: list[AsyncTaskHandle] = []
-                for result in reply.result:
-                    handle = by_key.pop(result.key, None)
-                    if handle is None:
-                        raise Internal(f"{session.client.calls.target}: {_PATH} tells of the result {result.key!r}, "
-                                       "which it has told of before or was not asked for")
-                    missing[handle] -= 1
+                for key, value in reply.values:
+                    handle = told(key)
+                    handle.keep(key, value)
+                    if not missing[handle] and handle.failure is None:
+                        handle.succeeded()
+                        some.append(handle)
+                for result in reply.others:
+                    handle = told(result.key)
                     if result.status == "ABORTED":
                         if handle.failure is None:
                             handle.failure = failure_with(result.owner_id, result.owner_status, result.error)

@@ -9,6 +9,7 @@ from typing import Any
 
 from runtime import wire
 from runtime._ext.message_parts import MessageParts
+from runtime._ext.task_messages import TasksWriter
 from runtime.checkpoint.fields import varint
 from runtime.client.tasks.arguments import checked_number, checked_text, checked_unicode, checked_whole
 from runtime.client.tasks.handle import AsyncTaskHandle
@@ -161,14 +162,11 @@ def _form(payload: Payload, chunk_bytes: int, has_medium: bool) -> Form:
 
 def small_request(session: str, group: Sequence[NewTask], options: Any) -> bytes:
     """Return the one request that makes a group with the payloads in it."""
-    request = wire.armonik.CreateSmallTaskRequest(session_id=session, task_options=options)
-    add = request.task_requests.add
+    head = wire.armonik.CreateSmallTaskRequest(session_id=session, task_options=options)
+    request = TasksWriter(head.SerializeToString())
     for task in group:
-        add(
-            id=task.id, expected_output_keys=task.keys, data_dependencies=task.dependencies,
-            payload=task.payload.tobytes(),
-        )
-    return request.SerializeToString()
+        request.add(task.id, task.keys, task.dependencies, task.payload.tobytes())
+    return request.tobytes()
 
 
 def medium_request(session: str, group: Sequence[NewTask], options: Any) -> MessageParts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from runtime.objects.value import Value
 from runtime.store.sqlite.task_queue import TaskQueue
 from runtime.store.sqlite.task_rows import (
     RESULT,
@@ -123,14 +124,20 @@ class TaskQueries(TaskQueue):
             found.update((row[1], result_row(row)) for row in self._execute(query, (session, *some)))
         return [found[key] for key in asked if key in found]
 
-    def settled(self, session: int, keys: Sequence[str]) -> tuple[list[ResultRow], list[str]]:
-        settled: list[ResultRow] = []
+    def settled(self, session: int, keys: Sequence[str]) -> tuple[dict[str, Value | None], list[str]]:
+        settled: dict[str, Value | None] = {}
         unknown: list[str] = []
         for some in pieces(list(keys)):
-            query = f"SELECT {RESULT} FROM results WHERE session = ? AND key IN ({marks(some)})"
+            # A value is at hand when it is there and in no object; NULL says that a result is not settled.
+            query = (
+                "SELECT key, CASE status WHEN 1 THEN NULL ELSE status = 2 AND digest IS NULL END,"
+                f" CASE status WHEN 2 THEN data END FROM results WHERE session = ? AND key IN ({marks(some)})"
+            )
             rows = self._execute(query, (session, *some)).fetchall()
-            settled += [result_row(row) for row in rows if row[3] != 1]
+            for key, is_at_hand, data in rows:
+                if is_at_hand is not None:
+                    settled[key] = Value(data or b"") if is_at_hand else None
             if len(rows) < len(some):
-                found = {row[1] for row in rows}
+                found = {row[0] for row in rows}
                 unknown += [key for key in some if key not in found]
         return settled, unknown
