@@ -71,12 +71,14 @@ cdef object _request(Span span, Py_ssize_t limit, type kind, type value_kind):
         elif tag == 3:
             if dependencies is None:
                 dependencies = []
+            if field.n == 0:
+                return None
             dependencies.append(_text(field))
         elif tag == 4 and field.n < limit:
             payload = _bytes(field)
         else:
             return None
-    if not task_id or key is None or not payload:
+    if not task_id or not key or not payload:
         return None
     if dependencies is not None and len(dependencies) > 1:
         dependencies = list(dict.fromkeys(dependencies))
@@ -99,8 +101,8 @@ def small_tasks(bytes request not None, Py_ssize_t limit, type kind not None, ty
     Returns
     -------
     tuple of (str, bytes or None, list) or None
-        The session's id, the options' message if there is one, the tasks, at least one, each with an id and a payload
-        that is not empty. None: ask protobuf.
+        The session's id, the options' message if there is one, the tasks, at least one, each with an id, a key and a
+        payload that are not empty. None: ask protobuf.
     """
     cdef Cursor c = _cursor(<const uint8_t *>PyBytes_AS_STRING(request), PyBytes_GET_SIZE(request))
     cdef uint32_t tag = 0

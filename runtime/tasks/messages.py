@@ -98,6 +98,8 @@ def small_tasks_of(requests: Iterable[wire.armonik.TaskRequest], chunk_bytes: in
             raise InvalidArgument(f"task_requests[{index}].id: must not be empty")
         if not keys:
             raise InvalidArgument(f"task_requests[{index}].expected_output_keys: task {task_id!r} has none")
+        if not (all(keys) and all(message.data_dependencies)):
+            raise _nameless(f"task_requests[{index}]", message)
         if chunk_bytes is not None and not 0 < len(payload) < chunk_bytes:
             raise InvalidArgument(
                 f"task_requests[{index}].payload: {len(payload)} bytes of task {task_id!r}; it must have at least 1 "
@@ -126,6 +128,13 @@ def parse_with_payloads(request: bytes) -> tuple[wire.armonik.CreateSmallTaskReq
         task.payload if place is None else view[place[0] : place[1]]
         for task, place in zip(message.task_requests, places, strict=True)
     ]
+
+
+def _nameless(where: str, message: wire.armonik.TaskRequest | wire.armonik.TaskRequestHeader) -> InvalidArgument:
+    """Return what to say of a task one of whose keys is empty: no call can ask for such a result."""
+    keys, needs = list(message.expected_output_keys), list(message.data_dependencies)
+    name, index = ("data_dependencies", needs.index("")) if all(keys) else ("expected_output_keys", keys.index(""))
+    return InvalidArgument(f"{where}.{name}[{index}]: must not be empty (task {message.id!r})")
 
 
 def _once(keys: Sequence[str]) -> tuple[str, ...]:
@@ -184,6 +193,8 @@ class TaskStream:
             raise InvalidArgument("init_task.header.id: must not be empty")
         if not header.expected_output_keys:
             raise InvalidArgument(f"init_task.header.expected_output_keys: task {header.id!r} has none")
+        if not (all(header.expected_output_keys) and all(header.data_dependencies)):
+            raise _nameless("init_task.header", header)
         self._header = header
         self._writer = self._make_writer(_SMALL_BYTES if self._kept_bytes > _STREAM_BYTES else None)
 

@@ -196,6 +196,12 @@ def test_10_small_tasks_have_small_payloads(tmp_path: Path) -> None:
                 await submitter.create(A.TaskRequest(id="t", payload=b"x"))
             async with fails(INVALID, "id"):
                 await submitter.create(task("", "r"))
+            # No call can ask for a result without a key.
+            for keys, field in ((("",), "[0]"), (("r", "", "r"), "[1]")):
+                async with fails(INVALID, f"task_requests[1].expected_output_keys{field}: must not be empty"):
+                    await submitter.create(task("good"), A.TaskRequest(id="t", payload=b"x", expected_output_keys=keys))
+            async with fails(INVALID, "task_requests[0].data_dependencies[1]: must not be empty (task 't')"):
+                await submitter.create(task("t", needs=["r", ""]))
             no_options = A.CreateSmallTaskRequest(session_id="s", task_requests=[task("t")])
             async with fails(INVALID, "task_options"):
                 await submitter.call("CreateSmallTasks", no_options)
@@ -305,6 +311,8 @@ BROKEN = {
         DONE,
         LAST,
     ],
+    "empty-key": [begin(), header("t", "r", ""), DONE, LAST],
+    "empty-dependency": [begin(), header("t", needs=[""]), DONE, LAST],
     "no-session": [begin(""), header("t"), DONE, LAST],
 }
 
