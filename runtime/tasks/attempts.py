@@ -158,6 +158,8 @@ class Attempts(Core):
                 raise creation.Refused(tuple(dict.fromkeys(request.id for request in requests)))
             if options is not None:
                 self.check_options(options)
+            # The next server looks for what is left of a task only where it finds that somebody had it.
+            tables.write_dispatches(lease.fence)
             creation.stage_subtasks(tables, task, options, requests, now_s)
             return ()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import stat
@@ -29,7 +30,7 @@ from runtime.tasks.model import FailureKind, TaskStatus
 from runtime.tasks.tasks import Tasks
 from tests.leaks import leak_check, run_async
 from tests.peers import ROOT
-from tests.tasks.plane import OPTIONS, acquire, open_plane, open_store, request
+from tests.tasks.plane import OPTIONS, acquire, open_plane, open_store, request, run_all
 
 
 @pytest.fixture(autouse=True)
@@ -333,6 +334,32 @@ def test_running_attempts_of_a_server_that_died_are_retried(tmp_path: Path) -> N
             }
             lease = await acquire(tasks)
             await lease.fail(FailureKind.CALL, "text")
+
+    run_async(first)
+    run_async(second)
+
+
+def test_subtasks_of_a_server_that_died_go_when_their_parent_is_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it died before anything else had to be written of the parent."""
+    monkeypatch.setattr("runtime.tasks.attempts._DISPATCH_DELAY_S", 3600.0)
+    monkeypatch.setattr("runtime.tasks.attempts._START_DELAY_S", 3600.0)
+
+    async def first() -> None:
+        async with open_plane(tmp_path / "first") as tasks:
+            await tasks.create_session("s", OPTIONS)
+            await tasks.create_tasks("s", [request("parent")])
+            lease = await acquire(tasks)
+            assert await lease.stage_subtasks([request("child")], None) == ()
+            shutil.copytree(tmp_path / "first", tmp_path / "second")  # what kill -9 leaves
+
+    async def second() -> None:
+        async with open_plane(tmp_path / "second") as tasks:
+            assert await tasks.task_statuses(["parent", "child"]) == {
+                "parent": TaskStatus.SUBMITTED, "child": TaskStatus.CANCELED
+            }
+            assert await run_all(tasks, 1) == ["parent"]
 
     run_async(first)
     run_async(second)
