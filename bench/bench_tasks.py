@@ -5,8 +5,10 @@ before its submission is answered, and so is its result before anybody hears of 
 
 - ``batches``: no-op tasks, submitted in batches; from the first submission until every result has arrived.
 - ``round trip``: one task at a time, from submission to result.
-- ``1 MB payloads``: tasks with a payload of a million bytes each, no two of them equal. Beside them the floor: the
-  same bytes written to a file each and synced, eight files at a time, by a process that does nothing else.
+- ``1 MB payloads``: tasks with a payload of a million bytes each, no two of them equal, after twenty others that do not
+  count: whoever keeps memory or a file for such has it by then. Beside them two floors, of a process that does nothing
+  else: the same bytes written to a file each and synced, eight files at a time, and written into one file that is
+  there, sixteen to a sync.
 - ``queued``: what the server's process takes of memory for each task that waits, and how long it takes to serve again.
 """
 
@@ -35,6 +37,8 @@ PEERS = ("ray", "dask", "pool")
 NAMES = {"ours": "ours", "ray": "Ray", "dask": "Dask", "pool": "process pool"}
 PEER_LIMIT_S = 300.0
 FILES_AT_ONCE = 8
+SYNCED_TOGETHER = 16
+FIRST = 20
 
 
 def ours(cases: list[tuple[str, int, int]]) -> list[dict[str, Any]]:
@@ -66,6 +70,8 @@ def _case(client: runtime.TaskClient, case: str, count: int, nbytes: int) -> dic
                 session.submit(payload).result(timeout_s=60)
                 times.append(time.perf_counter() - start)
             return {"case": case, "count": count, "seconds": sum(times), "median_us": statistics.median(times) * 1e6}
+        if nbytes > 1:
+            session.gather(session.map(payloads[:FIRST]), timeout_s=PEER_LIMIT_S)
         start = time.perf_counter()
         found = session.gather(session.map(payloads), timeout_s=PEER_LIMIT_S)
         seconds = time.perf_counter() - start
@@ -93,6 +99,21 @@ def floor(count: int, nbytes: int) -> dict[str, Any]:
         start = time.perf_counter()
         list(threads.map(write, range(count)))
         return {"case": "floor", "count": count, "seconds": time.perf_counter() - start}
+
+
+def joint_floor(count: int, nbytes: int) -> dict[str, Any]:
+    """Write as many bytes over others, in one file, and sync many at a time."""
+    payloads = _payloads(count, nbytes)
+    with tempfile.TemporaryFile() as file:
+        for payload in payloads:
+            os.write(file.fileno(), payload)
+        os.fsync(file.fileno())
+        start = time.perf_counter()
+        for index, payload in enumerate(payloads):
+            os.pwrite(file.fileno(), payload, index * nbytes)
+            if index % SYNCED_TOGETHER == SYNCED_TOGETHER - 1 or index == count - 1:
+                os.fdatasync(file.fileno())
+        return {"case": "joint floor", "count": count, "seconds": time.perf_counter() - start}
 
 
 def _start_workers(target: str) -> subprocess.Popen[str]:
@@ -161,11 +182,12 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=4000, help="no-op tasks of a turn")
     parser.add_argument("--queued", type=int, default=100_000, help="tasks that wait")
     options = parser.parse_args()
-    cases = [("batches", options.tasks, 1), ("round trip", 200, 1), ("1 MB payloads", 100, 1_000_000)]
+    cases = [("batches", options.tasks, 1), ("round trip", 200, 1), ("1 MB payloads", 200, 1_000_000)]
     runs: dict[str, list[list[dict[str, Any]]]] = {}
-    floors = []
+    floors, joint_floors = [], []
     for _ in range(options.rounds):
         floors.append(_figure(floor(*cases[-1][1:])))
+        joint_floors.append(_figure(joint_floor(*cases[-1][1:])))
         for who in ("ours", *PEERS):
             runs.setdefault(who, []).append(ours(cases) if who == "ours" else theirs(who, cases))
     rows = [_row(case, index, runs) for index, (case, _, _) in enumerate(cases)]
@@ -180,11 +202,15 @@ def main() -> None:
                 ["case", "unit", *NAMES.values(), "ours/Ray's", "spread"], table)
     print(f"\n{many['count']:,} tasks that wait: created in {many['created_s']:.1f} s, "
           f"{many['bytes_a_task']:,.0f} bytes of memory each, served again {many['restart_s']:.2f} s after a kill")
-    disk = statistics.median(floors)
+    disk, joint = statistics.median(floors), statistics.median(joint_floors)
     print(f"1 MB files, written and synced {FILES_AT_ONCE} at a time: {disk:,.0f}/s")
+    print(f"1 MB pieces of one file, {SYNCED_TOGETHER} to a sync: {joint:,.0f}/s")
     if options.json:
-        found = {"case": "1 MB files", "servers": {"disk": {"figure": disk, "figures": floors}}}
-        write_json(options.json, {"environment": environment(), "rows": [*rows, many, found]})
+        found = [
+            {"case": "1 MB files", "servers": {"disk": {"figure": disk, "figures": floors}}},
+            {"case": "1 MB pieces", "servers": {"disk": {"figure": joint, "figures": joint_floors}}},
+        ]
+        write_json(options.json, {"environment": environment(), "rows": [*rows, many, *found]})
 
 
 def _row(case: str, index: int, runs: dict[str, list[list[dict[str, Any]]]]) -> dict[str, Any]:
