@@ -40,6 +40,7 @@ ARENA_BYTES = 1 << 30
 KEY_BYTES = 16
 """Of the name of a value: its place, and its number. Names of files are longer."""
 
+_NUMBERS = (1 << 64) - 1
 # How much the file grows at a time: at first little, then as much as it has already, up to the second.
 _FIRST_STEP_BYTES, _STEP_BYTES = 16 << 20, 128 << 20
 
@@ -93,6 +94,8 @@ class Arena:
         self._is_syncing = False
         self._num_failed = 0
         self._is_open = False
+        # Of the value that was named last. The next start begins anywhere else.
+        self._number = secrets.randbits(64)
         self._writing: set[asyncio.Future[list[ObjectRef | None]]] = set()
 
     def open(self, places: Iterable[tuple[bytes, int]]) -> None:
@@ -210,8 +213,13 @@ class Arena:
                     taken.append((place, content))
             if not taken:
                 return [None] * len(contents)
-            checksums = iter(await self._in_thread(functools.partial(_write, self._opened(), taken)))
-            await self._synced()
+            write = functools.partial(_write, self._opened(), taken)
+            if self._is_syncing:
+                checksums = iter(await self._in_thread(write))
+                await self._synced()
+            else:
+                # Nobody else is at it: the thread that writes syncs as well.
+                checksums = iter(await self._begin_sync(None, write))
             if self._num_failed != num_failed:
                 raise OSError(errno.EIO, "a sync of the disk failed while this was written")
         except BaseException:
@@ -224,7 +232,8 @@ class Arena:
             if at is None:
                 found.append(None)
                 continue
-            key = at[0].to_bytes(8, "big") + secrets.token_bytes(8)
+            self._number = self._number + 1 & _NUMBERS
+            key = at[0].to_bytes(8, "big") + self._number.to_bytes(8, "big")
             self._sizes[key] = at[1]
             found.append(ObjectRef(key, at[1], next(checksums)))
         return found
@@ -292,25 +301,38 @@ class Arena:
             self._next_sync = asyncio.get_running_loop().create_future()
         found = self._next_sync
         if not self._is_syncing:
-            self._sync()
+            self._begin_next_sync()
         return found
 
-    def _sync(self) -> None:
+    def _begin_next_sync(self) -> None:
         waiting, self._next_sync = self._next_sync, None
-        assert waiting is not None
+        self._begin_sync(waiting, list)
+
+    def _begin_sync(
+        self, waiting: asyncio.Future[None] | None, write: Callable[[], list[int]]
+    ) -> asyncio.Future[list[int]]:
+        """Sync, after a write in the same thread; return what that returns."""
         self._is_syncing = True
-        self._in_thread(self._sync_file).add_done_callback(functools.partial(self._sync_ended, waiting))
+
+        def work() -> list[int]:
+            found = write()
+            self._sync_file()
+            return found
+
+        syncing = self._in_thread(work)
+        syncing.add_done_callback(functools.partial(self._sync_ended, waiting))
+        return syncing
 
     def _sync_file(self) -> None:
         failpoints.hit("objects.arena.sync")
         os.fdatasync(self._opened())
 
-    def _sync_ended(self, waiting: asyncio.Future[None], syncing: asyncio.Future[None]) -> None:
+    def _sync_ended(self, waiting: asyncio.Future[None] | None, syncing: asyncio.Future[list[int]]) -> None:
         self._is_syncing = False
         error = None if syncing.cancelled() else syncing.exception()
         if syncing.cancelled() or error is not None:
             self._num_failed += 1
-        if not waiting.done():
+        if waiting is not None and not waiting.done():
             if error is not None:
                 waiting.set_exception(error)
             elif syncing.cancelled():
@@ -318,7 +340,7 @@ class Arena:
             else:
                 waiting.set_result(None)
         if self._next_sync is not None:
-            self._sync()
+            self._begin_next_sync()
 
 
 def _made(path: Path) -> int:

@@ -35,7 +35,7 @@ class Form(enum.Enum):
 
 
 # Tasks and bytes of one request. Of large ones the server has all on disk, many at a time, before it answers.
-_MOST = {Form.SMALL: (500, 1 << 20), Form.MEDIUM: (500, 4 << 20), Form.LARGE: (100, 32 << 20)}
+_MOST = {Form.SMALL: (500, 1 << 20), Form.MEDIUM: (500, 8 << 20), Form.LARGE: (100, 32 << 20)}
 # Payloads that are neither small nor large. From there on a server writes them beside each other in a file; what is
 # larger would hold up what comes behind it.
 _MEDIUM_BYTES, _LARGE_BYTES = 16 << 10, 4 << 20
