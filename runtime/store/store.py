@@ -22,7 +22,10 @@ class Transaction(Protocol):
     """What the tables of every plane offer to a write beside their rows. Effects of a write that raises are dropped."""
 
     def after_commit(self, effect: Callable[[], None]) -> None:
-        """Call ``effect`` on the store's loop once this write is on disk, in the order of the commits."""
+        """Call ``effect`` on the store's loop once this write is on disk, in the order of the commits.
+
+        The plane's watcher is told afterwards of what the group has noted.
+        """
         ...
 
     def before_commit(self, effect: Callable[[], None]) -> None:

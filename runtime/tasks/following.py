@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from runtime.objects.value import Value
-from runtime.tasks.model import ResultRow, ResultStatus
 from runtime.tasks.waiting import Waiting
 
 __all__ = ["Followed", "Follower"]
@@ -59,15 +58,14 @@ class Follower:
         self._settled: list[Followed] = []
         self._kept_bytes = 0
         self._is_left = False
+        waiting.at_close(self.close)
 
     def expect(self, number: int) -> None:
         """Count results that are going to be followed."""
         self.num_awaited += number
 
-    def follow(
-        self, session_id: str, session: int, tag: Any, keys: Sequence[str], known: Sequence[ResultRow]
-    ) -> None:
-        """Follow results from now on: when they are on disk and before anything else that becomes of them is.
+    def follow(self, session_id: str, session: int, tag: Any, keys: Sequence[str]) -> None:
+        """Follow results from now on: when they are on disk, and before anything that becomes of them is told.
 
         Parameters
         ----------
@@ -77,8 +75,6 @@ class Follower:
             What `Followed.tag` is to be.
         keys : sequence of str
             Those that were expected.
-        known : sequence of ResultRow
-            What is known of them already.
         """
         if self._is_left:
             return
@@ -87,12 +83,6 @@ class Follower:
             found = self._sessions[session] = _Session(self, session_id, session)
             self._waiting.enter(session, found)
         found.pending.update(dict.fromkeys(keys, tag))
-        for row in known:
-            if row.status is not ResultStatus.CREATED:
-                is_small = row.status is ResultStatus.COMPLETED and row.value.ref is None
-                found.settle(row.key, row.value if is_small else None)
-        if self._waiting.is_closed:
-            self.close()
 
     @property
     def has_news(self) -> bool:
@@ -117,6 +107,7 @@ class Follower:
     def leave(self) -> None:
         """Be told of nothing any more."""
         self._is_left = True
+        self._waiting.not_at_close(self.close)
         for session in self._sessions.values():
             self._waiting.leave(session.number, session)
         self._sessions.clear()
@@ -156,5 +147,4 @@ class _Session:
             self._follower.settled(self, tag, key, value)
 
     def close(self) -> None:
-        """The server stops."""
-        self._follower.close()
+        """The server stops, which the follower hears by itself."""

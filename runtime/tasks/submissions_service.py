@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
@@ -31,8 +31,9 @@ logger = logging.getLogger(__name__)
 SERVICE = "runtime.v1.Submissions"
 
 MAX_AWAITED = 4096
-# Submissions of one stream that are being made at a time; the next one is read when one of them has been answered.
-_MAX_OPEN = 64
+# Submissions of one stream that are being made, or whose answers the client does not read, at a time, and their bytes;
+# the next one is read when one of them has been answered.
+_MAX_OPEN, _MAX_OPEN_BYTES = 64, 4 << 20
 # Results that are looked up together.
 _AT_ONCE = 256
 # A message is sent when it has so many bytes of values.
@@ -94,9 +95,10 @@ class _Stream:
         self._post = post
         self._loop = asyncio.get_running_loop()
         self._follower = tasks.follower(self._news_came)
-        self._answers: list[tuple[int, Sequence[str], int, str]] = []
-        self._results: deque[tuple[Followed, ResultView]] = deque()
-        self._num_open = 0
+        # Numbers, refused ids, codes, texts; and the bytes of the submissions.
+        self._answers: list[tuple[int, Sequence[str], int, str, int]] = []
+        self._results: deque[tuple[Followed, ResultView | None]] = deque()
+        self._num_open = self._held_bytes = 0
         self._last_number = 0
         self._room = asyncio.Event()
         self._wake = asyncio.Event()
@@ -114,13 +116,16 @@ class _Stream:
         """
         try:
             async for data in requests:
+                if self._follower.is_closed:
+                    return  # whoever is not answered asks the next server
                 submission = plain_submission(data) or _submission_of(data)
                 number = submission[0]
                 if number <= self._last_number:
                     raise InvalidArgument(f"number: {number} behind {self._last_number}; it must grow")
                 self._last_number = number
-                self._submit(submission)
-                while self._num_open >= _MAX_OPEN:
+                self._held_bytes += len(data)
+                self._submit(submission, len(data))
+                while self._num_open + len(self._answers) >= _MAX_OPEN or self._held_bytes >= _MAX_OPEN_BYTES:
                     self._room.clear()
                     await self._room.wait()
         finally:
@@ -144,11 +149,11 @@ class _Stream:
                 if found := await self._messages():
                     return found
                 continue
-            if reader.done():
+            if reader.done() and not self._follower.is_closed:
                 reader.result()
                 if not self._num_open and not self._follower.num_awaited:
                     return []
-            if self._follower.is_closed and not self._follower.has_news:
+            if self._follower.is_closed and not self._follower.has_news and not self._num_open:
                 raise Unavailable("the server stops")
             await self._wake.wait()
             self._wake.clear()
@@ -163,7 +168,7 @@ class _Stream:
         self._is_closed = True
         self._follower.leave()
 
-    def _submit(self, submission: tuple[int, bytes, bool, int]) -> None:
+    def _submit(self, submission: tuple[int, bytes, bool, int], nbytes: int) -> None:
         """Have the tasks of a submission made."""
         number, request, tells_results, inline_bytes = submission
         num_awaited = 0
@@ -183,30 +188,29 @@ class _Stream:
             else:
                 making = self._tasks.submit(session_id, requests, options)
         except Error as error:
-            self._answer(number, (), error)
+            self._answer(number, nbytes, (), error)
             return
         self._num_open += 1
-        making.add_done_callback(functools.partial(self._made, number, num_awaited))
+        making.add_done_callback(functools.partial(self._made, number, nbytes, num_awaited))
 
-    def _made(self, number: int, num_awaited: int, making: asyncio.Future[tuple[str, ...]]) -> None:
+    def _made(self, number: int, nbytes: int, num_awaited: int, making: asyncio.Future[tuple[str, ...]]) -> None:
         self._num_open -= 1
-        self._room.set()
         error = making.exception()
         refused: Sequence[str] = ()
         if isinstance(error, Refused):
             refused, error = error.ids, None
         if refused or error is not None:
             self._follower.expect(-num_awaited)
-        self._answer(number, refused, error)
+        self._answer(number, nbytes, refused, error)
 
-    def _answer(self, number: int, refused: Sequence[str], error: BaseException | None) -> None:
+    def _answer(self, number: int, nbytes: int, refused: Sequence[str], error: BaseException | None) -> None:
         code, text = 0, ""
         if isinstance(error, Error):
             code, text = error.code, error.message
         elif error is not None:
             logger.error("tasks of a submission could not be made", exc_info=error)
             code, text = Internal.code, f"the tasks could not be made: {type(error).__name__}: {error}"
-        self._answers.append((number, refused, code, text))
+        self._answers.append((number, refused, code, text, nbytes))
         self._news_came()
 
     # What is said
@@ -232,10 +236,10 @@ class _Stream:
             self._wake.set()
 
     def _post_small(self, post: Callable[[bytes], bool]) -> None:
-        if any(view.value.ref is not None for _, view in self._results):
+        if any(view is not None and view.value.ref is not None for _, view in self._results):
             self._is_slow = True
             return
-        results = list(self._results)
+        results = [(one, view, one.tag[1]) for one, view in self._results]
         self._results.clear()
         for message in self._encoded(results):
             if not post(message):
@@ -247,29 +251,36 @@ class _Stream:
         """Return messages of a part of what there is to say, with values from the disk."""
         if not self._results:
             self._results += self._tasks.followed(self._follower.take(_AT_ONCE))
-        results, nbytes = [], 0
+        results: list[tuple[Followed, ResultView | None, int]] = []
+        nbytes = 0
         while self._results and nbytes < _MESSAGE_BYTES:
             one, view = self._results.popleft()
-            _, limit = one.tag
-            if view.value.ref is not None and view.value.size <= limit:
-                data = b"".join([piece async for piece in self._tasks.read(view.value)])
-                view = view._replace(value=Value(data))
-                nbytes += len(data)
-            results.append((one, view))
+            limit = one.tag[1]
+            if view is not None and view.value.ref is not None and view.value.size <= limit:
+                try:
+                    data = b"".join([piece async for piece in self._tasks.read(view.value)])
+                except Error:
+                    limit = -1  # whoever asks for it is told why
+                else:
+                    view = view._replace(value=Value(data))
+                    nbytes += len(data)
+            results.append((one, view, limit))
         return self._encoded(results)
 
-    def _encoded(self, results: Iterable[tuple[Followed, ResultView]]) -> list[bytes]:
-        """Return messages of all answers and of results whose values are at hand, or are not to be told."""
-        results = list(results)
+    def _encoded(self, results: Sequence[tuple[Followed, ResultView | None, int]]) -> list[bytes]:
+        """Return messages of all answers, and of results with the values that are at hand and below a limit each."""
         plain = self._plain(results)
         if plain is not None:
             return plain
         news = self._said()
         found: list[bytes] = []
         nbytes = 0
-        for one, view in results:
-            number, limit = one.tag
-            nbytes += tell_small_result(news.result.add(number=number).result, view, limit)
+        for one, view, limit in results:
+            entry = news.result.add(number=one.tag[0]).result
+            if view is None:
+                entry.key = one.key
+            else:
+                nbytes += tell_small_result(entry, view, limit)
             if nbytes >= _MESSAGE_BYTES:
                 found.append(news.SerializeToString())
                 news, nbytes = wire.runtime_v1.SubmissionNews(), 0
@@ -277,31 +288,39 @@ class _Stream:
             found.append(news.SerializeToString())
         return found
 
-    def _plain(self, results: Sequence[tuple[Followed, ResultView]]) -> list[bytes] | None:
+    def _plain(self, results: Sequence[tuple[Followed, ResultView | None, int]]) -> list[bytes] | None:
         """Do the same if every answer is that the tasks were made, and every result is there with a small value."""
-        if any(refused or code for _, refused, code, _ in self._answers):
+        if any(refused or code for _, refused, code, _, _ in self._answers):
             return None
         told = []
         nbytes = 0
-        for one, view in results:
-            number, limit = one.tag
+        for one, view, limit in results:
+            if view is None or view.status is not ResultStatus.COMPLETED:
+                return None
             value = view.value
             nbytes += value.size
-            if view.status is not ResultStatus.COMPLETED or value.ref is not None or value.size > limit:
+            if value.ref is not None or value.size > limit:
                 return None
-            told.append((number, view.key, value.data))
+            told.append((one.tag[0], view.key, value.data))
         if nbytes > _MESSAGE_BYTES:
             return None
-        answers, self._answers = self._answers, []
-        return [news_bytes([number for number, _, _, _ in answers], told)] if answers or told else []
+        answers = self._take_answers()
+        return [news_bytes([number for number, _, _, _, _ in answers], told)] if answers or told else []
 
     def _said(self) -> wire.runtime_v1.SubmissionNews:
         """Return a message with all answers."""
         news = wire.runtime_v1.SubmissionNews()
-        answers, self._answers = self._answers, []
-        for number, refused, code, text in answers:
+        for number, refused, code, text, _ in self._take_answers():
             news.answer.add(number=number, refused_id=refused, code=code, message=text)
         return news
+
+    def _take_answers(self) -> list[tuple[int, Sequence[str], int, str, int]]:
+        """Return all answers, which leave now: there is room for as many submissions."""
+        answers, self._answers = self._answers, []
+        if answers:
+            self._held_bytes -= sum(nbytes for _, _, _, _, nbytes in answers)
+            self._room.set()
+        return answers
 
 
 def _submission_of(data: bytes) -> tuple[int, bytes, bool, int]:

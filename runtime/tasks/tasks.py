@@ -241,9 +241,7 @@ class Tasks(Views, Attempts):
             session = creation.create_tasks(tables, session_id, options, requests, now_s)
             if follower is not None:
                 keys = [key for request in requests for key in request.expected_keys]
-                # Those that can be settled already: a dependency has failed.
-                known = tables.results(session.number, keys) if any(one.dependencies for one in requests) else ()
-                tables.after_commit(lambda: follower.follow(session_id, session.number, tag, keys, known))
+                tables.after_commit(lambda: follower.follow(session_id, session.number, tag, keys))
             if take_along is not None:
                 take_along(tables)
             return ()

@@ -159,9 +159,9 @@ class Views(Core):
         """Return what follows results of tasks that are going to be made by `runtime.tasks.tasks.Tasks.submit`."""
         return Follower(self.waiting, news)
 
-    def followed(self, settled: Sequence[Followed]) -> list[tuple[Followed, ResultView]]:
-        """Return followed results as they are, without those of sessions that were deleted meanwhile."""
-        found = {}
+    def followed(self, settled: Sequence[Followed]) -> list[tuple[Followed, ResultView | None]]:
+        """Return followed results as they are; None where the session was deleted meanwhile."""
+        found: dict[tuple[str, str], ResultView] = {}
         unread: dict[str, list[str]] = {}
         for one in settled:
             if one.value is not None:
@@ -172,7 +172,7 @@ class Views(Core):
             with contextlib.suppress(NotFound):
                 views = self.store.read(functools.partial(_views, session_id=session_id, keys=keys))
                 found.update(((session_id, view.key), view) for view in views)
-        return [(one, found[one.session, one.key]) for one in settled if (one.session, one.key) in found]
+        return [(one, found.get((one.session, one.key))) for one in settled]
 
     async def wait_for_result(self, session_id: str, key: str) -> ResultView:
         """Wait until a result is COMPLETED or ABORTED, and return it.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from runtime.errors import Error, NotFound, Unavailable
@@ -260,6 +260,7 @@ class Waiting:
         self._closed = False
         self._by_key: dict[tuple[int, str], dict[asyncio.Future[None], None]] = {}
         self._collectors: dict[int, dict[Settled, None]] = {}
+        self._at_close: dict[Callable[[], None], None] = {}
         self._groups: dict[tuple[Any, ...], _Group] = {}
         self._by_session: dict[int, _Groups] = {}
         self._by_task: dict[str, _Groups] = {}
@@ -354,6 +355,14 @@ class Waiting:
         """Tell a collector of the results of a session that are settled from now on."""
         self._collectors.setdefault(session, {})[collector] = None
 
+    def at_close(self, closed: Callable[[], None]) -> None:
+        """Have a function called when the server stops; by who waits for nothing now, but will."""
+        self._at_close[closed] = None
+
+    def not_at_close(self, closed: Callable[[], None]) -> None:
+        """Have it not called."""
+        self._at_close.pop(closed, None)
+
     def leave(self, session: int, collector: Settled) -> None:
         """Tell a collector of nothing any more."""
         _discard(self._collectors, (session,), collector)
@@ -430,6 +439,8 @@ class Waiting:
     def close(self) -> None:
         """Let everybody go with UNAVAILABLE."""
         self._closed = True
+        for closed in list(self._at_close):
+            closed()
         for collectors in self._collectors.values():
             for collector in collectors:
                 collector.close()

@@ -84,7 +84,7 @@ class Tables:
         del self._noted[self._kept_notes :]
 
     def flush(self) -> Sequence[Callable[[], None]]:
-        """Write what is in memory, once before the group is committed; return what is to be called first after it."""
+        """Write what is in memory, once before the group is committed; return what tells of it afterwards."""
         noted, self._noted, self._kept_notes = self._noted, [], 0
         if not noted or self.watcher is None:
             return ()
@@ -179,7 +179,7 @@ class GroupWriter:
                     execute("RELEASE one")
                 done.append(write)
                 failpoints.hit("store.write")
-            first = [effect for tables in touched for effect in tables.flush()]
+            noted = [effect for tables in touched for effect in tables.flush()]
             if before:
                 self._tell(before)
             failpoints.hit("store.commit.before")
@@ -202,7 +202,8 @@ class GroupWriter:
                     write.error = type(failure)(failure.message)
             self._tell([*rollback, *(write.tell for write in group)])
             return
-        self._tell([*first, *after, *(write.tell for write in done)])
+        # Who begins to watch what a write has made hears of what the rest of its group has made of it.
+        self._tell([*after, *noted, *(write.tell for write in done)])
 
     def refuse(self, group: Sequence[Write]) -> None:
         """Tell the callers of writes that came too late."""

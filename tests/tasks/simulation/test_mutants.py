@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -106,7 +107,10 @@ def forget_running_attempts_at_the_start(patch: pytest.MonkeyPatch) -> None:
 
 
 def hand_out_when_others_have_been_told(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Tables, "before_commit", Tables.after_commit)
+    def late(self: Tables, effect: Callable[[], None]) -> None:
+        self.after_commit(lambda: asyncio.get_running_loop().call_soon(effect) and None)
+
+    patch.setattr(Tables, "before_commit", late)
 
 
 def tell_nobody_who_waits(patch: pytest.MonkeyPatch) -> None:
