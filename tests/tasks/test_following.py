@@ -10,6 +10,7 @@ import pytest
 
 from runtime.errors import Unavailable
 from runtime.objects.value import Value
+from runtime.store import failpoints
 from runtime.tasks import following
 from runtime.tasks.creation import Refused
 from runtime.tasks.filters import TaskFilter
@@ -248,18 +249,26 @@ def test_a_server_that_stops_tells_those_who_wait_for_nothing_too() -> None:
     run_async(work)
 
 
-def test_what_cannot_be_written_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_cannot_be_written_is_not_followed_though_it_may_have_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(name: str) -> None:
+        if name == "store.commit.before":
+            raise OSError(5, "no disk")
+
     async def story(tasks: Tasks, ear: Ear) -> None:
-        from runtime.store import failpoints
-
-        def fail(name: str) -> None:
-            if name == "store.commit.before":
-                raise OSError(5, "no disk")
-
+        acquiring = asyncio.ensure_future(tasks.acquire("agent"))
+        await asyncio.sleep(0.05)
         with monkeypatch.context() as patch:
             patch.setattr(failpoints, "hit", fail)
             with pytest.raises(Unavailable):
                 await ear.submit(request("a"))
+        (lease,) = await acquiring
+        assert lease.task.id == "a" and lease.is_lost and lease.interrupted.is_set()
         assert tasks.waiting.num_waiting == 0 and not ear.follower.has_news
+        # It can be submitted again, and runs again.
+        await ear.submit(request("a"))
+        await succeed(tasks, b"1")
+        assert ear.take() == {"a": b"1"}
 
     on_plane(story)

@@ -51,6 +51,10 @@ class _Background:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            if self._is_closed:  # by another thread
+                self._refuse()
+            raise
         except BaseException:
             future.cancel()
             raise
@@ -85,13 +89,18 @@ class _Background:
         if self._is_closed or self._is_forked:
             work.close()
             return
+        self._is_closed = True
         with contextlib.suppress(concurrent.futures.TimeoutError):
             asyncio.run_coroutine_threadsafe(work, self._loop).result(_CLOSE_S)
-        self._is_closed = True
         self._loop.call_soon_threadsafe(self._stop)
         self._thread.join(_CLOSE_S)
         if not self._thread.is_alive():
             self._loop.close()
+
+    def check_waiting(self) -> None:
+        """Raise FailedPrecondition where waiting for the loop has no end: in its thread, or in a forked child."""
+        if self._is_forked or threading.current_thread() is self._thread:
+            self._refuse()
 
     @property
     def _is_forked(self) -> bool:
@@ -209,7 +218,7 @@ class TaskSession:
         latch.acquire()
         submission.answered = latch.release
         self.client.background.soon(submissions.post, submission)
-        if not latch.acquire(timeout=submissions.timeout_s):
+        if not latch.acquire(timeout=min(submissions.timeout_s, threading.TIMEOUT_MAX)):
             submission.answered = _nothing
             raise submissions.late()
         if submission.error is None and not submission.refused:
@@ -309,6 +318,7 @@ class TaskHandle:
     def result(self, key: str | None = None, *, timeout_s: float | None = None) -> Any:
         """Return a result, as soon as it is there. See `AsyncTaskHandle.result`."""
         if len(self.keys) == 1 and key in (None, self.keys[0]):
+            self.session.client.background.check_waiting()
             began = time.monotonic()
             value = self.asynchronous.await_told(timeout_s)
             if value is not None:

@@ -105,8 +105,8 @@ class AsyncTaskHandle:
             After ``timeout_s`` seconds; the task goes on.
         """
         checked_timeout(timeout_s)
-        if self._is_coming:
-            most_s = -1.0 if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX)
+        if self._is_coming and not self.is_over:
+            most_s = -1.0 if timeout_s is None else min(max(0.0, float(timeout_s)), threading.TIMEOUT_MAX)
             if not self._latch.acquire(timeout=most_s):
                 raise self._late(self.keys[0], timeout_s)
             self._latch.release()
@@ -150,9 +150,13 @@ class AsyncTaskHandle:
         """
         checked_timeout(timeout_s)
         wanted = self._key(key)
+
+        async def whole() -> list[bytes]:
+            return [piece async for piece in self.stream(wanted)]
+
         try:
             async with asyncio.timeout(timeout_s) as bound:
-                pieces = [piece async for piece in self.stream(wanted)]
+                pieces = await self.session.client.calls.repeated(whole)
         except TimeoutError:
             if not bound.expired():
                 raise
@@ -220,7 +224,7 @@ class AsyncTaskHandle:
         TaskFailed
             It never will be there.
         """
-        if self._is_coming:
+        if self._is_coming and not self.is_over:
             if self._coming is None:
                 self._coming = asyncio.Event()
             await self._coming.wait()

@@ -170,6 +170,7 @@ class AsyncTaskSession:
         """
         await self.create()
         await self.client.chunk_bytes()
+        dependencies = list(keys_of(dependencies))  # read once, though there are two ways
         submission = self.submission(
             payload, id=id, keys=keys, dependencies=dependencies, priority=priority, max_retries=max_retries,
             max_duration_s=max_duration_s, options=options,

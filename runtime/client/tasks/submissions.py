@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from runtime import wire
 from runtime._ext.submission_messages import plain_news, submission_bytes
 from runtime.client.tasks.failures import failure_with
-from runtime.errors import CODES, DeadlineExceeded, Error, Unavailable, Unimplemented, Unknown
+from runtime.errors import CODES, DeadlineExceeded, Error, FailedPrecondition, Unavailable, Unimplemented, Unknown
 
 if TYPE_CHECKING:
     from runtime._ext.http2_client_stream import StreamCall
@@ -36,6 +36,8 @@ _MAX_OPEN = 64
 _MAX_TOLD = 256
 # Results of more bytes are fetched when they are asked for, and so are the oldest when there are too many of them.
 _INLINE_BYTES, _KEPT_BYTES = 64 << 10, 16 << 20
+# What a handle takes that nobody else holds any more, beside its value; or empty results would be kept without end.
+_HANDLE_BYTES = 1 << 10
 # A stream on which nothing happens for so long is closed.
 _IDLE_S = 10.0
 
@@ -97,6 +99,7 @@ class Submissions:
         self.is_refused = False
         self.timeout_s = timeout_s
         self._calls = calls
+        self._is_closed = False
         self._stream: _Stream | None = None
         self._lock = threading.Lock()
         # Whose value is at hand, oldest first.
@@ -107,7 +110,7 @@ class Submissions:
     def has_room(self) -> bool:
         """Whether a further submission is taken now; for any thread."""
         stream = self._stream
-        return not self.is_refused and (stream is None or stream.num_open < _MAX_OPEN)
+        return not (self.is_refused or self._is_closed) and (stream is None or stream.num_open < _MAX_OPEN)
 
     async def submit(self, submission: Submission) -> None:
         """Submit a task and wait for the answer, which is then in the submission.
@@ -128,6 +131,10 @@ class Submissions:
 
     def post(self, submission: Submission) -> None:
         """Submit a task; its result is told to its handle, as a rule."""
+        if self._is_closed:
+            submission.error = FailedPrecondition(f"{self._calls.target}: the client was closed")
+            submission.answered()
+            return
         stream = self._stream
         if stream is None or stream.is_over:
             stream = self._stream = _Stream(self._calls, self)
@@ -142,11 +149,11 @@ class Submissions:
         forgotten = []
         with self._lock:
             handle.keep(key, value)
-            self._kept[handle] = len(value)
-            self._kept_bytes += len(value)
+            self._kept[handle] = nbytes = len(value) + _HANDLE_BYTES
+            self._kept_bytes += nbytes
             while self._kept_bytes > _KEPT_BYTES:
-                oldest, nbytes = self._kept.popitem(last=False)
-                self._kept_bytes -= nbytes
+                oldest, freed = self._kept.popitem(last=False)
+                self._kept_bytes -= freed
                 forgotten.append(oldest)
         for oldest in forgotten:
             oldest.forget()
@@ -157,7 +164,8 @@ class Submissions:
             self._kept_bytes -= self._kept.pop(handle, 0)
 
     async def close(self) -> None:
-        """End the stream. What was submitted goes on."""
+        """End the stream, and take nothing more. What was submitted goes on."""
+        self._is_closed = True
         if self._stream is not None:
             await self._stream.close()
 
@@ -276,6 +284,8 @@ class _Stream:
                 self._answer(said.number, None, said.refused_id)
 
     def _settle(self, handle: AsyncTaskHandle, result: Any) -> None:
+        if not result.status:
+            return  # its session was deleted; whoever asks is told so
         if result.status == "ABORTED":
             handle.failure = failure_with(result.owner_id, result.owner_status, result.error)
             return

@@ -184,10 +184,13 @@ import os, sys, runtime
 client = runtime.TaskClient({worked!r})
 session = client.session()
 session.submit(b"echo before").result(timeout_s=30)
+coming = session.submit(b"wait /nowhere/at all")
 child = os.fork()
 if not child:
     with client:
-        for call in (lambda: session.submit(b"x"), lambda: session.gather([session.handle("x")]), session.cancel):
+        for call in (
+            lambda: session.submit(b"x"), lambda: session.gather([session.handle("x")]), session.cancel, coming.result
+        ):
             try:
                 call()
             except runtime.errors.FailedPrecondition as error:
@@ -196,13 +199,14 @@ if not child:
     os._exit(0)
 os.waitpid(child, 0)
 print(session.submit(b"echo parent").result(timeout_s=30))
+coming.cancel()
 client.close()
 """
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
     )
     *refused, last = done.stdout.splitlines()
-    assert last == "b'parent'" and len(refused) == 3, done
+    assert last == "b'parent'" and len(refused) == 4, done
     assert all("is of use in the process that made it" in line for line in refused)
 
 
