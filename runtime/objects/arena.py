@@ -25,6 +25,7 @@ from typing import Protocol, TypeVar
 
 from runtime._ext.value_writer import write_values
 from runtime.objects.extents import PAGE_BYTES, Extents, paged
+from runtime.objects.head import HEAD_BYTES, proof_of, write_head
 from runtime.objects.recent import Content
 from runtime.objects.value import ObjectRef, PlacesFile
 from runtime.store import failpoints
@@ -81,6 +82,7 @@ class Arena:
         self._limit_bytes = limit_bytes
         self._in_thread = in_thread
         self._file: int | None = None
+        self._proof: bytes | None = None
         self._opening = threading.Lock()
         self._extents = Extents()
         # Bytes of the values that are there, by their names, and how many read each.
@@ -110,8 +112,8 @@ class Arena:
         """
         self._sizes = dict(places)
         size = self.path.stat().st_size if self.path.exists() else 0
-        used = [(place_of(key), paged(nbytes)) for key, nbytes in self._sizes.items()]
-        last = max((place + nbytes for place, nbytes in used), default=0)
+        used = [(0, HEAD_BYTES), *((place_of(key), paged(nbytes)) for key, nbytes in self._sizes.items())]
+        last = max(place + nbytes for place, nbytes in used)
         kept = max(last, min(size, _STEP_BYTES, self._limit_bytes))
         if kept < size:
             # Where nothing lies behind the last value any more, the disk has its space back.
@@ -137,10 +139,10 @@ class Arena:
 
     def file(self) -> PlacesFile | None:
         """Return the file, if it is there already."""
-        if self._file is None:
+        if self._file is None or self._proof is None:
             return None
         status = os.fstat(self._file)
-        return PlacesFile(str(self.path.absolute()), status.st_dev, status.st_ino)
+        return PlacesFile(str(self.path.absolute()), status.st_dev, status.st_ino, self._proof)
 
     async def put(self, contents: Sequence[Content]) -> list[ObjectRef | None]:
         """Write values and wait until they are durable; None for those for which there is no room.
@@ -288,9 +290,17 @@ class Arena:
         with self._opening:
             if self._file is None:
                 try:
-                    self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+                    file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
                 except FileNotFoundError:
-                    self._file = _made(self.path)
+                    file = _made(self.path)
+                try:
+                    self._proof = proof_of(file)
+                    if self._proof is None and not self._sizes:  # new, or a server was killed when it had just made it
+                        self._proof = write_head(file)
+                except BaseException:
+                    os.close(file)
+                    raise
+                self._file = file
             return self._file
 
     # Syncs

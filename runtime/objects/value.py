@@ -47,11 +47,14 @@ class PlacesFile(NamedTuple):
     path : str
     device, number : int
         Of the file system, and of the file in it.
+    proof : bytes
+        What only those know who can read the file.
     """
 
     path: str
     device: int
     number: int
+    proof: bytes
 
 
 class UnusedObject(NamedTuple):

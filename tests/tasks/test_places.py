@@ -16,6 +16,7 @@ from runtime import wire
 from runtime._ext.crc32c import crc32c
 from runtime.errors import DataLoss
 from runtime.objects.files import FileObjects
+from runtime.objects.head import HEAD_BYTES, write_head
 from runtime.tasks.agents import batches
 from runtime.tasks.agents.batches import BatchStream
 from runtime.tasks.worker import Task, worker
@@ -206,36 +207,59 @@ def test_worker_that_was_not_told_of_the_file_gets_no_places(
     run_async(work)
 
 
-def told(file: Path, **changes: Any) -> Any:
+def made(file: Path, content: bytes) -> bytes:
+    """Make a file of values with some content behind its head; return the proof in it."""
+    with open(file, "wb") as opened:
+        proof = write_head(opened.fileno())
+    with open(file, "ab") as opened:
+        opened.write(content)
+    return proof
+
+
+def told(file: Path, proof: bytes, **changes: Any) -> Any:
     """Return what an agent says of a file."""
     status = file.stat()
-    known = {"path": str(file), "boot_id": here().boot_id, "device": status.st_dev, "number": status.st_ino}
+    known = {
+        "path": str(file), "boot_id": here().boot_id, "device": status.st_dev, "number": status.st_ino, "proof": proof
+    }
     return R.PlacesFile(**{**known, **changes})
 
 
 def test_only_the_very_same_file_is_read(tmp_path: Path) -> None:
-    file, other = tmp_path / "file", tmp_path / "other"
-    file.write_bytes(b"." * 10 + b"content")
+    file, other, link = tmp_path / "file", tmp_path / "other", tmp_path / "link"
+    proof = made(file, b"content")
     other.write_bytes(file.read_bytes())
-    assert Places.open(told(file)) is not None
+    link.symlink_to(file)
+    assert Places.open(told(file, proof)) is not None
     os.mkfifo(tmp_path / "pipe")
-    assert Places.open(told(tmp_path, path=str(tmp_path / "pipe"))) is None
-    for path in (other, tmp_path / "none", tmp_path / "pipe", tmp_path):
-        assert Places.open(told(file, path=str(path))) is None
+    for strange in (tmp_path / "pipe", tmp_path):
+        assert Places.open(told(strange, proof)) is None
+    for path in (other, link, tmp_path / "none", tmp_path / "pipe", tmp_path, "\0"):
+        assert Places.open(told(file, proof, path=str(path))) is None
     changed: list[dict[str, Any]] = [{"boot_id": ""}, {"boot_id": "another"}, {"device": 1}, {"number": 1}]
     for changes in changed:
-        assert Places.open(told(file, **changes)) is None
+        assert Places.open(told(file, proof, **changes)) is None
+
+
+def test_no_other_file_of_the_user_is_read(tmp_path: Path) -> None:
+    file, secret = tmp_path / "file", tmp_path / "secret"
+    proof = made(file, b"content")
+    secret.write_bytes(b"what an agent is not to know" * 500)
+    for said in (proof, b"", secret.read_bytes()[24:56], bytes(len(proof))):
+        assert Places.open(told(secret, said)) is None
+    # Another server's values neither: who cannot read its file does not know the proof.
+    for said in (b"", bytes(len(proof)), proof[:-1], proof + b"\0"):
+        assert Places.open(told(file, said)) is None
 
 
 def test_what_is_read_is_checked_and_the_file_is_closed(tmp_path: Path) -> None:
     file = tmp_path / "file"
-    file.write_bytes(b"." * 10 + b"content")
-    found = Places.open(told(file))
+    found = Places.open(told(file, made(file, b"content")))
     assert found is not None
-    place = R.PlacedBytes(offset=10, size=7, crc32c=crc32c(b"content"))
+    place = R.PlacedBytes(offset=HEAD_BYTES, size=7, crc32c=crc32c(b"content"))
     assert found.read(place) == b"content"
     for changes in ({"offset": 9}, {"size": 8}, {"size": 1 << 40}, {"crc32c": 1}, {"offset": 1 << 63}):
-        wrong = R.PlacedBytes(offset=10, size=7, crc32c=crc32c(b"content"))
+        wrong = R.PlacedBytes(offset=HEAD_BYTES, size=7, crc32c=crc32c(b"content"))
         for name, value in changes.items():
             setattr(wrong, name, value)
         with pytest.raises(DataLoss):

@@ -316,8 +316,7 @@ class BatchStream:
         file = self._tasks.objects.places_file()
         if file is not None:
             self._tells_places, self._awaits_places = False, True
-            path, device, number = file
-            told = wire.runtime_v1.PlacesFile(path=path, boot_id=here().boot_id, device=device, number=number)
+            told = wire.runtime_v1.PlacesFile(boot_id=here().boot_id, **file._asdict())
             await self.say(wire.runtime_v1.TaskOrders(places=told))
 
     async def say(self, orders: wire.runtime_v1.TaskOrders) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hmac
 import os
+import stat
 
 from runtime import wire
 from runtime._ext.crc32c import crc32c
 from runtime.errors import DataLoss
+from runtime.objects.head import proof_of
 from runtime.transport.place import here
 
 __all__ = ["Places"]
+
+# More than any value has that is told by its place.
+_MOST_BYTES = 64 << 20
 
 
 class Places:
@@ -28,12 +34,19 @@ class Places:
             return None
         try:
             # Whatever the path stands for, opening it does not wait.
-            file = os.open(told.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
+            file = os.open(told.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except (OSError, ValueError):
             return None
         found = cls(file)
-        status = os.fstat(file)
-        return found if (status.st_dev, status.st_ino) == (told.device, told.number) else None
+        try:
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) != (told.device, told.number):
+                return None
+            proof = proof_of(file)
+        except OSError:
+            return None
+        # An agent that cannot read the file itself is not to read it by its tasks.
+        return found if proof is not None and hmac.compare_digest(proof, told.proof) else None
 
     def read(self, place: wire.runtime_v1.PlacedBytes) -> bytes:
         """Return the bytes at a place.
@@ -43,6 +56,8 @@ class Places:
         DataLoss
             They are not there, or others by now.
         """
+        if place.size > _MOST_BYTES:
+            raise DataLoss(f"{place.size} bytes at {place.offset}: at most {_MOST_BYTES} lie in one place")
         try:
             if place.offset + place.size > os.fstat(self._file).st_size:
                 raise DataLoss(f"{place.size} bytes at {place.offset} are not there: the file ends before")
