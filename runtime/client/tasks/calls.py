@@ -123,12 +123,6 @@ class Calls:
                 pass
             return reply.FromString(answer)  # type: ignore[attr-defined, no-any-return]
 
-    @contextlib.asynccontextmanager
-    async def exchange(self, path: str) -> AsyncIterator[StreamCall]:
-        """Return a call on which messages go both ways; it ends with the block."""
-        async with self._call(path, None) as call:
-            yield call
-
     async def download(self, path: str, message: Any, reply: type[_V]) -> AsyncGenerator[_V, None]:
         """Yield the answers of a call; whoever stops early ends it."""
         async with self._call(path, None) as call:

@@ -79,7 +79,7 @@ class Upload:
 
     async def _call(self) -> None:
         is_heard = False
-        async with self._calls.exchange(_PATH) as call:
+        async with self._calls.stream(_PATH) as call:
             sending = asyncio.ensure_future(self._send(call))
             try:
                 while (answer := await call.receive()) is not None:
