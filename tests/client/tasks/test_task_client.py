@@ -367,7 +367,7 @@ def test_a_server_without_uploads_takes_medium_payloads_otherwise(
         asked.append(path)
         raise Unimplemented("no such method here")
 
-    monkeypatch.setattr(Calls, "exchange", unknown)
+    monkeypatch.setattr(Calls, "stream", unknown)
     payloads = [b"size " + b"x" * size for size in (20_000, 100_000, 1, 200_000)]
     with runtime.TaskClient(worked) as client, client.session() as session:
         for _ in range(2):
@@ -380,7 +380,7 @@ def test_medium_payloads_are_sent_again_when_an_answer_is_lost(
     unworked: runtime.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that were stored already are not refused for that."""
-    exchange = Calls.exchange
+    stream = Calls.stream
     num_answers = num_calls = 0
 
     class Breaking:
@@ -400,10 +400,10 @@ def test_medium_payloads_are_sent_again_when_an_answer_is_lost(
     async def breaking(self: Calls, path: str) -> AsyncIterator[Any]:
         nonlocal num_calls
         num_calls += 1
-        async with exchange(self, path) as call:
+        async with stream(self, path) as call:
             yield Breaking(call)
 
-    monkeypatch.setattr(Calls, "exchange", breaking)
+    monkeypatch.setattr(Calls, "stream", breaking)
     with runtime.TaskClient(unworked.target) as client, client.session() as session:
         handles = session.map([b"x" * 1_000_000] * 30)
         assert len({handle.id for handle in handles}) == 30
