@@ -180,6 +180,10 @@ class Settings:
         parse.seconds(0, 10 * 365 * 86400), 15 * 86400.0, metavar="SECONDS",
         help="time after which a session in which nothing happens any more is deleted with its results; 0: never",
     )
+    task_arena_size: int = setting(
+        parse.parse_size, 1 << 30, metavar="SIZE",
+        help="largest size of the file in which payloads and results of 16 KiB to 4 MiB lie beside each other",
+    )
     task_workers: tuple[str, ...] = setting(
         parse.endpoints, (), metavar="LIST",
         help="workers that get this server's tasks, separated by commas: unix:PATH, HOST:PORT, or grpcs://HOST:PORT"

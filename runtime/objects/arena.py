@@ -79,7 +79,7 @@ class Arena:
 
     def __init__(self, path: Path, limit_bytes: int, in_thread: InThread) -> None:
         self.path = path
-        self._limit_bytes = limit_bytes
+        self._limit_bytes = limit_bytes // PAGE_BYTES * PAGE_BYTES
         self._in_thread = in_thread
         self._file: int | None = None
         self._proof: bytes | None = None

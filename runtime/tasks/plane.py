@@ -137,7 +137,9 @@ class TaskPlane:
         from runtime.tasks.tasks import Limits, Tasks
 
         settings = self._settings
-        objects = self._objects = FileObjects(settings.data_dir / OBJECTS_FOLDER)
+        objects = self._objects = FileObjects(
+            settings.data_dir / OBJECTS_FOLDER, arena_bytes=settings.task_arena_size
+        )
         limits = Limits(
             chunk_bytes=settings.data_chunk_max_size,
             max_priority=settings.max_priority,

@@ -201,9 +201,10 @@ def test_name_of_a_place_is_never_used_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", ["ENOSPC", "EIO"])
 def test_full_arena_or_disk_falls_back_to_files(tmp_path: Path, number: str) -> None:
     async def work() -> None:
-        async with objects_in(tmp_path / "full", arena_bytes=PAGE_BYTES * 64) as objects:
+        async with objects_in(tmp_path / "full", arena_bytes=PAGE_BYTES * 64 + 1000) as objects:
             values = [await written(objects, b"%d" % number + MEDIUM) for number in range(4)]
             assert [value.ref is not None and value.ref.is_shared for value in values] == [False, False, True, True]
+            assert (tmp_path / "full" / ARENA_NAME).stat().st_size == PAGE_BYTES * 64
             remove(objects, values[0])
             values[0] = await written(objects, b"0" + MEDIUM)
             assert name_of(values[0])

@@ -201,3 +201,15 @@ def test_server_reads_no_further_than_its_bounds(tmp_path: Path, monkeypatch: py
         assert len(MEDIUM) < most <= 3 * len(MEDIUM)
 
     run_async(work)
+
+
+def test_size_of_the_file_is_a_setting(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with plane(tmp_path, task_arena_size="256KiB") as submitter:
+            requests = [of(task(f"t{i}", payload=MEDIUM)) for i in range(5)]
+            assert [refused(reply) async for reply in create(submitter, requests)] == [[]] * 5
+            assert places(submitter) == 2, "those for which there is room"
+            # The others have one file, since they are equal.
+            assert len([path for path in (tmp_path / "objects").rglob("*") if path.is_file()]) == 2
+
+    run_async(work)
