@@ -104,7 +104,7 @@ class _Stream:
         self._wake = asyncio.Event()
         self._is_flushing = self._is_closed = False
         self._is_slow = post is None
-        self._failure: Error | None = None
+        self._failure: Exception | None = None
 
     async def read(self, requests: AsyncIterator[bytes]) -> None:
         """Take submissions until the client closes its side.
@@ -229,8 +229,8 @@ class _Stream:
             try:
                 self._results += self._tasks.followed(self._follower.take(_AT_ONCE))
                 self._post_small(self._post)
-            except Error as error:  # the call has ended, or the store fails
-                self._failure = error
+            except Exception as error:  # the call has ended, or the store fails
+                self._failure = error  # raised by `next`
         follower = self._follower
         if self._is_slow or self._failure is not None or follower.is_closed or not follower.num_awaited:
             self._wake.set()

@@ -440,6 +440,23 @@ def test_nothing_is_taken_from_who_does_not_read_answers(tmp_path: Path, transpo
     on_plane(tmp_path, transport, story)
 
 
+def test_a_mistake_of_ours_ends_the_stream(
+    tmp_path: Path, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(submitter: Submitter, stream: Stream) -> None:
+        await stream.answer(await stream.submit(task("t")))
+
+        def broken(*_: object) -> None:
+            raise KeyError("ours")
+
+        monkeypatch.setattr(submitter.tasks, "followed", broken)
+        async with submitter.agents(succeed), fails(Code.INTERNAL, ""):
+            while await stream.read():
+                pass
+
+    on_plane(tmp_path, transport, story)
+
+
 @pytest.mark.parametrize("is_idle", [False, True], ids=["waiting", "idle"])
 def test_a_server_that_stops_lets_streams_go(tmp_path: Path, transport: str, is_idle: bool) -> None:
     async def work() -> None:

@@ -218,9 +218,12 @@ class TaskSession:
         latch.acquire()
         submission.answered = latch.release
         self.client.background.soon(submissions.post, submission)
-        if not latch.acquire(timeout=min(submissions.timeout_s, threading.TIMEOUT_MAX)):
-            submission.answered = _nothing
-            raise submissions.late()
+        try:
+            if not latch.acquire(timeout=min(submissions.timeout_s, threading.TIMEOUT_MAX)):
+                raise submissions.late()
+        except BaseException:
+            submission.is_given_up = True
+            raise
         if submission.error is None and not submission.refused:
             return submission.handle
         return self._run(self.asynchronous.submitted(submission))
@@ -358,7 +361,3 @@ def _inner(dependencies: Iterable[str | TaskHandle]) -> Any:
 
 def _all_inner(handles: Iterable[TaskHandle]) -> list[AsyncTaskHandle]:
     return [handle.asynchronous for handle in checked_handles(handles, TaskHandle)]
-
-
-def _nothing() -> None:
-    return None

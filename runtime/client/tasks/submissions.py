@@ -61,9 +61,11 @@ class Submission:
         Ids that stand against it.
     error : Error or None
         With which it was answered.
+    is_given_up : bool
+        Whether nobody waits for the answer any more: it is not sent if it was not yet.
     """
 
-    __slots__ = ("answered", "error", "handle", "is_named", "refused", "request")
+    __slots__ = ("answered", "error", "handle", "is_given_up", "is_named", "refused", "request")
 
     def __init__(self, request: bytes, handle: AsyncTaskHandle, is_named: bool) -> None:
         self.request = request
@@ -72,6 +74,7 @@ class Submission:
         self.answered: Callable[[], object] = _nothing
         self.refused: Sequence[str] = ()
         self.error: Error | None = None
+        self.is_given_up = False
 
     def outcome(self) -> Sequence[str]:
         """Return `refused`, or raise the error."""
@@ -128,6 +131,8 @@ class Submissions:
                 await answered
         except TimeoutError:
             raise self.late() from None
+        finally:
+            submission.is_given_up = not answered.done() or answered.cancelled()
 
     def post(self, submission: Submission) -> None:
         """Submit a task; its result is told to its handle, as a rule."""
@@ -222,7 +227,8 @@ class _Stream:
                 self._call = call
                 waiting, self._waiting = self._waiting, []
                 for submission in waiting:
-                    self.post(submission)
+                    if not submission.is_given_up:
+                        self.post(submission)
                 self._idle = self._loop.call_later(_IDLE_S, self._look)
                 while (data := await call.receive()) is not None:
                     self._take(data)

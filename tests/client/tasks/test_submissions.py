@@ -569,6 +569,61 @@ def test_an_answer_that_does_not_come_is_not_waited_for_longer_than_allowed() ->
         assert session.submit(b"x").id
 
 
+def test_a_submission_that_was_given_up_before_it_was_sent_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+    stream = Calls.stream
+
+    @contextlib.asynccontextmanager
+    async def held(self: Calls, path: str) -> Any:
+        async with asyncio.timeout(TIMEOUT_S):
+            while not go.is_set():
+                await asyncio.sleep(0.005)
+        async with stream(self, path) as call:
+            yield call
+
+    monkeypatch.setattr(Calls, "stream", held)
+
+    def tell(submitted: Iterator[Any], stream: int) -> News:
+        for submission in submitted:
+            yield answer(submission)
+
+    with odd_server(tell) as (target, odd), runtime.TaskClient(target, timeout_s=0.5) as client:
+        session = client.session()
+        for _ in range(2):
+            with pytest.raises(DeadlineExceeded, match="was not answered within 0.5 s"):
+                session.submit(b"x")
+        go.set()
+        assert session.submit(b"x").id == odd.created[-1] and len(odd.created) == 1
+
+
+def test_an_id_of_the_callers_own_whose_answer_was_lost_is_in_use() -> None:
+    def tell(submitted: Iterator[Any], stream: int) -> News:
+        for submission in submitted:
+            if stream == 1:
+                yield grpc.StatusCode.UNAVAILABLE
+            yield answer(submission, refused_id=["mine"])
+
+    with (
+        odd_server(tell) as (target, _), runtime.TaskClient(target) as client,
+        pytest.raises(AlreadyExists, match="'mine'"),
+    ):
+        client.session().submit(b"x", id="mine")
+
+
+def test_a_result_beyond_those_that_are_told_is_asked_for(
+    worked: str, calls: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(submissions, "_MAX_TOLD", 1)
+    with runtime.TaskClient(worked) as client, client.session() as session:
+        slow = session.submit(b"wait %s" % bytes(tmp_path / "go"))
+        assert session.submit(b"echo untold").result(timeout_s=TIMEOUT_S) == b"untold"
+        assert calls.count(COLLECT) == 1
+        (tmp_path / "go").touch()
+        assert slow.result(timeout_s=TIMEOUT_S) == b"waited"
+        assert session.submit(b"echo told").result(timeout_s=TIMEOUT_S) == b"told"
+        assert calls.count(COLLECT) == 1
+
+
 # -- callers that go away ----------------------------------------------------------------------------------------------
 
 
