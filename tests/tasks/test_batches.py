@@ -17,6 +17,7 @@ from runtime.objects.recent import Recent
 from runtime.objects.value import Value
 from runtime.tasks.agents.batched_call import MAX_UNREAD, BatchedCall
 from runtime.tasks.leases import Lease
+from runtime.tasks.worker.batches import BatchRunner
 from runtime.tasks.worker.function import Worker
 from runtime.tasks.worker.process import WorkerProcess
 from tests.conformance.armonik.outside_worker import remove, workers_call
@@ -86,6 +87,28 @@ def test_nothing_waits_behind_a_long_task(tmp_path: Path) -> None:
             assert await submitter.available("long") is None
 
     run_async(work)
+
+
+def test_a_look_that_is_due_at_once_may_have_a_handle_without_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As uvloop returns one when less than half a millisecond is left: beside busy processes, that is."""
+    looks: list[None] = []
+
+    async def work() -> None:
+        runner = BatchRunner(
+            worker_functions.double, None, 1, print, print, print, print,  # type: ignore[arg-type]
+        )
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(runner, "_tick", lambda: looks.append(None))
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "call_at", lambda due, function: loop.call_soon(function))
+            runner._look_in(10.0)
+            runner._look_in(20.0)
+            runner._look_in(1.0)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    run_async(work)
+    assert len(looks) == 1, "the first one was put off in favour of the last"
 
 
 def test_only_the_task_that_kills_its_worker_has_failed(tmp_path: Path) -> None:

@@ -184,7 +184,9 @@ class BatchRunner:
         self._talks: list[tuple[int, bytes]] = []
         self._sending = asyncio.Lock()
         self._flushing: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        # When it is due. The handle itself does not know where uvloop rounds what is left down to nothing.
+        self._timer_due = 0.0
         self._closed = False
 
     async def serve(self, requests: AsyncIterator[bytes]) -> None:
@@ -246,10 +248,10 @@ class BatchRunner:
         """Look at what runs in so many seconds, or sooner."""
         due = self._loop.time() + seconds
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._timer_due <= due:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(due, self._tick)
+        self._timer, self._timer_due = self._loop.call_at(due, self._tick), due
 
     def _submit(self, slot: _Slot) -> None:
         slot.waiting_since = time.monotonic()
