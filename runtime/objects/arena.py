@@ -95,6 +95,7 @@ class Arena:
         self._next_sync: asyncio.Future[None] | None = None
         self._is_syncing = False
         self._num_failed = 0
+        self._failed_errno = errno.EIO
         self._is_open = False
         # Of the value that was named last. The next start begins anywhere else.
         self._number = secrets.randbits(64)
@@ -223,7 +224,7 @@ class Arena:
                 # Nobody else is at it: the thread that writes syncs as well.
                 checksums = iter(await self._begin_sync(None, write))
             if self._num_failed != num_failed:
-                raise OSError(errno.EIO, "a sync of the disk failed while this was written")
+                raise OSError(self._failed_errno, "a sync of the disk failed while this was written")
         except BaseException:
             for at in places:
                 if at is not None:
@@ -342,6 +343,7 @@ class Arena:
         error = None if syncing.cancelled() else syncing.exception()
         if syncing.cancelled() or error is not None:
             self._num_failed += 1
+            self._failed_errno = (isinstance(error, OSError) and error.errno) or errno.EIO
         if waiting is not None and not waiting.done():
             if error is not None:
                 waiting.set_exception(error)

@@ -93,11 +93,12 @@ def test_payloads_and_dependencies_are_read_where_they_lie(tmp_path: Path, place
                 await submitter.wait(of_session("s"))
                 for number, size in enumerate(sizes):
                     assert await submitter.data(f"t{number}") == b"%d" % number * (2 * size)
-                assert places == list(sizes)
+                # What was given back by a busy worker is sent again.
+                assert list(dict.fromkeys(places)) == list(sizes)
                 await submitter.create(task("sum", payload=b"sizes", needs=("t0", "t1")))
                 assert await submitter.available("sum") is None
                 assert await submitter.data("sum") == b"40000 600000"
-                assert places[3:] == [40_000, 600_000]
+                assert {40_000, 600_000} <= set(places)
 
     run_async(work)
 
