@@ -17,7 +17,7 @@ from runtime.tasks.tasks import ResultView, Tasks
 if TYPE_CHECKING:
     from runtime.edge.plane import Handler
 
-__all__ = ["SERVICE", "SubmitterService", "small_request_of"]
+__all__ = ["SERVICE", "SubmitterService", "small_request_of", "told_options"]
 
 SERVICE = "ArmoniK.api.grpc.v1.Submitter"
 
@@ -274,7 +274,7 @@ def small_request_of(
     """
     plain = task_messages.small_tasks(request, chunk_bytes, TaskRequest, Value)
     if plain is not None and (told := plain[1]) is not None:
-        return plain[0], plain[2], _told_options(told)
+        return plain[0], plain[2], told_options(told)
     message = messages.parse(wire.armonik.CreateSmallTaskRequest, request)
     if not message.session_id:
         raise InvalidArgument("session_id: must not be empty")
@@ -286,7 +286,7 @@ def small_request_of(
     return message.session_id, messages.small_tasks_of(message.task_requests, chunk_bytes), options
 
 
-def _told_options(told: bytes) -> TaskOptions:
+def told_options(told: bytes) -> TaskOptions:
     """Return the options that a message has; most tasks of a client have the same, and nobody changes them."""
     return (_short_options if len(told) <= _SHORT_OPTIONS_BYTES else _short_options.__wrapped__)(told)
 

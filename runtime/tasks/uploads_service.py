@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from runtime._ext import task_messages
 from runtime.errors import InvalidArgument
 from runtime.objects.value import Value
 from runtime.tasks import messages
 from runtime.tasks.model import TaskOptions, TaskRequest
+from runtime.tasks.service import told_options
 
 if TYPE_CHECKING:
     from runtime.edge.plane import Handler
@@ -24,6 +26,9 @@ SERVICE = "runtime.v1.TaskUploads"
 # Of one stream: what is taken ahead of the message whose tasks are being stored.
 _AHEAD_BYTES = 32 << 20
 _AHEAD_MESSAGES = 64
+
+# Payloads that are shorter lie in rows, in any store.
+_SMALL_BYTES = 4 << 10
 
 _Taken = tuple[str, "TaskOptions | None", list[TaskRequest]]
 
@@ -114,21 +119,29 @@ class _Intake:
             self._changed.set()
 
     async def _take(self, request: bytes) -> _Taken:
+        plain = task_messages.small_tasks(request, _SMALL_BYTES, TaskRequest, Value)
+        if plain is not None and (told := plain[1]) is not None:
+            self._check(plain[0], options := told_options(told))
+            return plain[0], options, plain[2]
         message, payloads = messages.parse_with_payloads(request)
         if not message.session_id:
             raise InvalidArgument("session_id: must not be empty")
-        options = messages.options_of(message.task_options) if message.HasField("task_options") else None
-        if options is not None:
-            self._tasks.check_options(options)
-        if message.session_id != self._session:
-            # Before its payloads are written, which cannot succeed; what happens to it later is found out later.
-            self._tasks.check_session(message.session_id)
-            self._session = message.session_id
+        given = messages.options_of(message.task_options) if message.HasField("task_options") else None
+        self._check(message.session_id, given)
         group = messages.small_tasks_of(message.task_requests, None)
         values = await self._tasks.objects.put([(payload,) for payload in payloads], len(request))
-        return message.session_id, options, [
+        return message.session_id, given, [
             task._replace(payload=value) for task, value in zip(group, values, strict=True)
         ]
+
+
+    def _check(self, session: str, options: TaskOptions | None) -> None:
+        """Refuse what cannot succeed before its payloads are written; what happens to it later is found out later."""
+        if options is not None:
+            self._tasks.check_options(options)
+        if session != self._session:
+            self._tasks.check_session(session)
+            self._session = session
 
 
 def _let_go(let_go: Callable[[Iterable[Value]], None], taking: asyncio.Future[_Taken]) -> None:

@@ -19,7 +19,7 @@ from runtime.tasks.model import TaskOptions
 
 __all__ = [
     "Form", "NewTask", "grouped", "keys_of", "large_requests", "make_options", "medium_request", "options_message",
-    "random_ids", "request_head", "requested", "small_request",
+    "random_ids", "request_head", "requested", "small_request", "upload_request",
 ]
 
 
@@ -35,7 +35,9 @@ class Form(enum.Enum):
 
 
 # Tasks and bytes of one request. Of large ones the server has all on disk, many at a time, before it answers.
-_MOST = {Form.SMALL: (500, 1 << 20), Form.MEDIUM: (500, 8 << 20), Form.LARGE: (100, 32 << 20)}
+SMALL_TASKS = 500
+"""Small tasks of one request."""
+_MOST = {Form.SMALL: (SMALL_TASKS, 1 << 20), Form.MEDIUM: (500, 8 << 20), Form.LARGE: (100, 32 << 20)}
 # Payloads that are neither small nor large. From there on a server writes them beside each other in a file; what is
 # larger would hold up what comes behind it.
 _MEDIUM_BYTES, _LARGE_BYTES = 16 << 10, 4 << 20
@@ -167,6 +169,12 @@ def small_request(session: str, group: Sequence[NewTask], options: Any) -> bytes
     for task in group:
         request.add(task.id, task.keys, task.dependencies, task.payload.tobytes())
     return request.tobytes()
+
+
+def upload_request(session: str, group: Sequence[NewTask], options: Any) -> bytes | MessageParts:
+    """Return whichever of `small_request` and `medium_request` makes a group with fewer copies."""
+    is_small = all(task.payload.size < _PART_BYTES for task in group)
+    return (small_request if is_small else medium_request)(session, group, options)
 
 
 def medium_request(session: str, group: Sequence[NewTask], options: Any) -> MessageParts:

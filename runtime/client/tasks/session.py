@@ -14,6 +14,7 @@ from runtime.client.tasks.arguments import checked_handles, checked_text, checke
 from runtime.client.tasks.calls import SUBMITTER
 from runtime.client.tasks.completion import completed
 from runtime.client.tasks.creation import (
+    SMALL_TASKS,
     Form,
     NewTask,
     grouped,
@@ -289,7 +290,10 @@ class AsyncTaskSession:
         groups = grouped(new, chunk_bytes, has_medium=self.client.has_uploads)
         try:
             for form, some in itertools.groupby(groups, key=lambda found: found[0]):
-                submit = self._submit_together if form is Form.MEDIUM else self._submit_apart
+                # Several requests do not wait for each other's answers.
+                are_several = form is Form.MEDIUM or (form is Form.SMALL and len(new) > SMALL_TASKS)
+                together = are_several and self.client.has_uploads
+                submit = self._submit_together if together else self._submit_apart
                 await submit((group for _, group in some), form, message, is_named, stored)
         except (AlreadyExists, FailedPrecondition) as error:
             if not stored.number:

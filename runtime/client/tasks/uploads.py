@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
-from runtime.client.tasks.creation import NewTask, medium_request
+from runtime.client.tasks.creation import NewTask, upload_request
 from runtime.errors import Error, Unavailable
 
 if TYPE_CHECKING:
@@ -114,4 +114,4 @@ class Upload:
 
     async def _send_one(self, call: StreamCall, sent: _Sent) -> None:
         sent.times += 1
-        await call.send(medium_request(self._session, sent.group, self._options))
+        await call.send(upload_request(self._session, sent.group, self._options))

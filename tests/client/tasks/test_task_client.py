@@ -18,6 +18,7 @@ from runtime._ext.http2_client_stream import StreamCall
 from runtime.client.tasks.calls import Calls
 from runtime.client.tasks.failures import TaskCanceled, TaskFailed
 from runtime.client.tasks.progress import Bar
+from runtime.client.tasks.session import AsyncTaskSession
 from runtime.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -356,6 +357,32 @@ def test_those_before_a_refused_group_of_medium_payloads_are_stored(unworked: ru
         session.cancel()
         with pytest.raises(FailedPrecondition, match="is canceled"):
             session.map([b"x" * 1_000_000] * 9)
+
+
+def test_many_small_tasks_go_by_one_call_that_does_not_wait_for_answers(
+    unworked: runtime.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Calls.stream
+    opened: list[str] = []
+
+    def seen(self: Calls, path: str) -> Any:
+        opened.append(path)
+        return stream(self, path)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a request of its own")
+
+    with runtime.TaskClient(unworked.target) as client, client.session() as session:
+        session.submit_all([b"x"], ids=["taken"])
+        monkeypatch.setattr(Calls, "stream", seen)
+        monkeypatch.setattr(AsyncTaskSession, "_create", refuse)
+        assert len(session.map([b"x"] * 2200)) == 2200
+        names = [f"t{number}" for number in range(2200)]
+        names[1234] = "taken"
+        with pytest.raises(AlreadyExists, match="'taken'; none was stored; the first 1000 of 2200 tasks are stored"):
+            session.submit_all([b"y"] * 2200, ids=names)
+        assert session.counts() == {"SUBMITTED": 3201}
+        assert opened == ["/runtime.v1.TaskUploads/Create"] * 2
 
 
 def test_a_server_without_uploads_takes_medium_payloads_otherwise(
