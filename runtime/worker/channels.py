@@ -71,7 +71,8 @@ class Connections:
         self.thread = threading.get_ident()
         self.closed = False
         self._open: dict[str, dict[_Call | _Wait, None]] = {}
-        self._watches: dict[str, asyncio.TimerHandle] = {}
+        # When each is due, and its handle.
+        self._watches: dict[str, tuple[float, asyncio.TimerHandle]] = {}
         self._asked: dict[str, float] = {}  # when the open question for its status was put to a task
 
     def begin(self, address: str, task: str, method: str, request: bytes | MessageParts, what: str, done: Answered,
@@ -193,10 +194,15 @@ class Connections:
             return
         in_s = max(0.0, call.began + self.unresponsive_s / 3 - time.monotonic())
         if watch is not None:
-            if watch.when() - self.loop.time() <= in_s:
+            if watch[0] <= self.loop.time() + in_s:
                 return
-            watch.cancel()
-        self._watches[address] = self.loop.call_later(in_s, self._look, address, call.task)
+            watch[1].cancel()
+        self._watch(address, call.task, in_s)
+
+    def _watch(self, address: str, task: str, in_s: float) -> None:
+        due = self.loop.time() + in_s
+        # Kept beside the handle: where uvloop rounds the time down to nothing, its handle does not know when it is due.
+        self._watches[address] = due, self.loop.call_later(in_s, self._look, address, task)
 
     def ended(self, call: _Call | _Wait) -> None:
         """Forget a call."""
@@ -216,7 +222,7 @@ class Connections:
             return
         pause = self.unresponsive_s / 3
         age = time.monotonic() - min(call.began for call in self._open[address])
-        self._watches[address] = self.loop.call_later(pause - age if age < pause else pause, self._look, address, task)
+        self._watch(address, task, pause - age if age < pause else pause)
         if age < self.unresponsive_s / 4:
             return
         answered = False
@@ -253,7 +259,7 @@ class Connections:
         """End every call and close the connections."""
         self.closed = True
         self.owed.close()
-        for watch in self._watches.values():
+        for _, watch in self._watches.values():
             watch.cancel()
         self._watches.clear()
         for call in [call for calls in self._open.values() for call in calls]:
