@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from runtime.client.tasks.session import AsyncTaskSession
 
 __all__ = ["AsyncTaskHandle"]
+
+# How often a thread looks by itself whether its result was told: one that was interrupted at the wrong moment may have
+# taken the latch along.
+_LATCH_S = 2.0
 
 
 class AsyncTaskHandle:
@@ -105,11 +110,14 @@ class AsyncTaskHandle:
             After ``timeout_s`` seconds; the task goes on.
         """
         checked_timeout(timeout_s)
-        if self._is_coming and not self.is_over:
-            most_s = -1.0 if timeout_s is None else min(max(0.0, float(timeout_s)), threading.TIMEOUT_MAX)
-            if not self._latch.acquire(timeout=most_s):
+        deadline = None if timeout_s is None else time.monotonic() + max(0.0, float(timeout_s))
+        while self._is_coming and not self.is_over:
+            left_s = _LATCH_S if deadline is None else min(_LATCH_S, max(0.0, deadline - time.monotonic()))
+            if self._latch.acquire(timeout=left_s):
+                self._latch.release()
+                break
+            if deadline is not None and time.monotonic() >= deadline:
                 raise self._late(self.keys[0], timeout_s)
-            self._latch.release()
         if self.failure is not None:
             raise self.failure
         return self._given(self.keys[0]) if self._values else None

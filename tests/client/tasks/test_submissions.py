@@ -150,6 +150,27 @@ def test_a_result_that_two_ask_for_at_once(session: runtime.TaskSession, tmp_pat
     assert task.result() == task.results()[task.id] == b"".join(task.stream()) == b"waited"
 
 
+def test_a_latch_that_an_interrupted_thread_has_taken_along_holds_up_nobody(
+    session: runtime.TaskSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.client.tasks.handle._LATCH_S", 0.05)
+    task = session.submit(b"wait %s" % bytes(tmp_path / "go"))
+    handle = task.asynchronous
+    told = type(handle).told
+
+    def told_and_taken(self: Any) -> None:
+        told(self)
+        self._latch.acquire(blocking=False)  # as by one who was interrupted before it could give it back
+
+    monkeypatch.setattr(type(handle), "told", told_and_taken)
+    with ThreadPoolExecutor(2) as threads:
+        waits = [threads.submit(task.result, timeout_s=TIMEOUT_S), threads.submit(task.wait, TIMEOUT_S)]
+        time.sleep(0.2)
+        (tmp_path / "go").touch()
+        assert waits[0].result(TIMEOUT_S) is not None
+        waits[1].result(TIMEOUT_S)
+
+
 def test_what_is_not_small_and_at_hand_goes_another_way(
     session: runtime.TaskSession, calls: list[str], tmp_path: Path
 ) -> None:
