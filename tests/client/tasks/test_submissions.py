@@ -697,6 +697,15 @@ def test_a_loops_client_is_closed_while_others_use_it() -> None:
         run_async(lambda: work(target, odd))
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where a shell in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupted_caller_leaves_a_usable_client() -> None:
     go = threading.Event()
 
