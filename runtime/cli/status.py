@@ -34,12 +34,25 @@ def run(options: argparse.Namespace) -> int:
         return _show(options)
     if not options.watch > 0:
         raise InvalidArgument(f"--watch must be more than 0 seconds, got {options.watch:g}")
+    import signal
     import sys
+    import threading
     import time
 
     code = 0
+    is_interrupted = False
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal is_interrupted
+        is_interrupted = True  # where it is raised inside of a destructor of some library's, Python goes on without it
+        raise KeyboardInterrupt
+
+    is_own = threading.current_thread() is threading.main_thread()
+    is_own = is_own and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_own:
+        signal.signal(signal.SIGINT, interrupt)
     try:
-        while True:
+        while not is_interrupted:
             if sys.stdout.isatty() and options.output == "table":
                 print("\x1b[H\x1b[2J", end="")
             try:
@@ -52,7 +65,11 @@ def run(options: argparse.Namespace) -> int:
             sys.stdout.flush()
             time.sleep(options.watch)
     except KeyboardInterrupt:
-        return code
+        pass
+    finally:
+        if is_own:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    return code
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -345,6 +345,29 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+# An interrupt that comes in a destructor, as libraries have them, is let go of by Python.
+DESTRUCTIVE = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from runtime.cli import main, status
+class Interrupted:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+def show(options):
+    Interrupted()
+    return 1
+status._show = show
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_watching_ends_wherever_an_interrupt_comes() -> None:
+    line = [sys.executable, "-c", DESTRUCTIVE, "status", "grpc://127.0.0.1:1", "--watch", "0.1"]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=processes.ROOT, timeout=30)
+    assert done.returncode == 1
+    assert "Exception ignored" in done.stderr
+
+
 def test_watching_goes_on_while_the_server_is_away() -> None:
     with runtime.Server() as server:
         target = server.target
