@@ -25,7 +25,7 @@ SERVICE = "runtime.v1.TaskUploads"
 
 # Of one stream: what is taken ahead of the message whose tasks are being stored.
 _AHEAD_BYTES = 32 << 20
-_AHEAD_MESSAGES = 64
+_AHEAD_MESSAGES = 8
 
 # Payloads that are shorter lie in rows, in any store.
 _SMALL_BYTES = 4 << 10
