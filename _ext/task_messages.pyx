@@ -14,7 +14,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy
 
 from runtime._ext.wirescan cimport (
-    WIRE_BYTES, WIRE_VARINT, Cursor, Span, put_varint, read_span, read_tag, read_varint, varint_size,
+    WIRE_BYTES, WIRE_VARINT, Cursor, Span, field_size, put_varint, read_span, read_tag, read_varint, varint_size,
 )
 
 cdef extern from "Python.h":
@@ -281,21 +281,17 @@ cdef class _Message:
         return PyBytes_FromStringAndSize(<const char *>self.data, self.size)
 
 
-cdef inline int64_t _field_size(int64_t n) noexcept:
-    return 1 + varint_size(<uint64_t>n) + n
-
-
 cdef int64_t _pair_size(object key, object value) except -1:
     """Return the size of a message whose fields 1 and 2 are text and bytes, or text; protobuf leaves out empty ones."""
     cdef Py_ssize_t n = 0
     cdef int64_t size
     PyUnicode_AsUTF8AndSize(key, &n)
-    size = _field_size(n) if n else 0
+    size = field_size(n) if n else 0
     if isinstance(value, bytes):
         n = PyBytes_GET_SIZE(value)
     else:
         PyUnicode_AsUTF8AndSize(value, &n)
-    return size + (_field_size(n) if n else 0)
+    return size + (field_size(n) if n else 0)
 
 
 @cython.final
@@ -361,27 +357,27 @@ cdef class OrdersWriter(_Message):
             for piece in long_payload:
                 n_payload += len(piece)
         if n_session:
-            size += _field_size(n_session)
+            size += field_size(n_session)
         if n_id:
-            size += _field_size(n_id)
+            size += field_size(n_id)
         for key in keys:
             PyUnicode_AsUTF8AndSize(key, &n)
-            size += _field_size(n)
+            size += field_size(n)
         for item in options.items():
             pair = self._map_size(item[0], item[1])
             pairs.append(pair)
-            size += _field_size(pair)
+            size += field_size(pair)
         if n_payload:
-            size += _field_size(n_payload)
+            size += field_size(n_payload)
         for item in dependencies:
             pair = _pair_size(item[0], item[1])
             pairs.append(pair)
-            size += _field_size(pair)
+            size += field_size(pair)
         if max_duration_s:
             size += 9
         if is_announced:
             size += 2
-        self.need(_field_size(size) - (0 if long_payload is None else n_payload))
+        self.need(field_size(size) - (0 if long_payload is None else n_payload))
         self.put_number(1 << 3 | WIRE_BYTES, size)
         if number:
             self.put_number(1 << 3 | WIRE_VARINT, number)
@@ -443,7 +439,7 @@ cdef class OrdersWriter(_Message):
         cdef Py_ssize_t n_value = 0
         PyUnicode_AsUTF8AndSize(key, &n_key)
         PyUnicode_AsUTF8AndSize(value, &n_value)
-        return _field_size(n_key) + _field_size(n_value)
+        return field_size(n_key) + field_size(n_value)
 
     cdef int _put_pair(self, str key, object value, bint is_entry) except -1:
         cdef Py_ssize_t n = 0
@@ -468,12 +464,12 @@ cdef class CollectedWriter(_Message):
         cdef Py_ssize_t n_key = 0
         cdef const char *text = PyUnicode_AsUTF8AndSize(key, &n_key)
         cdef Py_ssize_t n = PyBytes_GET_SIZE(value)
-        cdef int64_t size = _field_size(9) + _field_size(n)
+        cdef int64_t size = field_size(9) + field_size(n)
         if n_key:
-            size += _field_size(n_key)
+            size += field_size(n_key)
         if n:
             size += 1 + varint_size(n)
-        self.need(_field_size(size))
+        self.need(field_size(size))
         self.put_number(1 << 3 | WIRE_BYTES, size)
         if n_key:
             self.put_bytes(1, text, n_key)
@@ -513,16 +509,16 @@ cdef class TasksWriter(_Message):
         cdef Py_ssize_t n = 0
         cdef const char *name = PyUnicode_AsUTF8AndSize(task_id, &n_id)
         cdef const char *text
-        cdef int64_t size = _field_size(n_id) if n_id else 0
+        cdef int64_t size = field_size(n_id) if n_id else 0
         for key in keys:
             PyUnicode_AsUTF8AndSize(key, &n)
-            size += _field_size(n)
+            size += field_size(n)
         for key in dependencies:
             PyUnicode_AsUTF8AndSize(key, &n)
-            size += _field_size(n)
+            size += field_size(n)
         if n_payload:
-            size += _field_size(n_payload)
-        self.need(_field_size(size))
+            size += field_size(n_payload)
+        self.need(field_size(size))
         self.put_number(3 << 3 | WIRE_BYTES, size)
         if n_id:
             self.put_bytes(1, name, n_id)
