@@ -52,10 +52,16 @@ class PlaneStore(Protocol[T]):
         """Call ``watcher`` on the loop with what the writes of each group noted, in order, once it is on disk."""
         ...
 
-    def write(self, function: Callable[[T], V]) -> asyncio.Future[V]:
+    def write(self, function: Callable[[T], V], *, may_wait: bool = False) -> asyncio.Future[V]:
         """Run ``function(tables)`` in its turn; the result is there when its changes are on disk.
 
         A future that is cancelled before the function has begun keeps it from running.
+
+        Parameters
+        ----------
+        may_wait : bool
+            Whether what it changes is hardly read soon, because who wants to know of it is told: the store may write it
+            down in a way that is quicker, and where the next read takes longer.
 
         Raises
         ------

@@ -246,7 +246,8 @@ class Tasks(Views, Attempts):
                 take_along(tables)
             return ()
 
-        write = self.store.write(create)
+        # Who follows results is told of them, and does not ask.
+        write = self.store.write(create, may_wait=follower is not None)
         if take_along is not None:
             write.add_done_callback(self.scheduler.along_ended)
         return write

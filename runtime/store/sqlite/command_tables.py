@@ -80,12 +80,12 @@ class CommandTables(Tables):
         """See `runtime.store.commands.CommandRows`."""
         self._at_end = work
 
-    def flush(self) -> Sequence[Callable[[], None]]:
+    def flush(self) -> None:
         """See `Tables.flush`."""
+        super().flush()
         work, self._at_end = self._at_end, None
         if work is not None:
             work(self)
-        return super().flush()
 
     def discard(self) -> None:
         """See `Tables.discard`."""

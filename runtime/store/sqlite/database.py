@@ -13,11 +13,17 @@ from typing import ClassVar, Protocol
 
 from runtime.errors import DataLoss, Error, FailedPrecondition, ResourceExhausted, Unavailable
 from runtime.store import failpoints
+from runtime.store.sqlite.tail_log import TailFile, TailLog
 
-__all__ = ["MEMORY", "Database", "Schema", "store_error"]
+__all__ = ["LOG_SUFFIX", "MEMORY", "SET_TAIL", "Database", "Schema", "store_error"]
 
 MEMORY = ":memory:"
 """In place of a path: a store that ends with the process."""
+
+LOG_SUFFIX = ".tail"
+"""What the name of the log has behind that of the file."""
+SET_TAIL = "UPDATE tail SET number = ?"
+"""Says up to which record of the log the tables know the history."""
 
 # "TRST": what tells our files from other SQLite files.
 _APPLICATION_ID = 0x54525354
@@ -39,6 +45,11 @@ class Schema(Protocol):
     MIGRATIONS: ClassVar[Sequence[Sequence[str]]]
     """The statements that lead from each version to the next; version 0 is the empty file."""
 
+    @classmethod
+    def replay(cls, connection: sqlite3.Connection, records: Sequence[bytes]) -> None:
+        """Put into the tables what the log says that a crash has left."""
+        ...
+
 
 class Database:
     """One SQLite file, locked for this process, with all tables in the versions that this program knows.
@@ -51,6 +62,13 @@ class Database:
         The planes that have tables in it.
     connection : sqlite3.Connection, optional
         An open connection to use in place of a new one, with the content that it has (a test's disk in memory).
+    log : TailLog, optional
+        The log beside such a connection; beside a file there is always one.
+
+    Attributes
+    ----------
+    log : TailLog or None
+        What it had is in the tables.
 
     Raises
     ------
@@ -63,9 +81,14 @@ class Database:
     """
 
     def __init__(
-        self, path: Path | None, schemas: Sequence[type[Schema]], connection: sqlite3.Connection | None = None
+        self,
+        path: Path | None,
+        schemas: Sequence[type[Schema]],
+        connection: sqlite3.Connection | None = None,
+        log: TailLog | None = None,
     ) -> None:
         self.path = path
+        self.log = log if path is None else TailFile(path.with_name(path.name + LOG_SUFFIX))
         self._lock: int | None = None
         self.epoch = 0
         try:
@@ -73,7 +96,8 @@ class Database:
                 self._lock = _lock(path)
             self.writer = connection if connection is not None else self.connect()
             self._migrate(schemas)
-        except sqlite3.Error as error:
+            self._replay(schemas)
+        except (sqlite3.Error, OSError) as error:
             self.close()
             raise store_error(error, self.name) from error
         except BaseException:
@@ -127,9 +151,32 @@ class Database:
         if writer is not None and self.path is not None:
             with contextlib.suppress(sqlite3.Error):
                 writer.close()
+        if self.log is not None:
+            self.log.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _replay(self, schemas: Sequence[type[Schema]]) -> None:
+        """Have the tables know the whole history: what the log says behind that which they know."""
+        if self.log is None:
+            return
+        (known,) = self.writer.execute("SELECT number FROM tail").fetchone()
+        records = [(number, record) for number, record in self.log.records() if number > known]
+        if records:
+            known = records[-1][0]
+            self.writer.execute("BEGIN IMMEDIATE")
+            try:
+                for schema in schemas:
+                    schema.replay(self.writer, [record for _, record in records])
+                self.writer.execute(SET_TAIL, (known,))
+                failpoints.hit("store.replay")
+                self.writer.execute("COMMIT")
+            except BaseException:
+                if self.writer.in_transaction:
+                    self.writer.execute("ROLLBACK")
+                raise
+        self.log.begin(self.epoch, known)
 
     def _migrate(self, schemas: Sequence[type[Schema]]) -> None:
         writer = self.writer
@@ -144,6 +191,9 @@ class Database:
                 writer.execute("CREATE TABLE versions (plane TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID")
                 writer.execute("CREATE TABLE openings (epoch INTEGER NOT NULL)")
                 writer.execute("INSERT INTO openings VALUES (0)")
+            if writer.execute("SELECT 1 FROM sqlite_master WHERE name = 'tail'").fetchone() is None:
+                writer.execute("CREATE TABLE tail (number INTEGER NOT NULL)")
+                writer.execute("INSERT INTO tail VALUES (0)")
             versions = dict(writer.execute("SELECT plane, version FROM versions"))
             for schema in schemas:
                 self._migrate_plane(schema, versions.get(schema.PLANE, 0))

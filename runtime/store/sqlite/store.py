@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from runtime.errors import Unavailable
 from runtime.store.sqlite.database import Database, store_error
@@ -26,6 +27,35 @@ T = TypeVar("T", bound=Tables)
 # What is on the disk's way at once. Larger groups gain nothing and make the first of them wait.
 _GROUP_LIMIT = 512
 _READ_THREADS = 2
+# How long nothing is written before the tail is put into the tables; and how long the writer waits until it tries again
+# when that has failed, at first and at most.
+_SETTLE_S = 0.005
+_FIRST_AGAIN_S, _LAST_AGAIN_S = 0.05, 2.0
+# The longest that a read waits for what is being written before it.
+_LOOK_S = 5.0
+
+
+class _Look:
+    """A read that comes while something is in the log that the tables do not have."""
+
+    def __init__(self, tables: Tables, function: Callable[[Any], Any]) -> None:
+        self.tables = tables
+        self.function = function
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.is_settled = False
+        self.done = threading.Event()
+
+    def run(self, writer: GroupWriter) -> None:
+        """Have the tables know all, or read what the writer knows; between two groups."""
+        try:
+            self.is_settled = writer.settle()
+            if not self.is_settled:
+                self.value = writer.look(self.tables, self.function)
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.done.set()
 
 
 class SqliteStore:
@@ -60,8 +90,9 @@ class SqliteStore:
     ) -> None:
         self.database = Database(path, planes, connection) if database is None else database
         self._loop = asyncio.get_running_loop()
-        self._writer = GroupWriter(self.database.writer, self.database.name, self._tell)
-        self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
+        self._writer = GroupWriter(self.database.writer, self.database.name, self._tell, self.database.log)
+        self._queue: queue.SimpleQueue[Write | _Look | None] = queue.SimpleQueue()
+        self._settling: asyncio.TimerHandle | None = None
         self._closed = False
         self._pumping = False
         self._reader = self.database.reader()
@@ -94,6 +125,7 @@ class SqliteStore:
                 await asyncio.sleep(0.002)
         else:
             self._pump()
+            self._settle()
         if self._pool is not None:
             self._pool.shutdown(wait=True)
         if self.database.path is not None:
@@ -106,52 +138,91 @@ class SqliteStore:
 
     # For the planes
 
-    def write(self, tables: Tables, function: Callable[[Any], V]) -> asyncio.Future[V]:
+    def written(self, tables: type[T]) -> T:
+        """Return the tables of a plane as writes have them."""
+        found = tables.written(self.database.writer, self.database.epoch, self.database.log is not None)
+        if found.uses_log:
+            self._writer.add(found)
+        return cast(T, found)
+
+    def write(self, tables: Tables, function: Callable[[Any], V], may_wait: bool = False) -> asyncio.Future[V]:
         """See `runtime.store.store.PlaneStore`."""
         future: asyncio.Future[V] = self._loop.create_future()
         if self._closed:
             future.set_exception(Unavailable(f"{self.database.name} is closed"))
             return future
-        self._queue.put(Write(tables, function, future))
+        self._queue.put(Write(tables, function, future, may_wait))
         if self._thread is None and not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
         return future
 
-    def read(self, tables: Tables, function: Callable[[Any], V]) -> V:
-        """See `runtime.store.store.PlaneStore`."""
+    def read(self, tables: Tables, function: Callable[[Any], V], written: Tables) -> V:
+        """See `runtime.store.store.PlaneStore`.
+
+        Parameters
+        ----------
+        written : Tables
+            The tables of the same plane as writes have them.
+        """
         if self._closed:
             raise Unavailable(f"{self.database.name} is closed")
         try:
+            if written.has_tail:
+                look = self._look(written, function)
+                if look.error is not None:
+                    raise look.error
+                if not look.is_settled:
+                    return cast(V, look.value)
             # Without threads nobody writes meanwhile.
             return _snapshot(tables, function) if self._thread is not None else function(tables)
         except sqlite3.Error as error:
             raise store_error(error, self.database.name) from error
 
-    def read_in_thread(self, kind: type[Tables], function: Callable[[Any], V]) -> asyncio.Future[V]:
-        """See `runtime.store.store.PlaneStore`."""
+    def _look(self, written: Tables, function: Callable[[Any], Any]) -> _Look:
+        """Have the tables know what is in the log alone.
+
+        Raises
+        ------
+        Unavailable
+            The disk has not taken for long what was written before.
+        """
+        look = _Look(written, function)
+        if self._thread is None:
+            look.run(self._writer)
+            return look
+        self._queue.put(look)
+        if not look.done.wait(_LOOK_S):
+            raise Unavailable(
+                f"{self.database.name}: the disk has not taken for {_LOOK_S:g} s what was written last, so it cannot "
+                "be read yet"
+            )
+        return look
+
+    def read_in_thread(self, kind: type[Tables], function: Callable[[Any], V], written: Tables) -> asyncio.Future[V]:
+        """See `runtime.store.store.PlaneStore`; ``written`` as for `read`."""
         if self._thread is None or self.database.path is None:
             future: asyncio.Future[V] = self._loop.create_future()
             try:
-                future.set_result(self.read(kind(self._reader, 0), function))
+                future.set_result(self.read(kind(self._reader, 0), function, written))
             except Exception as error:
                 future.set_exception(error)
             return future
         if self._pool is None:
             self._pool = concurrent.futures.ThreadPoolExecutor(_READ_THREADS, "store-reader")
-        return self._loop.run_in_executor(self._pool, self._read_here, kind, function)
+        return self._loop.run_in_executor(self._pool, self._read_here, kind, function, written)
 
     @property
     def reader(self) -> sqlite3.Connection:
         """The connection of the loop's own reads."""
         return self._reader
 
-    def _read_here(self, kind: type[Tables], function: Callable[[Any], V]) -> V:
+    def _read_here(self, kind: type[Tables], function: Callable[[Any], V], written: Tables) -> V:
         connection = getattr(self._pool_readers, "connection", None)
         if connection is None:
             connection = self._pool_readers.connection = self.database.reader()
             self._open_readers.append(connection)
-        return self.read(kind(connection, 0), function)
+        return self.read(kind(connection, 0), function, written)
 
     def _tell(self, functions: Sequence[Callable[[], None]]) -> None:
         if self._thread is None:
@@ -160,35 +231,59 @@ class SqliteStore:
             self._loop.call_soon_threadsafe(_call_all, functions)
 
     def _write_groups(self) -> None:
-        take = self._queue.get
+        writer, again_s = self._writer, 0.0
+        take, take_now = self._queue.get, self._queue.get_nowait
+        # What was taken from the queue and comes behind the group.
+        behind: list[Write | _Look | None] = []
         while True:
-            first = take()
+            try:
+                first = behind.pop() if behind else take(True, (again_s or _SETTLE_S) if writer.has_tail else None)
+            except queue.Empty:
+                again_s = 0.0 if writer.settle() else min(max(2 * again_s, _FIRST_AGAIN_S), _LAST_AGAIN_S)
+                continue
             if first is None:
                 break
+            if isinstance(first, _Look):
+                first.run(writer)
+                continue
             group = [first]
-            try:
+            with contextlib.suppress(queue.Empty):
                 while len(group) < _GROUP_LIMIT:
-                    following = self._queue.get_nowait()
-                    if following is None:
-                        self._queue.put(None)
+                    following = take_now()
+                    if not isinstance(following, Write):
+                        behind.append(following)
                         break
                     group.append(following)
-            except queue.Empty:
-                pass
-            self._writer.run(group)
+            writer.run(group)
+        writer.settle()
+        with contextlib.suppress(queue.Empty):
+            # Those who read while the store closes.
+            while True:
+                left = take_now()
+                if isinstance(left, _Look):
+                    left.run(writer)
 
     def _pump(self) -> None:
         self._pumping = False
         group: list[Write] = []
         while not self._queue.empty() and len(group) < _GROUP_LIMIT:
             write = self._queue.get_nowait()
-            if write is not None:
+            if isinstance(write, Write):
                 group.append(write)
         if group:
             self._writer.run(group)
         if not self._queue.empty() and not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
+        if self._settling is None and self._writer.has_tail:
+            self._settling = self._loop.call_later(_SETTLE_S, self._settle)
+
+    def _settle(self) -> None:
+        """Put the tail into the tables, without threads."""
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
+        self._writer.settle()
 
 
 class SqlitePlaneStore(Generic[T]):
@@ -197,24 +292,24 @@ class SqlitePlaneStore(Generic[T]):
     def __init__(self, store: SqliteStore, tables: type[T]) -> None:
         self._store = store
         self._kind = tables
-        self._written = tables(store.database.writer, store.database.epoch)
+        self._written = store.written(tables)
         self._read = tables(store.reader, 0)
 
     def watch(self, watcher: Callable[[list[Any]], None]) -> None:
         """See `runtime.store.store.PlaneStore`."""
         self._written.watcher = watcher
 
-    def write(self, function: Callable[[T], V]) -> asyncio.Future[V]:
+    def write(self, function: Callable[[T], V], *, may_wait: bool = False) -> asyncio.Future[V]:
         """See `runtime.store.store.PlaneStore`."""
-        return self._store.write(self._written, function)
+        return self._store.write(self._written, function, may_wait)
 
     def read(self, function: Callable[[T], V]) -> V:
         """See `runtime.store.store.PlaneStore`."""
-        return self._store.read(self._read, function)
+        return self._store.read(self._read, function, self._written)
 
     def read_in_thread(self, function: Callable[[T], V]) -> asyncio.Future[V]:
         """See `runtime.store.store.PlaneStore`."""
-        return self._store.read_in_thread(self._kind, function)
+        return self._store.read_in_thread(self._kind, function, self._written)
 
 
 def _snapshot(tables: Tables, function: Callable[[Any], V]) -> V:

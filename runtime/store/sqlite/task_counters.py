@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
 
 from runtime.store.sqlite.retention_tables import RetentionTables
 from runtime.store.sqlite.task_rows import TASK_STATUS
 from runtime.tasks.model import UNFINISHED, TaskStatus
 
-__all__ = ["TaskCounters"]
+__all__ = ["COUNT", "TaskCounters"]
+
+COUNT = (
+    "INSERT INTO task_counts VALUES (?, ?, ?)"
+    " ON CONFLICT (session, status) DO UPDATE SET tasks = tasks + excluded.tasks"
+)
+"""Adds a change to the number of a session's tasks with a status: session, status and change."""
 
 
 class TaskCounters(RetentionTables):
@@ -64,16 +69,12 @@ class TaskCounters(RetentionTables):
         super().drop()
         self._counted = {}
 
-    def flush(self) -> Sequence[Callable[[], None]]:
+    def flush(self) -> None:
+        super().flush()
         if self._kept_counts:
             changes = [(session, status, change) for (session, status), change in self._kept_counts.items() if change]
             self._kept_counts = {}
-            self._many(
-                "INSERT INTO task_counts VALUES (?, ?, ?)"
-                " ON CONFLICT (session, status) DO UPDATE SET tasks = tasks + excluded.tasks",
-                changes,
-            )
-        return super().flush()
+            self._many(COUNT, changes)
 
     def discard(self) -> None:
         super().discard()

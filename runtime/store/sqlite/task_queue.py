@@ -157,6 +157,8 @@ class TaskQueue(TaskCounters):
             self._write_some(list(self._taken.values()))
 
     def _write_some(self, tasks: Sequence[TaskRow]) -> None:
+        if not tasks:
+            return
         self._many(
             "UPDATE tasks SET status = 3, owner = ?, started = NULL, fence = ? WHERE number = ?",
             [(task.owner, task.fence, task.number) for task in tasks],

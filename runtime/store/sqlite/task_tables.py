@@ -101,7 +101,23 @@ class SqliteTaskTables(TaskQueries):
     """The rows of the task plane in SQLite."""
 
     PLANE: ClassVar[str] = "tasks"
-    MIGRATIONS: ClassVar[Sequence[Sequence[str]]] = (_SCHEMA, RETENTION_SCHEMA, OPTION_USES_SCHEMA)
+    # The last one is empty: from there on the newest tasks may be in the log beside the file alone, and who does not
+    # know of that must not open it.
+    MIGRATIONS: ClassVar[Sequence[Sequence[str]]] = (_SCHEMA, RETENTION_SCHEMA, OPTION_USES_SCHEMA, ())
+
+    @classmethod
+    def written(cls, connection: sqlite3.Connection, epoch: int, has_log: bool) -> SqliteTaskTables:
+        if not has_log:
+            return cls(connection, epoch)
+        from runtime.store.sqlite.tailed_tables import TailedTaskTables
+
+        return TailedTaskTables(connection, epoch)
+
+    @classmethod
+    def replay(cls, connection: sqlite3.Connection, records: Sequence[bytes]) -> None:
+        from runtime.store.sqlite.tailed_tables import replay
+
+        replay(connection, records)
 
     def __init__(self, connection: sqlite3.Connection, epoch: int) -> None:
         super().__init__(connection, epoch)
@@ -111,7 +127,8 @@ class SqliteTaskTables(TaskQueries):
     # Creation
 
     def insert_specs(self, rows: Iterable[SpecRow]) -> None:
-        kept, ready = self._new_specs, self._ready or ()
+        rows = list(rows)
+        self._keep_specs(rows)
         for common, some in itertools.groupby(rows, _SPEC_COMMON):
             plain, others = [], []
             for row in some:
@@ -119,13 +136,18 @@ class SqliteTaskTables(TaskQueries):
                 if payload.ref is None:
                     data = payload.data
                     plain.append((number, keys_text(keys), keys_text(dependencies), data, len(data)))
-                    if number in ready and len(data) <= _SMALL_BYTES:
-                        kept[number] = row
                 else:
                     columns = value_columns(payload)
                     others.append((number, keys_text(keys), keys_text(dependencies), *columns))
             insert(self.connection, "specs", _PLAIN_SPEC, common, plain)
             insert(self.connection, "specs", _SPEC, common, others)
+
+    def _keep_specs(self, rows: Iterable[SpecRow]) -> None:
+        """Keep what those need that are about to be acquired."""
+        kept, ready = self._new_specs, self._ready or ()
+        for row in rows:
+            if row.number in ready and row.payload.ref is None and len(row.payload.data) <= _SMALL_BYTES:
+                kept[row.number] = row
 
     def insert_tasks(self, rows: Sequence[TaskRow]) -> None:
         try:
@@ -263,9 +285,12 @@ class SqliteTaskTables(TaskQueries):
             for start in range(0, len(numbers), MANY):
                 some = numbers[start : start + MANY]
                 self._execute(f"{end} IN ({marks(some)})", (ended_s, started_s, *some))
-            self._forget_taken(numbers)
-            for number in numbers:
-                self._new_specs.pop(number, None)
+            self._are_ended(numbers)
+
+    def _are_ended(self, numbers: Sequence[int]) -> None:
+        self._forget_taken(numbers)
+        for number in numbers:
+            self._new_specs.pop(number, None)
 
     def fill_results(self, status: ResultStatus, rows: Sequence[tuple[int, str, int, bytes]]) -> int:
         filled = f"UPDATE results SET status = {int(status)}, data = ?1, size = ?2 WHERE"

@@ -7,12 +7,13 @@ import contextlib
 import functools
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar
 
 from runtime.errors import Error, Unavailable
 from runtime.store import failpoints
-from runtime.store.sqlite.database import store_error
+from runtime.store.sqlite.database import SET_TAIL, store_error
+from runtime.store.sqlite.tail_log import TailLog
 
 __all__ = ["Effects", "GroupWriter", "Tables", "Write"]
 
@@ -43,6 +44,22 @@ class Tables:
 
     PLANE: ClassVar[str]
     MIGRATIONS: ClassVar[Sequence[Sequence[str]]]
+
+    may_wait = False
+    """Whether what the write does that runs now may be in the log for a moment and not in the tables."""
+    has_tail = False
+    """Whether something is durable in the log that the tables do not have."""
+    uses_log = False
+    """Whether there are changes that can be recorded in the log."""
+
+    @classmethod
+    def written(cls, connection: sqlite3.Connection, epoch: int, has_log: bool) -> Tables:
+        """Return the tables as writes have them."""
+        return cls(connection, epoch)
+
+    @classmethod
+    def replay(cls, connection: sqlite3.Connection, records: Sequence[bytes]) -> None:
+        """Put into the tables what the log says that a crash has left; see `record`."""
 
     def __init__(self, connection: sqlite3.Connection, epoch: int) -> None:
         self.connection = connection
@@ -83,8 +100,11 @@ class Tables:
         """A write has failed: forget what it left in memory."""
         del self._noted[self._kept_notes :]
 
-    def flush(self) -> Sequence[Callable[[], None]]:
-        """Write what is in memory, once before the group is committed; return what tells of it afterwards."""
+    def flush(self) -> None:
+        """Write what is in memory, once before the group is committed to the tables."""
+
+    def told(self) -> Sequence[Callable[[], None]]:
+        """Return what tells of the group once it is on disk."""
         noted, self._noted, self._kept_notes = self._noted, [], 0
         if not noted or self.watcher is None:
             return ()
@@ -92,6 +112,18 @@ class Tables:
 
     def committed(self) -> None:
         """The group is on disk."""
+
+    # For those that use the log
+
+    def record(self) -> bytes | None:
+        """Return what the log needs to know of the group, when the tables were not changed; None if it cannot."""
+        return None
+
+    def logged(self) -> None:
+        """The record of the group is durable; `committed` is called next."""
+
+    def settle(self) -> None:
+        """Put everything into the tables that is in the log alone, unless that was done in this transaction."""
 
     def discard(self) -> None:
         """The group was undone: forget everything that is in memory."""
@@ -101,10 +133,13 @@ class Tables:
 class Write:
     """One function that waits for its turn."""
 
-    __slots__ = ("error", "function", "future", "tables", "value")
+    __slots__ = ("error", "function", "future", "may_wait", "tables", "value")
 
-    def __init__(self, tables: Tables, function: Callable[[Any], Any], future: asyncio.Future[Any]) -> None:
+    def __init__(
+        self, tables: Tables, function: Callable[[Any], Any], future: asyncio.Future[Any], may_wait: bool = False
+    ) -> None:
         self.tables = tables
+        self.may_wait = may_wait
         self.function = function
         self.future = future
         self.value: Any = None
@@ -123,6 +158,9 @@ class Write:
 class GroupWriter:
     """Runs groups on one connection, in whatever thread calls it.
 
+    A group that changes nothing in the tables, because these keep the little that it does in their tail, is durable by
+    a record of the log. Every other one is committed to the tables, and the tail with it.
+
     Parameters
     ----------
     connection : sqlite3.Connection
@@ -131,14 +169,32 @@ class GroupWriter:
         Of the file, for messages.
     tell : callable
         Takes a list of functions and calls them on the loop, in order, after all that it was given before.
+    log : TailLog, optional
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, name: str, tell: Callable[[Sequence[Callable[[], None]]], None]
+        self,
+        connection: sqlite3.Connection,
+        name: str,
+        tell: Callable[[Sequence[Callable[[], None]]], None],
+        log: TailLog | None = None,
     ) -> None:
         self._connection = connection
         self._name = name
         self._tell = tell
+        self._log = log
+        self._tailed: list[Tables] = []
+        # Whether the log may have a record that nobody was told of: it is void when the tables say that they know it.
+        self._is_doubtful = False
+
+    @property
+    def has_tail(self) -> bool:
+        """Whether something is durable in the log that the tables do not have. From any thread."""
+        return any(tables.has_tail for tables in self._tailed)
+
+    def add(self, tables: Tables) -> None:
+        """Take the tables of a plane that uses the log."""
+        self._tailed.append(tables)
 
     def run(self, group: Sequence[Write]) -> None:
         """Run the writes of a group and commit them; every one's caller is told. Never raises for a failing disk."""
@@ -149,29 +205,31 @@ class GroupWriter:
         before: list[Callable[[], None]] = []
         touched = {write.tables for write in group}
         try:
-            failpoints.hit("store.begin")
-            execute("BEGIN IMMEDIATE")
+            self._begin()
+            num_changes = self._connection.total_changes
             alone = len(group) == 1
             for write in group:
                 if write.future.cancelled():
                     continue
-                effects = write.tables.effects = Effects()
+                tables = write.tables
+                effects = tables.effects = Effects()
+                tables.may_wait = write.may_wait
                 if not alone:
                     execute("SAVEPOINT one")
                 try:
-                    write.value = write.function(write.tables)
+                    write.value = write.function(tables)
                 except Exception as error:
-                    write.tables.drop()
+                    tables.drop()
                     if isinstance(error, sqlite3.Error) or not self._connection.in_transaction:
                         raise
                     write.error = error
                     execute("ROLLBACK" if alone else "ROLLBACK TO one")
                     if alone:
-                        write.tables.discard()
+                        tables.discard()
                         self._tell([write.tell])
                         return
                 else:
-                    write.tables.keep()
+                    tables.keep()
                     before += effects.before
                     after += effects.after
                     rollback += effects.rollback
@@ -179,23 +237,20 @@ class GroupWriter:
                     execute("RELEASE one")
                 done.append(write)
                 failpoints.hit("store.write")
-            noted = [effect for tables in touched for effect in tables.flush()]
+            record = self._record(touched) if self._connection.total_changes == num_changes else None
+            if record is None:
+                self._settle(touched)
+            noted = [effect for tables in touched for effect in tables.told()]
             if before:
                 self._tell(before)
             failpoints.hit("store.commit.before")
-            execute("COMMIT")
-            failpoints.hit("store.commit.after")
-            for tables in touched:
-                tables.committed()
-        except Exception as error:
-            self._undo()
-            for tables in touched:
-                tables.discard()
-            failure = error if isinstance(error, Error) else store_error(error, self._name)
-            if not isinstance(error, (sqlite3.Error, OSError, Error)):
-                logger.exception("a group of writes failed")
+            if record is None:
+                self._commit(touched)
             else:
-                logger.error("a group of writes failed: %s", failure)
+                self._append(record, touched)
+            failpoints.hit("store.commit.after")
+        except Exception as error:
+            failure = self._failed(error, touched, "a group of writes failed")
             for write in group:
                 # Those that failed by themselves keep their own error.
                 if write.error is None:
@@ -210,6 +265,93 @@ class GroupWriter:
         for write in group:
             write.error = Unavailable(f"{self._name} is closed")
         self._tell([write.tell for write in group])
+
+    # The tail
+
+    def settle(self) -> bool:
+        """Put the tail into the tables and commit that; tell whether it is there. Between two groups."""
+        if not self.has_tail:
+            return True
+        try:
+            self._begin()
+            self._settle(())
+            failpoints.hit("store.tail.settle")
+            self._commit(())
+        except Exception as error:
+            self._failed(error, (), "the newest tasks could not be put into their tables")
+            return False
+        return True
+
+    def look(self, tables: Tables, function: Callable[[Any], Any]) -> Any:
+        """Return ``function(tables)`` with the tail in the tables, whether the disk takes it or not."""
+        try:
+            self._begin()
+            self._settle(())
+            return function(tables)
+        finally:
+            self._undo()
+            for one in self._tailed:
+                one.discard()
+
+    def _begin(self) -> None:
+        failpoints.hit("store.begin")
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN IMMEDIATE")
+
+    def _record(self, touched: Iterable[Tables]) -> bytes | None:
+        """Return the record by which a group is durable; empty if there is nothing in it, None if none will do."""
+        if self._log is None or self._is_doubtful:
+            return None
+        parts = []
+        for tables in touched:
+            part = tables.record() if tables.uses_log else None
+            if part is None:
+                return None
+            parts.append(part)
+        record = b"".join(parts)
+        return record if not record or self._log.has_room(len(record)) else None
+
+    def _append(self, record: bytes, touched: Iterable[Tables]) -> None:
+        assert self._log is not None
+        if record:
+            # Until it is there for sure: it is void if the disk fails, and what comes next must not count on it.
+            self._is_doubtful = True
+            self._log.append(record)
+            self._is_doubtful = False
+        for tables in touched:
+            tables.logged()
+            tables.committed()
+        if not self.has_tail:
+            self._connection.execute("COMMIT")  # of nothing
+
+    def _settle(self, touched: Iterable[Tables]) -> None:
+        """Have everything in the tables that is to be committed."""
+        if self._log is not None and (self._is_doubtful or self.has_tail):
+            for tables in self._tailed:
+                tables.settle()
+            self._connection.execute(SET_TAIL, (self._log.last,))
+        for tables in touched:
+            tables.flush()
+
+    def _commit(self, touched: Collection[Tables]) -> None:
+        self._connection.execute("COMMIT")
+        for tables in {*touched, *self._tailed}:
+            tables.committed()
+        if self._log is not None:
+            self._log.restart()
+            self._is_doubtful = False
+
+    def _failed(self, error: Exception, touched: Collection[Tables], what: str) -> Error:
+        """Undo a transaction and return the error for it."""
+        self._undo()
+        for tables in {*touched, *self._tailed}:
+            tables.discard()
+        failure = error if isinstance(error, Error) else store_error(error, self._name)
+        if not isinstance(error, (sqlite3.Error, OSError, Error)):
+            logger.error("%s", what, exc_info=error)
+        else:
+            logger.error("%s: %s", what, failure)
+        return failure
 
     def _undo(self) -> None:
         # SQLite has undone the transaction by itself after some errors.

@@ -123,6 +123,7 @@ class Record:
     def check_counters(self) -> None:
         """Check what must hold at any time."""
         tables = SqliteTaskTables(self._disk.connection, 0)
+        # What is in the log alone is counted when a server takes it up.
         assert tables.all_counts() == tables.recount(), "the counters differ from a recount"
         query = (
             "SELECT digest, count(*) FROM (SELECT digest FROM specs UNION ALL SELECT digest FROM results)"

@@ -6,13 +6,15 @@ import asyncio
 import functools
 import random
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 from runtime.errors import Unavailable
+from runtime.store import failpoints
 from runtime.store.sqlite.database import Database
 from runtime.store.sqlite.object_tables import ObjectTables
 from runtime.store.sqlite.store import SqliteStore
+from runtime.store.sqlite.tail_log import LOG_BYTES
 from runtime.store.sqlite.task_tables import SqliteTaskTables
 from runtime.tasks.delays import RetryDelay
 from runtime.tasks.tasks import Limits, Tasks
@@ -38,8 +40,38 @@ def _disk() -> tuple[sqlite3.Connection, str]:
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=256)
     Database(None, PLANES, connection)
     names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    emptied = [f"DELETE FROM {name};" for name in names if name not in ("versions", "openings")]
-    return connection, "".join(["BEGIN;", *emptied, "UPDATE openings SET epoch = 1;", "COMMIT;"])
+    emptied = [f"DELETE FROM {name};" for name in names if name not in ("versions", "openings", "tail")]
+    reset = ["UPDATE openings SET epoch = 1;", "UPDATE tail SET number = 0;"]
+    return connection, "".join(["BEGIN;", *emptied, *reset, "COMMIT;"])
+
+
+class Log:
+    """The log beside the tables: what was appended is there, whatever happens then."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self._records: list[tuple[int, bytes]] = []
+
+    def begin(self, epoch: int, last: int) -> None:
+        self.last = last
+        self._records.clear()
+
+    def has_room(self, nbytes: int) -> bool:
+        return sum(len(record) for _, record in self._records) + nbytes <= LOG_BYTES
+
+    def append(self, record: bytes) -> None:
+        self.last += 1
+        failpoints.hit("store.tail.append")
+        self._records.append((self.last, record))
+
+    def restart(self) -> None:
+        self._records.clear()
+
+    def records(self) -> Iterator[tuple[int, bytes]]:
+        yield from list(self._records)
+
+    def close(self) -> None:
+        pass
 
 
 class Disk:
@@ -50,6 +82,7 @@ class Disk:
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
         self.connection.executescript(empty)
+        self.log = Log()
         self.objects: dict[bytes, bytes] = {}
 
     @property
@@ -68,7 +101,8 @@ class GroupingStore(SqliteStore):
     """
 
     def __init__(self, disk: Disk, chance: random.Random, told: Callable[[], None]) -> None:
-        super().__init__(None, PLANES, threads=False, connection=disk.connection)
+        database = Database(None, PLANES, disk.connection, disk.log)
+        super().__init__(None, PLANES, threads=False, database=database)
         self._chance = chance
         self._told = told
 
@@ -86,8 +120,9 @@ class GroupingStore(SqliteStore):
 class Server:
     """One life of the server, from its start to a crash or the end."""
 
-    def __init__(self, disk: Disk, limits: Limits, chance: random.Random) -> None:
+    def __init__(self, disk: Disk, limits: Limits, chance: random.Random, crashed: Callable[[], None]) -> None:
         self.store = GroupingStore(disk, chance, self._check_nobody_sleeps)
+        self._crashed = crashed
         self.objects = MemoryObjects(disk.objects)
         now_s = asyncio.get_running_loop().time
         self.tasks = Tasks(self.store.plane(SqliteTaskTables), self.objects, limits, now_s=now_s)
@@ -110,7 +145,9 @@ class Server:
         store: Any = self.store
         while not store._queue.empty():
             store._queue.get()
-        store.write = lambda tables, function: asyncio.get_event_loop().create_future()
+        store.write = lambda *arguments: asyncio.get_event_loop().create_future()
+        if store._settling is not None:
+            store._settling.cancel()
         tasks: Any = self.tasks
         tasks.leases.close()
         tasks.retention.close()
@@ -142,11 +179,15 @@ class Server:
         except asyncio.CancelledError:
             if not self.gone.is_set() or call.uncancel():
                 raise
+        except Crash:
+            # In what the call itself had to do at once; the caller lives on.
+            del self._calls[call]
+            self._crashed()
         else:
             if not self.gone.is_set():
                 return answer
         finally:
-            del self._calls[call]
+            self._calls.pop(call, None)
         # Calls that go away leave something to be done, which nobody does any more.
         self._stop_background()
         raise Unavailable("connection reset")

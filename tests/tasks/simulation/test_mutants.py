@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from runtime.store.sqlite import writer
+from runtime.store.sqlite.store import SqliteStore, _Look
 from runtime.store.sqlite.task_tables import SqliteTaskTables
 from runtime.store.sqlite.writer import Tables
 from runtime.tasks import cancellation, endings, propagation, retries, transitions
@@ -16,6 +18,7 @@ from runtime.tasks.leases import LeaseTable
 from runtime.tasks.model import TaskRow, TaskStatus
 from runtime.tasks.tasks import Tasks
 from runtime.tasks.waiting import Waiting
+from tests.tasks.simulation.server import Log
 from tests.tasks.simulation.world import run_seeds
 
 # Most are found by one of the first dozen, the rarest by one in three hundred.
@@ -132,6 +135,25 @@ def take_options_that_others_refer_to(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SqliteTaskTables, "_leave_options", rob)
 
 
+def read_without_the_tail(patch: pytest.MonkeyPatch) -> None:
+    def look(self: SqliteStore, written: Tables, function: Callable[[Any], Any]) -> Any:
+        found = _Look(written, function)
+        found.is_settled = True
+        return found
+
+    patch.setattr(SqliteStore, "_look", look)
+
+
+def take_up_nothing_of_the_log(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Log, "records", lambda self: iter(()))
+
+
+def take_up_twice_what_the_tables_know(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Log, "restart", _nothing)
+    patch.setattr(Log, "begin", _nothing)
+    patch.setattr(writer, "SET_TAIL", "UPDATE tail SET number = 0 * ?")
+
+
 @pytest.mark.parametrize(
     "mutant",
     [
@@ -150,6 +172,9 @@ def take_options_that_others_refer_to(patch: pytest.MonkeyPatch) -> None:
         tell_nobody_who_waits,
         keep_options_that_nobody_refers_to,
         take_options_that_others_refer_to,
+        read_without_the_tail,
+        take_up_nothing_of_the_log,
+        take_up_twice_what_the_tables_know,
     ],
     ids=lambda mutant: mutant.__name__,
 )

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from runtime.errors import Error, FailedPrecondition, NotFound, Unavailable
 from runtime.objects.value import Value
 from runtime.store import failpoints
+from runtime.tasks.creation import Refused
 from runtime.tasks.filters import TaskFilter
 from runtime.tasks.leases import Lease, LeaseLost
 from runtime.tasks.model import TERMINAL, FailureKind, TaskOptions, TaskRequest, TaskStatus
@@ -30,7 +31,7 @@ from tests.tasks.simulation.server import DELAY, LIMITS, Crash, Disk, Server
 V = TypeVar("V")
 
 CRASH_POINTS = (
-    "store.begin", "store.write", "store.commit.before", "store.commit.after",
+    "store.begin", "store.write", "store.commit.before", "store.commit.after", "store.tail.append", "store.tail.settle",
     "objects.rename", "objects.sync_folder", "objects.remove", "objects.arena.write", "objects.arena.sync",
 )  # fmt: skip
 
@@ -55,7 +56,7 @@ class World:
 
     async def run(self) -> None:
         """Live through the seed's story, and check that it ended well."""
-        self.server = Server(self.disk, self.limits, self.random)
+        self.server = Server(self.disk, self.limits, self.random, self.crashed)
         await self._boot()
         story = asyncio.current_task()
         assert story is not None
@@ -101,7 +102,7 @@ class World:
             while self.server.gone.is_set():
                 await asyncio.sleep(self.random.uniform(0.0, 0.5))
                 self.record.check_counters()
-                self.server = Server(self.disk, self.limits, self.random)
+                self.server = Server(self.disk, self.limits, self.random, self.crashed)
                 if self.random.random() < 0.2 and self.num_crashes < 3:
                     # It may well die again while it takes up what it finds.
                     self._set_crash(most=2)
@@ -174,9 +175,10 @@ class World:
 
         async def create(tasks: Tasks) -> tuple[str, ...]:
             payloads = await _written(tasks, {request.id: request.payload.data for request in requests})
-            return await tasks.create_tasks(
-                session, [request._replace(payload=payloads[request.id]) for request in requests], options
-            )
+            written = [request._replace(payload=payloads[request.id]) for request in requests]
+            if any(payload.ref is not None for payload in payloads.values()):
+                return await tasks.create_tasks(session, written, options)
+            return await self._submit(tasks, session, written, options)
 
         is_first = True
         while True:
@@ -192,6 +194,20 @@ class World:
             assert not offending or (not is_first and len(offending) == len(requests)), offending
             self.record.note_created(session, requests)
             return
+
+    async def _submit(
+        self, tasks: Tasks, session: str, requests: list[TaskRequest], options: TaskOptions | None
+    ) -> tuple[str, ...]:
+        """Create as a stream of submissions does, which is told of the results."""
+        follower = tasks.follower(lambda: None)
+        follower.expect(sum(len(request.expected_keys) for request in requests))
+        try:
+            await tasks.submit(session, requests, options, follower, None)
+        except Refused as refused:
+            return refused.ids
+        finally:
+            follower.leave()
+        return ()
 
     async def _clash(self, session: str, known: TaskRequest) -> None:
         """Ask for a task that there is and for one that there is not, twice at once: nothing of it may be made."""
@@ -315,12 +331,17 @@ class World:
                 await asyncio.sleep(self.random.expovariate(3.0))
                 await self._haunt(tasks, ghost, {})
             return
+        is_quick = chance() < 0.3
         await lease.start()
         contents = {
             key: b"%s %s" % (self._large(), f"{lease.task.id}:{key}".encode()) for key in lease.task.expected_keys
         }
         payload = [piece async for piece in lease.read_payload(1 << 20)]
         self.record.check_input(lease, b"".join(payload))
+        if is_quick and not lease.is_cancelled:
+            await tasks.succeed_all([(lease, {key: Value(content) for key, content in contents.items()})])
+            await self._note_success(tasks, lease, contents)
+            return
         await asyncio.sleep(self.random.expovariate(5.0))
         await self._ask_for_subtasks(tasks, lease, contents)
         if not self.calm:
@@ -402,6 +423,9 @@ class World:
             self._together = None
             await tasks.succeed_all(ended)
             written.set_result(None)
+        await self._note_success(tasks, lease, contents)
+
+    async def _note_success(self, tasks: Tasks, lease: Lease, contents: dict[str, bytes]) -> None:
         if not lease.is_lost and (await tasks.task_statuses([lease.task.id]))[lease.task.id] is TaskStatus.COMPLETED:
             self.record.note_committed(lease, contents)
 
