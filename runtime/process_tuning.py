@@ -21,6 +21,9 @@ _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 # The largest multiple of a page that the int argument of mallopt holds.
 _NEVER = 0x7FFFF000
+# What `keep_medium_blocks` takes for medium, and keeps at the end of each heap.
+_MEDIUM_BYTES, _KEPT_BYTES = 16 << 20, 64 << 20
+_MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 # gRPC's event engine adds a thread hop to every call: without it a small call to a server takes 0.82 of the time
 # (10th percentile). The names are internal to grpcio, so only versions in which this was measured and tested.
@@ -55,6 +58,23 @@ def tune_malloc() -> bool:
     done = bool(mallopt(_M_ARENA_MAX, 1)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
     # glibc before 2.35 refuses thresholds above 32 MiB; no mmap at all has the same effect there.
     return done and (bool(mallopt(_M_MMAP_THRESHOLD, _NEVER)) or bool(mallopt(_M_MMAP_MAX, 0)))
+
+
+def keep_medium_blocks() -> bool:
+    """Make the allocator keep blocks of some megabytes when they are freed, for the next one of their kind.
+
+    A worker reads one payload after the other. Each would come fresh from the kernel otherwise, and touching its pages
+    takes longer than reading it. Arenas stay as they are, and so does what is larger.
+
+    Returns
+    -------
+    bool
+        False where the C library has no mallopt, or the environment says what it is to do; nothing was changed.
+    """
+    mallopt = getattr(_libc(), "mallopt", None)
+    if mallopt is None or any(name in os.environ for name in _MALLOC_VARIABLES):
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, _MEDIUM_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))
 
 
 def tune_blas() -> bool:

@@ -128,8 +128,11 @@ def _supervise(options: argparse.Namespace, settings: Settings, servers: list[tu
 
 def _serve(options: argparse.Namespace, settings: Settings, servers: list[tuple[str, Access]]) -> int:
     """Be one of the processes."""
+    from runtime import process_tuning
     from runtime.edge import loops
     from runtime.tasks.worker.function import load
+
+    process_tuning.keep_medium_blocks()
 
     worker = load(options.function)
 

@@ -67,6 +67,23 @@ print(kept > 60 << 20, resident() - before < 8 << 20)
     assert run(script) == "True True"
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_blocks_of_some_megabytes_are_kept_unless_the_environment_says_otherwise() -> None:
+    script = """
+import os, resource
+from runtime import process_tuning as p
+print(p.keep_medium_blocks())
+bytearray(4 << 20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(50):
+    block = bytearray(4 << 20)
+    del block
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1100)
+"""
+    assert run(script).split() == ["True", "True"]
+    assert run(script, MALLOC_TRIM_THRESHOLD_="131072", MALLOC_MMAP_THRESHOLD_="131072").split() == ["False", "False"]
+
+
 def test_blas_works_in_the_calling_thread_alone() -> None:
     script = (
         "import os; from runtime import process_tuning as p\n"

@@ -452,6 +452,8 @@ class BatchRunner:
             if entry.given.is_announced:
                 self._announce(entry)
             self._run(entry)
+            # The next one is read into the same memory.
+            entry.payload, entry.dependencies = b"", {}
         with self._lock:
             slot.entry = None
             if slot.is_interrupted:
