@@ -21,13 +21,15 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from runtime._ext.value_writer import write_values
 from runtime.objects.extents import PAGE_BYTES, Extents, paged
 from runtime.objects.head import HEAD_BYTES, proof_of, write_head
+from runtime.objects.locks import Locks
 from runtime.objects.recent import Content
 from runtime.objects.value import ObjectRef, PlacesFile
+from runtime.objects.withheld import Withheld
 from runtime.store import failpoints
 
 __all__ = ["ARENA_BYTES", "KEY_BYTES", "Arena", "place_of"]
@@ -96,10 +98,12 @@ class Arena:
         self._is_syncing = False
         self._num_failed = 0
         self._failed_errno = errno.EIO
-        self._is_open = False
+        self._is_open = self._is_closed = False
         # Of the value that was named last. The next start begins anywhere else.
         self._number = secrets.randbits(64)
-        self._writing: set[asyncio.Future[list[ObjectRef | None]]] = set()
+        self._writing: set[asyncio.Future[Any]] = set()
+        self._withheld = Withheld(lambda place, nbytes: self._extents.give_back(place, nbytes))
+        self.locks = Locks()
 
     def open(self, places: Iterable[tuple[bytes, int]]) -> None:
         """Take up the file: what lies at these places stays, everything else is free.
@@ -113,10 +117,16 @@ class Arena:
         """
         self._sizes = dict(places)
         size = self.path.stat().st_size if self.path.exists() else 0
+        # A client of the server before, frozen or cut off, may still be writing where that had it write.
+        try:
+            are_others_writing = size > 0 and self._are_others_writing()
+        except OSError as error:
+            logger.error("values get files of their own: %s cannot be opened: %s", self.path, error)
+            self._limit_bytes, are_others_writing = 0, False
         used = [(0, HEAD_BYTES), *((place_of(key), paged(nbytes)) for key, nbytes in self._sizes.items())]
         last = max(place + nbytes for place, nbytes in used)
         kept = max(last, min(size, _STEP_BYTES, self._limit_bytes))
-        if kept < size:
+        if kept < size and not are_others_writing and self._limit_bytes:
             # Where nothing lies behind the last value any more, the disk has its space back.
             os.truncate(self.path, kept)
             size = kept
@@ -126,6 +136,11 @@ class Arena:
         except ValueError as error:
             logger.error("values get files of their own: %s: %s", self.path, error)
             self._limit_bytes = 0
+        if are_others_writing and self._limit_bytes:
+            logger.warning("%s: clients of the last server hold locks; new values lie behind the others", self.path)
+            free, end = self._extents.all(), self._extents.end
+            self._extents = Extents.without([(0, end)], end)
+            self.withhold(free, self.locks.are_old_held)
         self._is_open = True
 
     @property
@@ -193,6 +208,8 @@ class Arena:
 
     async def close(self) -> None:
         """Wait for what is being written."""
+        self._is_closed = True
+        self._withheld.close()
         if self._growing is not None:
             await asyncio.wait([self._growing])
         while self._writing:
@@ -201,7 +218,85 @@ class Arena:
             os.close(self._file)
             self._file = None
 
+    # For those who lend places to others
+
+    @property
+    def can_lend(self) -> bool:
+        """Whether there is a file, or may be one, in which others could be lent places."""
+        return self._is_open and not self._is_closed and self._limit_bytes > 0
+
+    @property
+    def limit_bytes(self) -> int:
+        """How large the file gets at most."""
+        return self._limit_bytes
+
+    @property
+    def num_failed(self) -> int:
+        """Syncs that have failed: what was written before one of them, and not synced before, is lost."""
+        return self._num_failed
+
+    @property
+    def withheld_bytes(self) -> int:
+        """What is not given to anybody, because somebody who is gone may still be writing there."""
+        return self._withheld.nbytes
+
+    async def made(self) -> int:
+        """Return the file, made if need be."""
+        return await self._in_thread(self._opened) if self._file is None else self._file
+
+    async def take(self, nbytes: int) -> int | None:
+        """Return a place of so many bytes, whole pages; None when there is no room."""
+        return await self._take(nbytes) if self.can_lend else None
+
+    async def named(self, places: Sequence[tuple[int, int, int]], num_failed: int) -> list[ObjectRef]:
+        """Make what others have written to places durable, and return names for it.
+
+        Parameters
+        ----------
+        places : sequence of (int, int, int)
+            Place, bytes and checksum of each.
+        num_failed : int
+            What `num_failed` was when they got the places.
+
+        Raises
+        ------
+        OSError
+            The disk fails, or has failed since then.
+        """
+        if self._num_failed == num_failed:
+            await self._synced()
+        if self._num_failed != num_failed:
+            raise OSError(self._failed_errno, "a sync of the disk failed while this was written")
+        return [ObjectRef(self._name(place, nbytes), nbytes, checksum) for place, nbytes, checksum in places]
+
+    def keep(self, work: asyncio.Future[Any]) -> None:
+        """Have `close` wait for work."""
+        self._writing.add(work)
+        work.add_done_callback(self._writing.discard)
+
+    def withhold(
+        self, extents: Iterable[tuple[int, int]], is_locked: Callable[[int], bool], done: Callable[[], object] = bool
+    ) -> None:
+        """Have extents again, and call ``done``, when ``is_locked`` says of the file that nobody holds a lock there."""
+        self._withheld.add(extents, lambda: not is_locked(self._opened()), done)
+
     # Writing
+
+    def _are_others_writing(self) -> bool:
+        file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return self.locks.begin(file)
+        except OSError:
+            return False  # there are no such locks in this file system, so nobody was ever lent a place
+        finally:
+            os.close(file)
+
+    def _name(self, place: int, nbytes: int) -> bytes:
+        """Return the name of a value that is there from now on."""
+        self._number = self._number + 1 & _NUMBERS
+        key = place.to_bytes(8, "big") + self._number.to_bytes(8, "big")
+        self._sizes[key] = nbytes
+        return key
 
     async def _put(self, contents: Sequence[Content]) -> list[ObjectRef | None]:
         places: list[tuple[int, int] | None] = []
@@ -235,10 +330,7 @@ class Arena:
             if at is None:
                 found.append(None)
                 continue
-            self._number = self._number + 1 & _NUMBERS
-            key = at[0].to_bytes(8, "big") + self._number.to_bytes(8, "big")
-            self._sizes[key] = at[1]
-            found.append(ObjectRef(key, at[1], next(checksums)))
+            found.append(ObjectRef(self._name(*at), at[1], next(checksums)))
         return found
 
     def _abandoned(self, work: asyncio.Future[list[ObjectRef | None]]) -> None:
@@ -249,6 +341,8 @@ class Arena:
 
     async def _take(self, nbytes: int) -> int | None:
         while (place := self._extents.take(nbytes)) is None:
+            if self._withheld.look():
+                continue
             growing = self._growing or self._begin_to_grow(nbytes)
             if growing is None:
                 return None

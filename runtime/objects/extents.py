@@ -65,6 +65,10 @@ class Extents:
             found._insert(at, end - at)
         return found
 
+    def all(self) -> list[tuple[int, int]]:
+        """Return place and size of every free extent."""
+        return list(self._sizes.items())
+
     def grow(self, nbytes: int) -> None:
         """Manage so many bytes more, behind the end."""
         start, self.end = self.end, self.end + nbytes

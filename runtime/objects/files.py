@@ -25,6 +25,7 @@ from runtime._ext.chunks import cut_with_checksum
 from runtime._ext.crc32c import crc32c
 from runtime.errors import DataLoss, Error, ResourceExhausted, Unavailable
 from runtime.objects.arena import ARENA_BYTES, KEY_BYTES, Arena
+from runtime.objects.lending import Lender, Lending
 from runtime.objects.recent import Content, Recent
 from runtime.objects.value import DIGEST_BYTES, ObjectRef, PlacesFile, Value
 from runtime.store import failpoints
@@ -80,6 +81,7 @@ class FileObjects:
         self.inline_bytes = inline_bytes
         self.recent = Recent(_RECENT_BYTES)
         self.arena = Arena(folder / ARENA_NAME, arena_bytes, self.in_thread)
+        self.lender = Lender(self.arena)
         self._gathered_bytes = 0
         self.put_bytes = 0
         self._put_ended: list[asyncio.Future[None]] = []
@@ -155,6 +157,34 @@ class FileObjects:
     def places_file(self) -> PlacesFile | None:
         """Return the file of medium values, if there is one already."""
         return self.arena.file()
+
+    async def begin_lending(self) -> Lending | None:
+        """Return what a process of this machine is lent that writes values itself: nothing so far."""
+        return await self.lender.begin()
+
+    async def lend(self, lending: Lending, sizes: Sequence[int]) -> list[int]:
+        """Lend a place for each of these values; 0 for those that are no medium ones, or for which there is no room."""
+        wanted = [nbytes for nbytes in sizes if self.inline_bytes < nbytes <= MEDIUM_BYTES]
+        places = iter(await self.lender.lend(lending, wanted))
+        return [next(places) if self.inline_bytes < nbytes <= MEDIUM_BYTES else 0 for nbytes in sizes]
+
+    async def adopt(self, lending: Lending, places: Sequence[tuple[int, int, int]]) -> list[Value]:
+        """Make values of what was written to lent places."""
+        try:
+            refs = await self.lender.adopt(lending, places)
+        except OSError as error:
+            raise _disk_error(error, self.arena.path) from error
+        for ref in refs:
+            self._held[ref.digest] += 1
+        return [Value(b"", ref) for ref in refs]
+
+    async def is_locked(self, lending: Lending) -> bool:
+        """Return whether a borrower shows that it may be writing."""
+        return await self.lender.is_locked(lending)
+
+    def end_lending(self, lending: Lending) -> None:
+        """Take back what was lent, as soon as nobody can write there any more."""
+        self.lender.end(lending)
 
     def handed_over(self, values: Iterable[Value]) -> None:
         """Keep values in memory no longer: who wanted them has them."""

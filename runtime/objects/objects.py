@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
+from runtime.objects.lending import Lending
 from runtime.objects.recent import Content
 from runtime.objects.value import PlacesFile, Value
 
@@ -94,6 +95,42 @@ class ObjectStore(Protocol):
 
         Whoever reads there checks the checksum: when the last row goes, another value may have the place.
         """
+        ...
+
+    async def begin_lending(self) -> Lending | None:
+        """Return what a process of this machine is lent that writes values itself: nothing so far.
+
+        None where nothing can be lent. `end_lending` ends it.
+        """
+        ...
+
+    async def is_locked(self, lending: Lending) -> bool:
+        """Return whether the borrower holds the lock by which it shows that it may be writing."""
+        ...
+
+    async def lend(self, lending: Lending, sizes: Sequence[int]) -> list[int]:
+        """Lend a place for each of these values, after the lock was seen; 0 for those that have to come as bytes."""
+        ...
+
+    async def adopt(self, lending: Lending, places: Sequence[tuple[int, int, int]]) -> list[Value]:
+        """Make values of what was written to lent places, durable and held, as `put` does.
+
+        Parameters
+        ----------
+        places : sequence of (int, int, int)
+            Place, bytes and CRC-32C of each.
+
+        Raises
+        ------
+        InvalidArgument
+            One was not lent so, or was told of before.
+        ResourceExhausted, Unavailable
+            The disk is full, or fails: there are none of the values, and the places are of no use any more.
+        """
+        ...
+
+    def end_lending(self, lending: Lending) -> None:
+        """Lend no more. What has not become a value is taken back when nobody holds the lock any more."""
         ...
 
     def handed_over(self, values: Iterable[Value]) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hmac
 import os
-import stat
 
 from runtime import wire
 from runtime._ext.crc32c import crc32c
 from runtime.errors import DataLoss
-from runtime.objects.head import proof_of
+from runtime.objects.head import open_values
 from runtime.transport.place import here
 
 __all__ = ["Places"]
@@ -32,21 +31,13 @@ class Places:
         """Return the file that an agent tells of; None where there is another one, or none that can be read."""
         if not told.boot_id or told.boot_id != here().boot_id:
             return None
-        try:
-            # Whatever the path stands for, opening it does not wait.
-            file = os.open(told.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-        except (OSError, ValueError):
+        opened = open_values(told.path, told.device, told.number, os.O_RDONLY)
+        if opened is None:
             return None
+        file, proof = opened
         found = cls(file)
-        try:
-            status = os.fstat(file)
-            if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) != (told.device, told.number):
-                return None
-            proof = proof_of(file)
-        except OSError:
-            return None
         # An agent that cannot read the file itself is not to read it by its tasks.
-        return found if proof is not None and hmac.compare_digest(proof, told.proof) else None
+        return found if hmac.compare_digest(proof, told.proof) else None
 
     def read(self, place: wire.runtime_v1.PlacedBytes) -> bytes:
         """Return the bytes at a place.

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
 from runtime.errors import DataLoss
+from runtime.objects.lending import Lending
 from runtime.objects.recent import Content
 from runtime.objects.value import ObjectRef, PlacesFile, Value
 from runtime.store import failpoints
@@ -66,6 +67,25 @@ class MemoryObjects:
     def places_file(self) -> PlacesFile | None:
         """Return nothing: there is no file."""
         return None
+
+    async def begin_lending(self) -> Lending | None:
+        """Return nothing: there is no file."""
+        return None
+
+    async def is_locked(self, lending: Lending) -> bool:
+        """Return nothing: nobody asks without a file."""
+        raise NotImplementedError
+
+    async def lend(self, lending: Lending, sizes: Sequence[int]) -> list[int]:
+        """Lend nothing: nobody asks without a file."""
+        raise NotImplementedError
+
+    async def adopt(self, lending: Lending, places: Sequence[tuple[int, int, int]]) -> list[Value]:
+        """Return nothing: nobody asks without a file."""
+        raise NotImplementedError
+
+    def end_lending(self, lending: Lending) -> None:
+        """Do nothing."""
 
     def handed_over(self, values: Iterable[Value]) -> None:
         """Do nothing: nothing is kept."""
