@@ -7,6 +7,7 @@ Here are the lives of sessions, and what makes and cancels tasks; `runtime.tasks
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -211,6 +212,44 @@ class Tasks(Views, Attempts):
         """
         values = [request.payload for request in requests if request.payload.ref is not None]
         return await self._create(values, self.submit(session_id, requests, options))
+
+    async def create_groups(
+        self, session_id: str, groups: Sequence[Sequence[TaskRequest]], options: TaskOptions | None = None
+    ) -> tuple[int, tuple[str, ...]]:
+        """Make tasks as by `create_tasks` for one group after the other, up to the first that is refused.
+
+        Returns
+        -------
+        tuple of (int, tuple of str)
+            How many groups were made, and the ids that stand against the next one.
+
+        Raises
+        ------
+        Error
+            As `create_tasks`; then a beginning of the groups may have been made.
+        """
+        return await self.shielded(self._create_groups(session_id, groups, options))
+
+    async def _create_groups(
+        self, session_id: str, groups: Sequence[Sequence[TaskRequest]], options: TaskOptions | None
+    ) -> tuple[int, tuple[str, ...]]:
+        number = 0
+        try:
+            if len(groups) > 1:
+                # With one write; it is an exception that one of them is refused.
+                with contextlib.suppress(creation.Refused):
+                    await self.submit(session_id, [request for group in groups for request in group], options)
+                    number = len(groups)
+            while number < len(groups):
+                await self.submit(session_id, groups[number], options)
+                number += 1
+        except creation.Refused as refused:
+            return number, refused.ids
+        finally:
+            for index, group in enumerate(groups):
+                held = [request.payload for request in group if request.payload.ref is not None]
+                self.let_go(held, are_stored=index < number)
+        return number, ()
 
     def submit(
         self,

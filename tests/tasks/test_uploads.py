@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -183,18 +184,19 @@ def test_client_that_goes_leaves_whole_requests(tmp_path: Path) -> None:
 
 
 def test_server_reads_no_further_than_its_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from runtime.tasks import uploads_service
+    from runtime.tasks import intake
 
-    monkeypatch.setattr(uploads_service, "_AHEAD_BYTES", 3 * len(MEDIUM))
+    monkeypatch.setattr(intake, "AHEAD_BYTES", 3 * len(MEDIUM))
     most = 0
-    take = uploads_service._Intake._take
+    taken = deque.append
 
-    async def counted(self: Any, request: bytes) -> Any:
-        nonlocal most
-        most = max(most, self._nbytes)
-        return await take(self, request)
+    class Counted(deque[Any]):
+        def append(self, item: Any) -> None:
+            nonlocal most
+            taken(self, item)
+            most = max(most, sum(nbytes for _, nbytes in self))
 
-    monkeypatch.setattr(uploads_service._Intake, "_take", counted)
+    monkeypatch.setattr(intake, "deque", Counted)
 
     async def work() -> None:
         async with plane(tmp_path) as submitter:
