@@ -28,6 +28,18 @@ def test_values_are_where_they_belong(tmp_path: Path) -> None:
         assert write_values(file.fileno(), [(5, [])]) == [0]
 
 
+def test_values_that_others_sync_are_the_same(tmp_path: Path) -> None:
+    content = random.Random(2).randbytes(300_000)
+    with open(tmp_path / "file", "w+b") as file:
+        assert write_values(file.fileno(), [(4096, [content[:1], content[1:]])], True) == [crc32c(content, 0)]
+        assert os.pread(file.fileno(), len(content) + 1, 4096) == content
+    reader, writer = os.pipe()
+    with pytest.raises(OSError, match="seek"):  # of the write; where there is nothing to begin, nothing is
+        write_values(writer, [(0, [content])], are_synced=True)
+    os.close(reader)
+    os.close(writer)
+
+
 def test_errors_are_those_of_the_system(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
