@@ -77,6 +77,8 @@ class AsyncTaskClient:
         self.known_chunk_bytes = 0
         # Until the server says that it has no such call.
         self.has_uploads = True
+        # Until it turns out that it has no file on this machine to which this process could write.
+        self.may_be_near = True
 
     async def __aenter__(self) -> Self:
         return self

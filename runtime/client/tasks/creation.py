@@ -18,8 +18,8 @@ from runtime.errors import InvalidArgument
 from runtime.tasks.model import TaskOptions
 
 __all__ = [
-    "Form", "NewTask", "grouped", "keys_of", "large_requests", "make_options", "medium_request", "options_message",
-    "random_ids", "request_head", "requested", "small_request", "upload_request",
+    "Form", "NewTask", "grouped", "is_medium", "keys_of", "large_requests", "make_options", "medium_request",
+    "options_message", "random_ids", "request_head", "requested", "small_request", "upload_request",
 ]
 
 
@@ -153,9 +153,14 @@ def grouped(
         yield last, group
 
 
+def is_medium(payload: Payload) -> bool:
+    """Return whether a payload is one that servers write beside others, and that is at hand."""
+    return payload.is_at_hand and _MEDIUM_BYTES < payload.size <= _LARGE_BYTES
+
+
 def _form(payload: Payload, chunk_bytes: int, has_medium: bool) -> Form:
     if payload.is_at_hand:
-        if has_medium and _MEDIUM_BYTES < payload.size <= _LARGE_BYTES:
+        if has_medium and is_medium(payload):
             return Form.MEDIUM
         if 0 < payload.size < chunk_bytes:
             return Form.SMALL

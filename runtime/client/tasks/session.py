@@ -28,6 +28,8 @@ from runtime.client.tasks.creation import (
     small_request,
 )
 from runtime.client.tasks.handle import AsyncTaskHandle
+from runtime.client.tasks.near import NotNear
+from runtime.client.tasks.near_uploads import NearUpload
 from runtime.client.tasks.payloads import Payload
 from runtime.client.tasks.progress import Progress, progress_of
 from runtime.client.tasks.submissions import MAX_BYTES, Submission
@@ -480,8 +482,16 @@ class AsyncTaskSession:
             await self._check_answer([task.id for task in group], refused, times, is_named)
             stored.number += len(group)
 
-        upload = Upload(self.client.calls, self.id, groups, options, answered)
+        kind = NearUpload if form is Form.MEDIUM and self.client.may_be_near else Upload
+        upload = kind(self.client.calls, self.id, groups, options, answered)
         try:
+            if isinstance(upload, NearUpload):
+                try:
+                    await upload.run()
+                    return
+                except (NotNear, Unimplemented):  # another machine or user, or an older server
+                    self.client.may_be_near = False
+                    upload = upload.elsewhere()
             await upload.run()
         except Unimplemented:  # by a server of another kind, or an older one
             self.client.has_uploads = False

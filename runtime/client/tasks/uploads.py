@@ -15,18 +15,19 @@ if TYPE_CHECKING:
     from runtime._ext.http2_client_stream import StreamCall
     from runtime.client.tasks.calls import Calls
 
-__all__ = ["Upload"]
+__all__ = ["Sent", "Upload"]
 
 _PATH = "/runtime.v1.TaskUploads/Create"
 
 
-class _Sent:
+class Sent:
     """A group that has not been answered."""
 
-    __slots__ = ("group", "times")
+    __slots__ = ("group", "nbytes", "times")
 
     def __init__(self, group: list[NewTask]) -> None:
         self.group = group
+        self.nbytes = sum(task.payload.size for task in group)
         self.times = 0
 
 
@@ -56,7 +57,7 @@ class Upload:
         self._groups = groups
         self._options = options
         self._answered = answered
-        self._waiting: deque[_Sent] = deque()
+        self._waiting: deque[Sent] = deque()
         self._has_more = True
 
     async def run(self) -> None:
@@ -84,12 +85,8 @@ class Upload:
             try:
                 while (answer := await call.receive()) is not None:
                     is_heard = True
-                    if not self._waiting:
-                        raise Unavailable(f"{_PATH} was answered more often than asked")
-                    sent = self._waiting[0]
                     reply = wire.armonik.CreateTaskReply.FromString(answer)
-                    await self._answered(sent.group, list(reply.non_successfull_ids.ids), sent.times)
-                    self._waiting.popleft()
+                    await self._take_answer(list(reply.non_successfull_ids.ids))
             finally:
                 sending.cancel()
                 await asyncio.wait([sending])
@@ -98,13 +95,21 @@ class Upload:
         if not is_heard and (self._has_more or self._waiting):
             raise Unavailable(f"{_PATH} ended without an answer")
 
+    async def _take_answer(self, refused: list[str]) -> None:
+        """Take the answer to the group that waits for one first."""
+        if not self._waiting or not self._waiting[0].times:
+            raise Unavailable("an upload was answered more often than asked")
+        sent = self._waiting[0]
+        await self._answered(sent.group, refused, sent.times)
+        self._waiting.popleft()
+
     async def _send(self, call: StreamCall) -> None:
         """Send what was not answered, once more where that is so, and then the rest."""
         try:
             for sent in list(self._waiting):
                 await self._send_one(call, sent)
             while (group := next(self._groups, None)) is not None:
-                sent = _Sent(group)
+                sent = Sent(group)
                 self._waiting.append(sent)
                 await self._send_one(call, sent)
             self._has_more = False
@@ -112,6 +117,6 @@ class Upload:
         except Error:
             pass  # the call has ended: who receives is told why
 
-    async def _send_one(self, call: StreamCall, sent: _Sent) -> None:
+    async def _send_one(self, call: StreamCall, sent: Sent) -> None:
         sent.times += 1
         await call.send(upload_request(self._session, sent.group, self._options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -27,6 +28,8 @@ def work(payload: bytes, task: Task) -> bytes | None:
         return None
     if word == b"size":
         return str(len(payload)).encode()
+    if word == b"digest":
+        return hashlib.sha256(payload).digest()
     if word == b"both":
         for key in task.expected_keys:
             task.send(key, key.encode())
