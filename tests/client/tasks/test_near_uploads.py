@@ -194,11 +194,14 @@ def test_who_is_not_near_sends_payloads_and_asks_no_more(
 
 def test_a_server_without_room_has_payloads_sent_on_the_same_stream(tmp_path: Path, seen: Seen) -> None:
     payloads = payloads_of([200_000] * 60)
-    with runtime.Server(
-        services=("task",), data_dir=tmp_path, task_check_s=0.2, grace_s=0.0, task_arena_size="4MiB"
-    ) as server:
-        with running_worker(server.target), runtime.TaskClient(server.target) as client, client.session() as session:
-            assert session.gather(session.map(payloads), timeout_s=TIMEOUT_S) == digests(payloads)
+    changes: dict[str, Any] = {"task_check_s": 0.2, "grace_s": 0.0, "task_arena_size": "4MiB"}
+    with (
+        runtime.Server(services=("task",), data_dir=tmp_path, **changes) as server,
+        running_worker(server.target),
+        runtime.TaskClient(server.target) as client,
+        client.session() as session,
+    ):
+        assert session.gather(session.map(payloads), timeout_s=TIMEOUT_S) == digests(payloads)
     assert seen.paths == [NEAR] and seen.num_sent > 60 * 200_000 - (4 << 20)
 
 
