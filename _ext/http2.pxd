@@ -45,6 +45,7 @@ cdef class Connection(Link):
     cdef Py_ssize_t seen_unsent
     cdef int unsent_looks
 
+    cdef int feed(self, bytes data) except -1
     cdef int _parse(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef int _frame(self, int kind, int flags, uint32_t stream, const unsigned char *data, Py_ssize_t size) except -1
     cdef int _begin_data(self, int flags, uint32_t stream, Py_ssize_t size, const unsigned char *data) except -1

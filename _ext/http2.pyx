@@ -88,6 +88,8 @@ cdef class Connection(Link):
     def connection_lost(self, error):
         """End every call; the client will never learn of them."""
         self.is_closed = True
+        if self.aside is not None:
+            self.aside.close()
         for call in list(self.calls.values()):
             (<Call>call).end(True)
         self.calls.clear()
@@ -108,7 +110,10 @@ cdef class Connection(Link):
         """Go on with the calls that wait for the socket."""
         self.is_paused = False
         if self.transport is not None and not self.is_closed:
-            self.transport.resume_reading()
+            if self.aside is None:
+                self.transport.resume_reading()
+            else:
+                self.aside.go_on()
         self._pump_blocked()
         self.flush()
 
@@ -163,6 +168,19 @@ cdef class Connection(Link):
         finally:
             self.is_reading = False
             self.flush()
+
+    cdef int feed(self, bytes data) except -1:
+        """Take bytes that were read elsewhere, behind everything before; there is no incomplete frame."""
+        cdef bytearray buffer = self.service.read_buffer
+        cdef Py_ssize_t part, position = 0, size = PyBytes_GET_SIZE(data)
+        self._reads_head = False
+        while position < size:
+            self._direct_call = None
+            part = min(size - position, <Py_ssize_t>len(buffer) - <Py_ssize_t>len(self._rest))
+            memcpy(<char *>buffer + len(self._rest), PyBytes_AS_STRING(data) + position, part)
+            position += part
+            self.buffer_updated(part)
+        return 0
 
     # -- frames in ---------------------------------------------------------------------------------------------
 
@@ -520,7 +538,11 @@ cdef class Connection(Link):
             self._control_since = now
         if (self.is_paused and self.transport is not None
                 and self.transport.get_write_buffer_size() > MAX_UNSENT):
-            self.transport.pause_reading()  # answers pile up unread; resume_writing() goes on
+            # Answers pile up unread; resume_writing() goes on.
+            if self.aside is None:
+                self.transport.pause_reading()
+            else:
+                self.aside.hold()
         return 0
 
     cdef int _given_up(self, Call call) except -1:

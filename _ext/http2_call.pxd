@@ -31,6 +31,7 @@ cdef class Call:
     cdef bint is_compressed
     cdef object inbox                  # deque of complete messages
     cdef object receiver               # future of a handler that waits for one
+    cdef object taker                  # plain callable (message) -> whether it has taken it, or None
     cdef bint remote_closed
     cdef bint local_closed
     cdef bint is_dispatched
@@ -70,6 +71,7 @@ cdef class Call:
     cdef int _account_for(self, Py_ssize_t size) except -1
     cdef int _begin_message(self) except -1
     cdef int _end_message(self) except -1
+    cdef int deliver(self, bytes message) except -1
     cdef int consumed(self, Py_ssize_t size) except -1
     cdef int remote_end(self) except -1
     cdef int dispatch(self, object request) except -1

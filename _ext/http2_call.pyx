@@ -193,6 +193,14 @@ cdef class Call:
             finally:
                 self.receiver = None
 
+    def take_by(self, taker not None):
+        """Have ``taker(message)`` called with each message of the stream as it comes, inside of the read callback.
+
+        It returns whether it has taken the message, and raises nothing. One that it has not taken waits for `receive`, and
+        so does all that comes before that is read: the order stays.
+        """
+        self.taker = taker
+
     def __aiter__(self):
         return self
 
@@ -482,6 +490,21 @@ cdef class Call:
             except Exception as error:
                 self.fail(error)
                 return 0
+        return self.deliver(message)
+
+    cdef int deliver(self, bytes message) except -1:
+        """Hand over a message that is complete and counted."""
+        cdef Py_ssize_t size
+        if self.taker is not None and not self.inbox and self.taker(message):
+            if not self.is_done:  # else `end` has let go of it
+                size = PyBytes_GET_SIZE(message)
+                if self.is_counted:
+                    self.connection.service.account.used -= size
+                    self.held -= size
+                else:
+                    self.connection.service.lookahead -= size
+                    self.ahead -= size
+            return 0
         if self.inbox is None:
             self.inbox = deque()
         self.inbox.append((message, self.is_counted) if self.method.client_streaming else message)
@@ -610,6 +633,7 @@ cdef class Call:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        self.taker = None
         for future in (self.receiver, self.sender):
             if future is not None and not future.done():
                 future.set_result(None)

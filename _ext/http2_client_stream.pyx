@@ -189,6 +189,11 @@ cdef class StreamCall(ClientCall):
         cdef bytes message = self.message
         self.message = None
         self.prefix_size = 0
+        return self.deliver(message)
+
+    cdef int deliver(self, bytes message) except -1:
+        if self.taker is not None and not self.inbox and self.taker(message):
+            return 0
         if self.inbox is None:
             self.inbox = deque()
         self.inbox.append(message)

@@ -29,6 +29,7 @@ cdef class Link:
     cdef bint is_draining
     cdef bint is_closed
     cdef long control_frames            # since the last call, without effect
+    cdef object aside                   # `runtime._ext.http2_aside.Aside` that reads in place of the transport, or None
 
     cdef int write(self, object buffer) except -1
     cdef int flush(self) except -1
