@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -64,6 +65,11 @@ class _Background:
         if not self._takes_work:
             self._refuse()
         self._loop.call_soon_threadsafe(function, argument)
+
+    def check_taking(self) -> None:
+        """Raise FailedPrecondition where the loop takes no work: see `check_waiting`; or the client is closed."""
+        if not self._takes_work:
+            self._refuse()
 
     def iterate(self, items: AsyncIterator[_V]) -> Iterator[_V]:
         """Yield what an asynchronous generator yields."""
@@ -135,6 +141,7 @@ class TaskClient:
 
     def __init__(self, target: str, **options: Any) -> None:
         self.asynchronous = AsyncTaskClient(target, **options)
+        self.asynchronous.submissions.serves_threads = True
         self.background = _Background()
 
     def __enter__(self) -> Self:
@@ -213,13 +220,15 @@ class TaskSession:
 
     def _submitted(self, submission: Submission) -> AsyncTaskHandle:
         """Submit without a coroutine: one after the other, that takes as long as the server does."""
-        submissions = self.client.asynchronous.submissions
+        submissions, background = self.client.asynchronous.submissions, self.client.background
+        background.check_taking()
         latch = threading.Lock()
         latch.acquire()
-        submission.answered = latch.release
-        self.client.background.soon(submissions.post, submission)
+        submission.answered = functools.partial(_free, latch)
         try:
-            if not latch.acquire(timeout=min(submissions.timeout_s, threading.TIMEOUT_MAX)):
+            if not submissions.post_here(submission):
+                background.soon(submissions.post, submission)
+            if not submissions.wait(latch, submissions.timeout_s):
                 raise submissions.late()
         except BaseException:
             submission.is_given_up = True
@@ -348,6 +357,11 @@ class TaskHandle:
 
     def _run(self, work: Coroutine[Any, Any, _V]) -> _V:
         return self.session.client.background.run(work)
+
+
+def _free(latch: threading.Lock) -> None:
+    with contextlib.suppress(RuntimeError):  # it is free already
+        latch.release()
 
 
 def _inner(dependencies: Iterable[str | TaskHandle]) -> Any:

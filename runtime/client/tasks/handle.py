@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
@@ -51,7 +51,7 @@ class AsyncTaskHandle:
         self._values: dict[str, bytes] | None = None
         # While its result is to be told on the stream of submissions: who waits for that on the loop, and in threads.
         self._is_coming = False
-        self._coming: asyncio.Event | None = None
+        self._coming: Callable[[], object] | None = None
         self._latch: Any = None
 
     def __repr__(self) -> str:
@@ -92,12 +92,17 @@ class AsyncTaskHandle:
         self._latch.acquire()
         self._is_coming = True
 
-    def told(self) -> None:
-        """Take note that the result was told, or will have to be asked for."""
+    def unexpect(self) -> None:
+        """Take note that its submission was not sent."""
         self._is_coming = False
-        self._latch.release()
+
+    def told(self) -> None:
+        """Take note that the result was told, or will have to be asked for; again without effect. From any thread."""
+        self._is_coming = False
+        with contextlib.suppress(RuntimeError):  # it is free already
+            self._latch.release()
         if self._coming is not None:
-            self._coming.set()
+            self._coming()
 
     def await_told(self, timeout_s: float | None) -> bytes | None:
         """Wait in a thread until the result was told, and return its value if it is at hand.
@@ -113,7 +118,7 @@ class AsyncTaskHandle:
         deadline = None if timeout_s is None else time.monotonic() + max(0.0, float(timeout_s))
         while self._is_coming and not self.is_over:
             left_s = _LATCH_S if deadline is None else min(_LATCH_S, max(0.0, deadline - time.monotonic()))
-            if self._latch.acquire(timeout=left_s):
+            if self.session.client.submissions.wait(self._latch, left_s):
                 self._latch.release()
                 break
             if deadline is not None and time.monotonic() >= deadline:
@@ -233,9 +238,7 @@ class AsyncTaskHandle:
             It never will be there.
         """
         if self._is_coming and not self.is_over:
-            if self._coming is None:
-                self._coming = asyncio.Event()
-            await self._coming.wait()
+            await self._was_told()
         if self.failure is not None:
             raise self.failure
         if self._is_done:
@@ -253,6 +256,21 @@ class AsyncTaskHandle:
         if reply.WhichOneof("type") == "error":
             self.failure = failure_of(reply.error)
             raise self.failure
+
+    async def _was_told(self) -> None:
+        loop = asyncio.get_running_loop()
+        others, told = self._coming, asyncio.Event()
+
+        def wake() -> None:
+            if others is not None:
+                others()
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(told.set)
+
+        # First this, then a second look: a thread that tells takes these steps the other way round.
+        self._coming = wake
+        if self._is_coming:
+            await told.wait()
 
     async def ended(self) -> None:
         """Wait until all results are there, or one never will be."""

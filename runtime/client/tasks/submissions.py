@@ -2,12 +2,18 @@
 
 A call for each task and another one for its result would cost both sides more than the task. What was not told when the
 stream breaks is asked for as if there had been none.
+
+The stream belongs to a loop. A thread that submits a task sends it by itself when nothing else is on its way, and one
+that waits reads what comes as long as nobody else does (`runtime._ext.http2_aside`): to wake the loop and to be woken
+by it would cost more than the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError
 
 from runtime import wire
+from runtime._ext.http2_aside import Aside, begin_aside
 from runtime._ext.submission_messages import plain_news, submission_bytes
 from runtime.client.tasks.failures import failure_with
 from runtime.errors import CODES, DeadlineExceeded, Error, FailedPrecondition, Unavailable, Unimplemented, Unknown
@@ -53,7 +60,8 @@ class Submission:
     is_named : bool
         Whether its id was chosen by the caller.
     answered : callable
-        Called without arguments on the client's loop, when it has an answer or will have none.
+        Called without arguments when it has an answer or will have none; perhaps twice, and from any thread where the
+        stream serves threads.
 
     Attributes
     ----------
@@ -96,10 +104,13 @@ class Submissions:
     ----------
     is_refused : bool
         Whether the server has no such service.
+    serves_threads : bool
+        Whether threads besides the loop's submit and wait; to be set before the first use.
     """
 
     def __init__(self, calls: Calls, timeout_s: float) -> None:
         self.is_refused = False
+        self.serves_threads = False
         self.timeout_s = timeout_s
         self._calls = calls
         self._is_closed = False
@@ -123,8 +134,14 @@ class Submissions:
         DeadlineExceeded
             It is not answered in time.
         """
-        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        submission.answered = lambda: None if answered.done() else answered.set_result(None)
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[None] = loop.create_future()
+
+        def settle() -> None:
+            if not answered.done():
+                answered.set_result(None)
+
+        submission.answered = functools.partial(loop.call_soon_threadsafe, settle) if self.serves_threads else settle
         self.post(submission)
         try:
             async with asyncio.timeout(self.timeout_s):
@@ -133,6 +150,28 @@ class Submissions:
             raise self.late() from None
         finally:
             submission.is_given_up = not answered.done() or answered.cancelled()
+
+    def post_here(self, submission: Submission) -> bool:
+        """Submit a task in the calling thread if that goes at once; tell whether it did. Else see `post`."""
+        stream = self._stream
+        return stream is not None and not self._is_closed and stream.post_here(submission)
+
+    def wait(self, latch: threading.Lock, timeout_s: float) -> bool:
+        """Wait in the calling thread until a latch is free, and take it; tell whether it was in time.
+
+        Parameters
+        ----------
+        latch : threading.Lock
+            One that an answer or a result releases. What comes for others meanwhile is told to them.
+        """
+        stream = self._stream
+        aside = None if stream is None else stream.aside
+        if stream is not None and aside is not None:
+            until = time.monotonic() + timeout_s
+            if aside.read(functools.partial(latch.acquire, False), stream.take_plain, timeout_s):
+                return True
+            timeout_s = max(0.0, until - time.monotonic())
+        return latch.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX))
 
     def post(self, submission: Submission) -> None:
         """Submit a task; its result is told to its handle, as a rule."""
@@ -154,8 +193,9 @@ class Submissions:
         forgotten = []
         with self._lock:
             handle.keep(key, value)
-            self._kept[handle] = nbytes = len(value) + _HANDLE_BYTES
-            self._kept_bytes += nbytes
+            nbytes = len(value) + _HANDLE_BYTES
+            self._kept_bytes += nbytes - self._kept.pop(handle, 0)
+            self._kept[handle] = nbytes
             while self._kept_bytes > _KEPT_BYTES:
                 oldest, freed = self._kept.popitem(last=False)
                 self._kept_bytes -= freed
@@ -176,16 +216,25 @@ class Submissions:
 
 
 class _Stream:
-    """One stream to the server; made anew when it has ended."""
+    """One stream to the server; made anew when it has ended.
+
+    Attributes
+    ----------
+    aside : Aside or None
+        By which threads send and read; None where they cannot.
+    """
 
     def __init__(self, calls: Calls, owner: Submissions) -> None:
         self.is_over = False
+        self.aside: Aside | None = None
         self._calls = calls
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._error: Error = Unavailable(f"{calls.target}: {_PATH} has ended")
         self._call: StreamCall | None = None
         self._waiting: list[Submission] = []
+        # Numbers are sent as they grow.
+        self._numbering = threading.Lock()
         self._last_number = 0
         self._open: dict[int, Submission] = {}
         self._told: dict[int, AsyncTaskHandle] = {}
@@ -203,18 +252,46 @@ class _Stream:
         if self._call is None:
             self._waiting.append(submission)
             return
-        self._used = self._loop.time()
+        with self._numbering:
+            number, message = self._numbered(submission)
+            try:
+                self._call.post(message)
+                return
+            except Error as error:
+                reason = error.message
+        # How the stream has ended is found out by who reads from it, too; this one is sent again anyhow.
+        self._answer(number, Unavailable(f"{self._calls.target}: {reason}"))
+
+    def post_here(self, submission: Submission) -> bool:
+        """See `Submissions.post_here`."""
+        aside = self.aside
+        if aside is None or self.is_over:
+            return False
+        is_sent = False
+        with self._numbering:
+            number, message = self._numbered(submission)
+            try:
+                is_sent = aside.post(message)
+                if not is_sent:
+                    self._last_number = number - 1  # for the next one
+            finally:
+                if not is_sent:
+                    self._open.pop(number, None)
+                    if self._told.pop(number, None) is not None:
+                        submission.handle.unexpect()
+        return is_sent
+
+    def _numbered(self, submission: Submission) -> tuple[int, bytes]:
+        """Return the number of a submission that is about to be sent, and its message."""
+        self._used = time.monotonic()
         self._last_number = number = self._last_number + 1
         tells = len(self._told) < _MAX_TOLD
+        message = submission_bytes(number, submission.request, tells, _INLINE_BYTES)
         self._open[number] = submission
         if tells:
             self._told[number] = submission.handle
             submission.handle.expect()
-        try:
-            self._call.post(submission_bytes(number, submission.request, tells, _INLINE_BYTES))
-        except Error as error:
-            # How the stream has ended is found out by who reads from it, too; this one is sent again anyhow.
-            self._answer(number, Unavailable(f"{self._calls.target}: {error.message}"))
+        return number, message
 
     async def close(self) -> None:
         """End the stream at once."""
@@ -225,6 +302,9 @@ class _Stream:
         try:
             async with self._calls.stream(_PATH) as call:
                 self._call = call
+                call.take_by(self.take_plain)
+                if self._owner.serves_threads:
+                    self.aside = begin_aside(call)
                 waiting, self._waiting = self._waiting, []
                 for submission in waiting:
                     if not submission.is_given_up:
@@ -239,6 +319,7 @@ class _Stream:
 
     def _end(self) -> None:
         self.is_over = True
+        self.aside = None
         if self._idle is not None:
             self._idle.cancel()
         if isinstance(self._error, Unimplemented):
@@ -254,25 +335,34 @@ class _Stream:
 
     def _look(self) -> None:
         """Close a stream that nobody uses, so that it does not keep the server's connection busy for ever."""
-        if self._open or self._told or self._loop.time() - self._used < _IDLE_S:
+        if self._open or self._told or time.monotonic() - self._used < _IDLE_S:
             self._idle = self._loop.call_later(_IDLE_S, self._look)
         elif self._call is not None:
             self.is_over = True
             self._call.done_sending()
 
-    def _take(self, data: bytes) -> None:
+    def take_plain(self, data: bytes) -> bool:
+        """Take a message that tells of nothing unusual, and tell whether it is one.
+
+        In the thread that has read it. If that is interrupted the loop takes the message once more, so each step may be
+        taken twice.
+        """
         plain = plain_news(data)
-        if plain is not None:
-            answers, results = plain
-            for number, key, value in results:
-                handle = self._told.get(number)
-                if handle is not None:
-                    self._owner.keep(handle, key, value)
-                    handle.succeeded()
-                    self._over(number)
-            for number in answers:
-                self._answer(number, None)
-            return
+        if plain is None:
+            return False
+        answers, results = plain
+        for number, key, value in results:
+            handle = self._told.get(number)
+            if handle is not None:
+                self._owner.keep(handle, key, value)
+                handle.succeeded()
+                self._over(number)
+        for number in answers:
+            self._answer(number, None)
+        return True
+
+    def _take(self, data: bytes) -> None:
+        """Take any other message."""
         try:
             news = wire.runtime_v1.SubmissionNews.FromString(data)
         except DecodeError:
@@ -301,19 +391,21 @@ class _Stream:
 
     def _answer(self, number: int, error: Error | None, refused: Sequence[str] = ()) -> None:
         """Tell a submission what has become of it."""
-        submission = self._open.pop(number, None)
+        submission = self._open.get(number)
         if error is not None or refused:
             self._over(number)
         if submission is not None:
             submission.error = error
             submission.refused = tuple(refused)
             submission.answered()
+            self._open.pop(number, None)
 
     def _over(self, number: int) -> None:
         """Nothing more is told of a submission."""
-        handle = self._told.pop(number, None)
+        handle = self._told.get(number)
         if handle is not None:
             handle.told()
+            self._told.pop(number, None)
 
 
 def _nothing() -> None:

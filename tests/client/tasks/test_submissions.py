@@ -138,6 +138,42 @@ def test_threads_submit_and_wait_at_once(session: runtime.TaskSession, calls: li
     assert set(calls) <= {CREATE, COLLECT}
 
 
+def test_threads_send_and_read_by_themselves(session: runtime.TaskSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    readers: list[str] = []
+    take, post = submissions._Stream.take_plain, submissions._Stream.post
+    posted: list[object] = []
+
+    def noted(self: Any, data: bytes) -> bool:
+        readers.append(threading.current_thread().name)
+        return take(self, data)
+
+    monkeypatch.setattr(submissions._Stream, "take_plain", noted)
+    monkeypatch.setattr(submissions._Stream, "post", lambda self, one: (posted.append(one), post(self, one))[1])
+    for number in range(100):
+        assert session.submit(b"echo %d" % number).result(timeout_s=TIMEOUT_S) == b"%d" % number
+    assert len(posted) < 20, "the loop has sent them"
+    assert readers.count(threading.current_thread().name) > 100, readers
+
+
+def test_those_who_wait_on_the_loop_are_told_by_a_thread_that_reads(session: runtime.TaskSession) -> None:
+    def submit(first: int) -> None:
+        for number in range(first, first + 100):
+            assert session.submit(b"echo %d" % number).result(timeout_s=TIMEOUT_S) == b"%d" % number
+
+    def submit_and_wait(first: int) -> None:
+        for number in range(first, first + 100):
+            handle = session.submit(b"echo %d" % number).asynchronous
+            session._run(waited(handle))
+            assert handle.is_over
+
+    async def waited(handle: Any) -> None:
+        await asyncio.gather(handle.wait(TIMEOUT_S), handle.wait(TIMEOUT_S))
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(work, 1000 * index) for index, work in enumerate([submit, submit_and_wait] * 2)]:
+            done.result(TIMEOUT_S)
+
+
 def test_a_result_that_two_ask_for_at_once(session: runtime.TaskSession, tmp_path: Path) -> None:
     task = session.submit(b"wait %s" % bytes(tmp_path / "go"))
     for timeout_s in (0, -1, 0.05, np.float64(0.01)):
