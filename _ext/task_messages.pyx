@@ -294,6 +294,35 @@ cdef int64_t _pair_size(object key, object value) except -1:
     return size + (field_size(n) if n else 0)
 
 
+def ends_bytes(list ends not None):
+    """Return a ``TaskNews`` of tasks that have ended with one value.
+
+    Parameters
+    ----------
+    ends : list of tuple of (int, bytes, int)
+        Number, value and microseconds of each.
+    """
+    cdef _Message message = _Message()
+    cdef uint64_t number, elapsed_us
+    cdef bytes value
+    cdef int64_t size
+    for item in ends:
+        number, value, elapsed_us = item
+        size = field_size(PyBytes_GET_SIZE(value))
+        if number:
+            size += 1 + varint_size(number)
+        if elapsed_us:
+            size += 1 + varint_size(elapsed_us)
+        message.need(field_size(size))
+        message.put_number(3 << 3 | WIRE_BYTES, size)
+        if number:
+            message.put_number(1 << 3 | WIRE_VARINT, number)
+        message.put_bytes(2, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        if elapsed_us:
+            message.put_number(7 << 3 | WIRE_VARINT, elapsed_us)
+    return message.tobytes()
+
+
 @cython.final
 cdef class OrdersWriter(_Message):
     """Writes a ``TaskOrders`` of tasks.

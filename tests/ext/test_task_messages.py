@@ -14,6 +14,7 @@ from runtime._ext.task_messages import (
     OrdersWriter,
     TasksWriter,
     collected_values,
+    ends_bytes,
     simple_ends,
     small_tasks,
 )
@@ -161,6 +162,20 @@ def test_ends_are_read_as_protobuf_reads_them(seed: int) -> None:
             assert found == [(end.number, end.value, end.elapsed_us) for end in parsed.end]
             assert all(end.WhichOneof("outcome") == "value" and len(end.value) <= LIMIT for end in parsed.end)
             assert not (parsed.talk or parsed.begun or parsed.returned)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ends_are_written_as_protobuf_writes_them(seed: int) -> None:
+    chance = random.Random(seed)
+    news = wire.runtime_v1.TaskNews()
+    ends = [
+        (chance.choice((0, 1, 200, 2**63)), chance.choice((b"", _bytes(chance))), chance.choice((0, 5, 2**40)))
+        for _ in range(chance.randint(0, 50))
+    ]
+    for number, value, elapsed_us in ends:
+        news.end.add(number=number, value=value, elapsed_us=elapsed_us)
+    assert ends_bytes(ends) == news.SerializeToString()
+    assert simple_ends(ends_bytes(ends), LIMIT) == ends
 
 
 def test_other_news_are_left_to_protobuf() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from runtime import config, wire
 from runtime.client.access import Access
+from runtime.edge.loops import new_loop
 from runtime.objects.recent import Recent
 from runtime.objects.value import Value
 from runtime.tasks.agents.batched_call import MAX_UNREAD, BatchedCall
@@ -20,6 +23,8 @@ from runtime.tasks.leases import Lease
 from runtime.tasks.worker.batches import BatchRunner
 from runtime.tasks.worker.function import Worker
 from runtime.tasks.worker.process import WorkerProcess
+from runtime.tasks.worker.threads import TaskThreads
+from tests import leaks
 from tests.conformance.armonik.outside_worker import remove, workers_call
 from tests.conformance.armonik.submitter import (
     DONE,
@@ -34,7 +39,6 @@ from tests.conformance.armonik.submitter import (
     serve,
     task,
 )
-from tests.leaks import run_async
 from tests.tasks import worker_functions
 from tests.tasks.test_worker import served, until
 from tests.tasks.test_worker_command import ready, worker_command
@@ -42,6 +46,9 @@ from tests.tasks.test_worker_command import ready, worker_command
 TIMEOUT_S = 30.0
 QUICK = 60
 R = wire.runtime_v1
+
+# The loop that workers run on: on asyncio's own no thread reads in its place.
+run_async = functools.partial(leaks.run_async, loop_factory=lambda: new_loop("uvloop"))
 
 
 async def warmed(submitter: Submitter) -> None:
@@ -60,6 +67,87 @@ async def registered(submitter: Submitter, folder: Path, function: Worker) -> As
         yield
     finally:
         await process.stop(5.0)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What threads have read in the loop's place: whether each message was for them."""
+    found: list[bool] = []
+    take_here = BatchRunner._take_here
+
+    def noted(self: BatchRunner, data: bytes) -> bool:
+        found.append(take_here(self, data))
+        return found[-1]
+
+    monkeypatch.setattr(BatchRunner, "_take_here", noted)
+    return found
+
+
+async def one_after_the_other(submitter: Submitter, number: int, prefix: str = "one") -> list[str]:
+    """Run tasks, each when the one before has ended."""
+    names = [f"{prefix}{index}" for index in range(number)]
+    for name in names:
+        await submitter.create(task(name, payload=b"pid"))
+        assert await submitter.available(name) is None
+    return names
+
+
+@pytest.mark.parametrize("function", [worker_functions.double, worker_functions.by_payload])
+def test_tasks_one_after_the_other_pass_the_loop_by(tmp_path: Path, taken: list[bool], function: Worker) -> None:
+    async def work() -> None:
+        async with served(tmp_path, function) as submitter:
+            names = await one_after_the_other(submitter, 50)
+            assert set((await submitter.statuses(*names)).values()) == {"COMPLETED"}
+            if function is worker_functions.double:
+                assert {await submitter.data(name) for name in names} == {b"pidpid"}
+
+    run_async(work)
+    assert taken.count(True) > 25
+
+
+def test_a_task_that_passed_the_loop_by_is_canceled_while_it_runs(tmp_path: Path, taken: list[bool]) -> None:
+    async def work() -> None:
+        async with served(tmp_path, worker_functions.by_payload) as submitter:
+            for number in range(3):
+                await one_after_the_other(submitter, 10, f"before{number}-")
+                path = tmp_path / f"spin{number}"
+                await submitter.create(task(f"long{number}", payload=f"spin {path}".encode()))
+                await until(path.exists)
+                await submitter.call("CancelTasks", of_tasks(f"long{number}"))
+                await submitter.wait(of_tasks(f"long{number}"))
+                assert await submitter.statuses(f"long{number}") == {f"long{number}": "CANCELED"}
+
+    run_async(work)
+
+
+def test_a_thread_that_lingers_gives_way(taken: list[bool]) -> None:
+    threads = TaskThreads(1)
+    woken, lingers, ran = threading.Event(), threading.Event(), threading.Event()
+
+    def linger() -> None:
+        with threads.lingering(woken.set) as may_wait:
+            assert may_wait
+            lingers.set()
+            assert woken.wait(TIMEOUT_S)
+
+    threads.start(linger)
+    assert lingers.wait(TIMEOUT_S)
+    threads.start(ran.set)
+    assert ran.wait(TIMEOUT_S)
+
+    def other() -> None:
+        with threads.lingering(woken.set) as may_wait:
+            assert not may_wait, "somebody waits for the thread already"
+        ran.set()
+
+    ran.clear()
+    held = threading.Event()
+    threads.start(lambda: held.wait(TIMEOUT_S))
+    threads.start(other)
+    threads.start(lambda: None)
+    held.set()
+    assert ran.wait(TIMEOUT_S)
+    threads.shutdown()
 
 
 def test_nothing_waits_behind_a_long_task(tmp_path: Path) -> None:

@@ -3,6 +3,10 @@
 Tasks run in threads, which go from one to the next by themselves. The loop sends what has ended: at once when a thread
 has nothing left to do, else every few milliseconds. A task that runs for longer than that is told of, and those that
 have not begun go back to the agent when all threads are taken by such tasks: so nothing waits here behind a long one.
+
+A thread that has nothing left to do says itself what has ended where that goes at once, and for a moment reads what
+comes next in the loop's place (`runtime._ext.http2_aside`): where tasks come one after the other, the loop has no part
+in them. While a task runs the loop reads, so cancellations and questions are heard as ever.
 """
 
 from __future__ import annotations
@@ -19,7 +23,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from runtime import wire
+from runtime._ext.http2_aside import Aside
 from runtime._ext.message_cuts import cut_fields
+from runtime._ext.task_messages import ends_bytes
 from runtime.errors import Cancelled, DataLoss, Error, InvalidArgument
 from runtime.tasks import messages
 from runtime.tasks.worker.conversation import Conversation, Input
@@ -39,6 +45,9 @@ _FLUSH_S = 0.002
 _LONG_S = 0.01
 # A thread that has run tasks for so long lets others, calls of Process for instance, have it.
 _TURN_S = 0.05
+
+# For how long a thread without a task reads what comes.
+_LINGER_S = 0.02
 
 # What the news of a task's begin, or of a long task's end, gets to leave before the next task begins all the same.
 _FLUSHED_S = 10.0
@@ -147,6 +156,8 @@ class BatchRunner:
         Sends a TaskNews; returns when it has left.
     post : callable
         Sends one and tells at once whether it has left.
+    aside : callable
+        Returns the `Aside` by which threads send and read, or None; called on the loop.
     """
 
     def __init__(
@@ -158,6 +169,7 @@ class BatchRunner:
         left_behind: Callable[[Callable[[], None], Callable[[], bool]], None],
         send: Callable[[bytes], Any],
         post: Callable[[bytes], bool],
+        aside: Callable[[], Aside | None] = lambda: None,
     ) -> None:
         self._worker = worker
         self._threads = threads
@@ -188,6 +200,10 @@ class BatchRunner:
         # When it is due. The handle itself does not know where uvloop rounds what is left down to nothing.
         self._timer_due = 0.0
         self._closed = False
+        self._begin_aside = aside
+        self._is_beside = False
+        self._aside: Aside | None = None
+        self._failure: Exception | None = None
 
     async def serve(self, requests: AsyncIterator[bytes]) -> None:
         """Run what comes until the agent closes its side.
@@ -199,14 +215,30 @@ class BatchRunner:
         """
         try:
             async for data in requests:
-                # Long payloads are taken from where they lie: protobuf would copy each of them twice.
-                rest, places = cut_fields(data, _TASKS, _PAYLOAD, _CUT_BYTES)
-                payloads = [None if place is None else data[place[0] : place[1]] for place in places]
-                self._take(messages.parse(wire.runtime_v1.TaskOrders, rest), payloads)
+                if self._failure is not None:
+                    raise self._failure
+                self._take(*_orders(data))
         finally:
             self._close()
 
     # What the agent says
+
+    def take(self, data: bytes) -> bool:
+        """Take a message in the read callback; False when it cannot be, which `serve` says then."""
+        try:
+            self._take(*_orders(data))
+        except Exception as error:
+            self._failure = error
+            return False
+        if not self._is_beside:
+            # From now on everything is taken here, so that no thread reads while there is something to take.
+            self._is_beside = True
+            self._loop.call_soon(self._go_beside)
+        return True
+
+    def _go_beside(self) -> None:
+        if not self._closed:
+            self._aside = self._begin_aside()
 
     def _take(self, orders: wire.runtime_v1.TaskOrders, payloads: Sequence[bytes | None]) -> None:
         self._chunk_bytes = orders.chunk_bytes or self._chunk_bytes
@@ -215,12 +247,11 @@ class BatchRunner:
             self._places = Places.open(orders.places)
             self._tells_places = self._places is not None
             self._flush_soon()
-        for given, payload in zip(orders.task, payloads or [None] * len(orders.task), strict=True):
+        for given in orders.task:
             if given.number <= self._last_number:
                 raise InvalidArgument(f"task[].number: {given.number} behind {self._last_number}; it must grow")
             self._last_number = given.number
-            entry = self._entries[given.number] = _Entry(given, given.payload if payload is None else payload)
-            self._queue.append(entry)
+        self._add(orders, payloads)
         for talk in orders.talk:
             told = self._entries.get(talk.number)
             if told is not None and told.incoming is not None:
@@ -229,6 +260,12 @@ class BatchRunner:
             self._cancel(number)
         if orders.task:
             self._start()
+
+    def _add(self, orders: wire.runtime_v1.TaskOrders, payloads: Sequence[bytes | None]) -> None:
+        """Queue tasks."""
+        for given, payload in zip(orders.task, payloads or [None] * len(orders.task), strict=True):
+            entry = self._entries[given.number] = _Entry(given, given.payload if payload is None else payload)
+            self._queue.append(entry)
 
     def _start(self) -> None:
         """Have threads look for tasks."""
@@ -290,6 +327,7 @@ class BatchRunner:
     def _close(self) -> None:
         """Forget what has not begun, and have the rest end."""
         self._closed = True
+        self._aside = None
         with self._lock:
             self._queue.clear()
         if self._timer is not None:
@@ -440,12 +478,11 @@ class BatchRunner:
                 entry.begun_s = now
                 entry.deadline_s = now + entry.given.max_duration_s
                 slot.entry = entry
-            elif not self._queue:
-                slot.is_busy = False
+            is_idle = entry is None and not self._queue
         if entry is None:
-            if not slot.is_busy:
-                self._loop.call_soon_threadsafe(self._idle)
-            elif not self._closed:
+            if is_idle:
+                return self._linger(slot)
+            if not self._closed:
                 self._submit(slot)
             return False
         if not entry.is_over and self._read(entry):
@@ -462,6 +499,62 @@ class BatchRunner:
             is_told = entry.is_told
         if is_told:
             self._wait_for_flush()
+        return True
+
+    def _linger(self, slot: _Slot) -> bool:
+        """Say what has ended, and wait a moment for more; return whether something has come."""
+        aside = self._aside
+        if aside is not None and self._say_here(aside):
+            with self._threads.lingering(aside.wake) as may_wait:
+                if may_wait:
+                    aside.read(self._has_queue, self._take_here, _LINGER_S)
+        with self._lock:
+            if self._queue:
+                return True
+            slot.is_busy = False
+            has_news = self._has_news
+        if has_news or aside is None:
+            self._loop.call_soon_threadsafe(self._idle)
+        return False
+
+    def _say_here(self, aside: Aside) -> bool:
+        """Say what has ended, if that goes at once and there is nothing else to say; tell whether nothing is left."""
+        with self._lock:
+            if self._begun or self._returned or self._unread or self._talks or self._tells_places:
+                return False
+            ended = [(number, value, took_us) for number, kind, value, took_us in self._ended if kind == "value"]
+            if len(ended) < len(self._ended):
+                return False
+            if not ended:
+                return True
+            if not aside.post(ends_bytes(ended)):
+                return False
+            self._ended = []
+        for number, _, _ in ended:
+            self._entries.pop(number, None)
+        return True
+
+    def _has_queue(self) -> bool:
+        return bool(self._queue)
+
+    def _take_here(self, data: bytes) -> bool:
+        """Take a message in a thread that reads; False where it is one for the loop."""
+        # The loop's next look finds what runs for long; without one that is due it has to arrange for it.
+        if self._closed or self._timer is None:
+            return False
+        try:
+            orders, payloads = _orders(data)
+        except Error:
+            return False
+        if len(orders.task) != 1 and len(self._slots) > 1:
+            return False  # others are to be woken
+        if not orders.task or orders.HasField("places") or orders.talk or orders.cancel:
+            return False
+        numbers = [given.number for given in orders.task]
+        if min(numbers) <= self._last_number or sorted(set(numbers)) != numbers:
+            return False
+        self._last_number = numbers[-1]
+        self._add(orders, payloads)
         return True
 
     def _idle(self) -> None:
@@ -536,7 +629,10 @@ class BatchRunner:
         conversation = entry.conversation
         assert conversation is not None
         if not conversation.is_used and sum(map(len, values.values())) <= self._inline_bytes:
-            self._end(entry, "values", dict(values))
+            if len(values) == 1 and len(entry.given.expected_output_key) == 1:
+                self._end(entry, "value", *values.values())
+            else:
+                self._end(entry, "values", dict(values))
             return
         for key, value in values.items():
             task.wait_for(conversation.result(key, value))
@@ -582,6 +678,14 @@ class BatchRunner:
         if entry.is_over:  # cancelled meanwhile
             entry.task.cancel()
         return entry.task
+
+
+def _orders(data: bytes) -> tuple[wire.runtime_v1.TaskOrders, Sequence[bytes | None]]:
+    """Return a message, and of each of its tasks the payload that was left out of it because it is long."""
+    # Long payloads are taken from where they lie: protobuf would copy each of them twice.
+    rest, places = cut_fields(data, _TASKS, _PAYLOAD, _CUT_BYTES)
+    payloads = [None if place is None else data[place[0] : place[1]] for place in places]
+    return messages.parse(wire.runtime_v1.TaskOrders, rest), payloads
 
 
 def _placed(places: Places | None, place: wire.runtime_v1.PlacedBytes) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from runtime import wire
+from runtime._ext.http2_aside import begin_aside
 from runtime.errors import Cancelled, InvalidArgument, Unknown
 from runtime.tasks import messages
 from runtime.tasks.worker.batches import BatchRunner
@@ -134,8 +135,10 @@ class WorkerService:
     async def run_batches(self, requests: AsyncIterator[bytes], call: Any) -> AsyncIterator[bytes]:
         """Run of TaskBatches."""
         runner = BatchRunner(
-            self.worker, self._threads, self._concurrency, self._progress, self._leave_behind, call.send, call.post
+            self.worker, self._threads, self._concurrency, self._progress, self._leave_behind, call.send, call.post,
+            lambda: begin_aside(call),
         )
+        call.take_by(runner.take)
         await runner.serve(requests)
         return
         yield b""  # type: ignore[unreachable]  # as above

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from runtime.tasks.worker.task import TaskCancelled
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _V = TypeVar("_V")
 _Work = Callable[[], object]
+_Wake = Callable[[], object]
 
 
 class TaskThreads(concurrent.futures.Executor):
@@ -37,6 +39,8 @@ class TaskThreads(concurrent.futures.Executor):
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._num_busy = 0
+        # How to wake threads that wait for something although they are taken.
+        self._lingering: dict[_Wake, None] = {}
         self._is_over = False
 
     def start(self, work: _Work) -> None:
@@ -47,6 +51,7 @@ class TaskThreads(concurrent.futures.Executor):
         RuntimeError
             After `shutdown`.
         """
+        wakes: Sequence[_Wake] = ()
         with self._lock:
             if self._is_over:
                 raise RuntimeError("the threads have been shut down")
@@ -56,7 +61,30 @@ class TaskThreads(concurrent.futures.Executor):
                 thread = threading.Thread(target=self._run, name=f"task-{len(self._threads)}", daemon=True)
                 self._threads.append(thread)
                 thread.start()
+            elif self._num_busy > self._limit:
+                wakes = tuple(self._lingering)
         self._work.put(work)
+        for wake in wakes:
+            wake()
+
+    @contextlib.contextmanager
+    def lingering(self, wake: _Wake) -> Iterator[bool]:
+        """Wait in a thread of these, which is taken meanwhile; whether it may.
+
+        Parameters
+        ----------
+        wake : callable
+            Called, in any thread, when another function wants the thread.
+        """
+        with self._lock:
+            may_wait = self._num_busy <= self._limit and not self._is_over
+            if may_wait:
+                self._lingering[wake] = None
+        try:
+            yield may_wait
+        finally:
+            with self._lock:
+                self._lingering.pop(wake, None)
 
     def submit(self, function: Callable[..., _V], /, *args: Any, **named: Any) -> concurrent.futures.Future[_V]:
         """See `concurrent.futures.Executor`."""
