@@ -9,13 +9,25 @@ beside, and no reply leaves before its transaction is on disk.
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["PlaneStore", "Transaction"]
+__all__ = ["PlaneStore", "Transaction", "Wait"]
 
 V = TypeVar("V")
 T = TypeVar("T", covariant=True)
+
+
+class Wait(enum.Enum):
+    """How much a write may wait, of which others are told who then do not read it."""
+
+    NO = 0
+    """It is read like anything else."""
+    FOR_TABLES = 1
+    """What it changes is hardly read soon: it may be written so that this is quick and the next read takes longer."""
+    FOR_NEXT = 2
+    """Besides, another write that ends what this begins is expected at once: they may be made durable together."""
 
 
 class Transaction(Protocol):
@@ -52,16 +64,15 @@ class PlaneStore(Protocol[T]):
         """Call ``watcher`` on the loop with what the writes of each group noted, in order, once it is on disk."""
         ...
 
-    def write(self, function: Callable[[T], V], *, may_wait: bool = False) -> asyncio.Future[V]:
+    def write(self, function: Callable[[T], V], wait: Wait = Wait.NO) -> asyncio.Future[V]:
         """Run ``function(tables)`` in its turn; the result is there when its changes are on disk.
 
         A future that is cancelled before the function has begun keeps it from running.
 
         Parameters
         ----------
-        may_wait : bool
-            Whether what it changes is hardly read soon, because who wants to know of it is told: the store may write it
-            down in a way that is quicker, and where the next read takes longer.
+        wait : Wait
+            Whether it may wait; in every case it is on disk when the result is there.
 
         Raises
         ------

@@ -80,6 +80,8 @@ class Lease:
         Which of them.
     on_interrupt : callable or None
         Called without arguments when `interrupted` is set.
+    is_recent : bool
+        Whether the task was made a moment ago, so that its end may wait as its making did (`runtime.store.store.Wait`).
     deadline : float
         Time of the loop at which the lease ends without a sign of life.
     """
@@ -99,6 +101,7 @@ class Lease:
         self.is_lost = False
         self.is_ended = False
         self.has_subtasks = False
+        self.is_recent = False
         self.started_s: float | None = None
         self.deadline = 0.0
         self._tasks = tasks

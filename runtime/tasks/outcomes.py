@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from runtime.errors import ResourceExhausted, Unavailable
 from runtime.objects.value import Value
+from runtime.store.store import Wait
 from runtime.store.tasks import TaskStore, TaskTables
 from runtime.tasks.leases import LeaseLost
 from runtime.tasks.model import TaskStatus
@@ -27,9 +28,12 @@ _LAST_DELAY_S = 2.0
 class _Pending:
     """One outcome, who waits for it, and the values that its rows will refer to."""
 
-    __slots__ = ("future", "held", "outcome")
+    __slots__ = ("future", "held", "outcome", "wait")
 
-    def __init__(self, outcome: Outcome, future: asyncio.Future[TaskStatus], held: Sequence[Value]) -> None:
+    def __init__(
+        self, outcome: Outcome, future: asyncio.Future[TaskStatus], held: Sequence[Value], wait: Wait
+    ) -> None:
+        self.wait = wait
         self.outcome = outcome
         self.future = future
         self.held = held
@@ -59,8 +63,15 @@ class Outcomes:
         self._retry: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def write(self, outcome: Outcome, held: Sequence[Value] = ()) -> asyncio.Future[TaskStatus]:
+    def write(
+        self, outcome: Outcome, held: Sequence[Value] = (), wait: Wait = Wait.NO
+    ) -> asyncio.Future[TaskStatus]:
         """Write an outcome; whoever waits for the future may go away.
+
+        Parameters
+        ----------
+        wait : Wait
+            Whether it may wait; it does if all do that are written with it.
 
         Raises
         ------
@@ -72,12 +83,12 @@ class Outcomes:
         future: asyncio.Future[TaskStatus] = self._loop.create_future()
         if not self._pending and self._retry is None:
             self._loop.call_soon(self._flush)
-        self._pending.append(_Pending(outcome, future, held))
+        self._pending.append(_Pending(outcome, future, held, wait))
         return future
 
-    def write_now(self, outcome: Outcome) -> asyncio.Future[TaskStatus]:
+    def write_now(self, outcome: Outcome, wait: Wait = Wait.NO) -> asyncio.Future[TaskStatus]:
         """Write an outcome of many tasks without waiting for others to come along; see `write`."""
-        future = self.write(outcome)
+        future = self.write(outcome, wait=wait)
         if self._retry is None:
             self._flush()
         return future
@@ -113,7 +124,11 @@ class Outcomes:
                     found.append(error)
             return found
 
-        writing = self._store.write(write)
+        wait = pending[0].wait
+        for one in pending:
+            if one.wait is not wait:
+                wait = Wait.NO
+        writing = self._store.write(write, wait)
         self._writing[writing] = None
         writing.add_done_callback(lambda done: self._written(pending, done))
 

@@ -219,7 +219,9 @@ class Scheduler:
             spec.payload,
             _inputs(tables, row.session, spec.dependencies) if spec.dependencies else {},
         )
-        return Lease(self._tasks, row.number, row.session, row.fence, row.owner, task)
+        lease = Lease(self._tasks, row.number, row.session, row.fence, row.owner, task)
+        lease.is_recent = tables.is_recent(row.number)
+        return lease
 
     def _hand_out(self, found: Sequence[tuple[_Request, list[Lease]]], looks_again: bool) -> None:
         self._asking = False

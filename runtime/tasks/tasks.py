@@ -15,6 +15,7 @@ from typing import Any
 from runtime.errors import InvalidArgument
 from runtime.objects.objects import ObjectStore
 from runtime.objects.value import UnusedObject
+from runtime.store.store import Wait
 from runtime.store.tasks import TaskStore, TaskTables
 from runtime.tasks import cancellation, creation, endings, retries
 from runtime.tasks.attempts import AGENT_LOST, Attempts
@@ -285,8 +286,9 @@ class Tasks(Views, Attempts):
                 take_along(tables)
             return ()
 
-        # Who follows results is told of them, and does not ask.
-        write = self.store.write(create, may_wait=follower is not None)
+        # Who follows results is told of them, and does not ask. An idle worker may be done before the task is on disk.
+        wait = Wait.NO if follower is None else Wait.FOR_TABLES if take_along is None else self.wait_for_end
+        write = self.store.write(create, wait)
         if take_along is not None:
             write.add_done_callback(self.scheduler.along_ended)
         return write

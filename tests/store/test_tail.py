@@ -135,7 +135,7 @@ async def submit(tasks: Tasks, *names: str, requests: list[TaskRequest] | None =
     """Make tasks as a stream does; return who follows them."""
     follower = tasks.follower(lambda: None)
     follower.expect(len(names))
-    await tasks.submit("s", requests or [request(name) for name in names], None, follower, None)
+    await tasks.submit("s", requests or [request(name) for name in names], None, follower, "tag")
     return follower
 
 

@@ -9,13 +9,16 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from runtime.errors import Unavailable
 from runtime.store.sqlite.database import Database, store_error
-from runtime.store.sqlite.writer import GroupWriter, Tables, Write
+from runtime.store.sqlite.near_writes import NearWrites
+from runtime.store.sqlite.writer import GroupWriter, Tables, Write, call_all
+from runtime.store.store import Wait
 
 __all__ = ["SqlitePlaneStore", "SqliteStore"]
 
@@ -33,6 +36,9 @@ _SETTLE_S = 0.005
 _FIRST_AGAIN_S, _LAST_AGAIN_S = 0.05, 2.0
 # The longest that a read waits for what is being written before it.
 _LOOK_S = 5.0
+
+# What the thread is told beside writes and reads: to look again whether there is a tail; to end the open group.
+_NUDGE, _END = "nudge", "end"
 
 
 class _Look:
@@ -90,11 +96,17 @@ class SqliteStore:
     ) -> None:
         self.database = Database(path, planes, connection) if database is None else database
         self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
         self._writer = GroupWriter(self.database.writer, self.database.name, self._tell, self.database.log)
-        self._queue: queue.SimpleQueue[Write | _Look | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Write | _Look | str | None] = queue.SimpleQueue()
         self._settling: asyncio.TimerHandle | None = None
-        self._closed = False
-        self._pumping = False
+        # Writes that the thread has and that were not told yet.
+        self._num_away = 0
+        self._pumping = self._closed = False
+        self._near = NearWrites(
+            self._writer, threads, put=self._put, put_end=self._put_end,
+            tailed=self._nudge if threads else self._settle_soon,
+        )  # fmt: skip
         self._reader = self.database.reader()
         self._thread: threading.Thread | None = None
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
@@ -119,6 +131,7 @@ class SqliteStore:
         if self._closed:
             return
         self._closed = True
+        self._near.leave()
         if self._thread is not None:
             self._queue.put(None)
             while self._thread.is_alive():
@@ -145,17 +158,39 @@ class SqliteStore:
             self._writer.add(found)
         return cast(T, found)
 
-    def write(self, tables: Tables, function: Callable[[Any], V], may_wait: bool = False) -> asyncio.Future[V]:
+    def write(self, tables: Tables, function: Callable[[Any], V], wait: Wait = Wait.NO) -> asyncio.Future[V]:
         """See `runtime.store.store.PlaneStore`."""
         future: asyncio.Future[V] = self._loop.create_future()
         if self._closed:
             future.set_exception(Unavailable(f"{self.database.name} is closed"))
             return future
-        self._queue.put(Write(tables, function, future, may_wait))
+        write = Write(tables, function, future, wait)
+        if wait is not Wait.NO and self._near.takes(tables, not self._num_away):
+            self._near.add(write)
+            return future
+        self._near.leave()
+        self._put(write)
+        return future
+
+    def _put(self, write: Write) -> None:
+        """Have the thread run a write."""
+        self._num_away += 1
+        write.on_told = self._came_back
+        self._queue.put(write)
         if self._thread is None and not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
-        return future
+
+    def _put_end(self) -> None:
+        """Have the thread end the group that was begun on the loop."""
+        self._num_away += 1
+        self._queue.put(_END)
+
+    def _nudge(self) -> None:
+        self._queue.put(_NUDGE)
+
+    def _came_back(self) -> None:
+        self._num_away -= 1
 
     def read(self, tables: Tables, function: Callable[[Any], V], written: Tables) -> V:
         """See `runtime.store.store.PlaneStore`.
@@ -188,6 +223,8 @@ class SqliteStore:
             The disk has not taken for long what was written before.
         """
         look = _Look(written, function)
+        if threading.get_ident() == self._loop_thread:
+            self._near.leave()
         if self._thread is None:
             look.run(self._writer)
             return look
@@ -225,27 +262,40 @@ class SqliteStore:
         return self.read(kind(connection, 0), function, written)
 
     def _tell(self, functions: Sequence[Callable[[], None]]) -> None:
+        if self._near.tell(functions):
+            return
         if self._thread is None:
-            _call_all(functions)
+            call_all(functions)
         else:
-            self._loop.call_soon_threadsafe(_call_all, functions)
+            self._loop.call_soon_threadsafe(call_all, functions)
 
     def _write_groups(self) -> None:
         writer, again_s = self._writer, 0.0
         take, take_now = self._queue.get, self._queue.get_nowait
         # What was taken from the queue and comes behind the group.
-        behind: list[Write | _Look | None] = []
+        behind: list[Write | _Look | str | None] = []
         while True:
             try:
                 first = behind.pop() if behind else take(True, (again_s or _SETTLE_S) if writer.has_tail else None)
             except queue.Empty:
-                again_s = 0.0 if writer.settle() else min(max(2 * again_s, _FIRST_AGAIN_S), _LAST_AGAIN_S)
+                if time.monotonic() - self._near.ended_s > _SETTLE_S:
+                    with self._near.turn():
+                        is_settled = writer.settle()
+                    again_s = 0.0 if is_settled else min(max(2 * again_s, _FIRST_AGAIN_S), _LAST_AGAIN_S)
                 continue
             if first is None:
                 break
-            if isinstance(first, _Look):
-                first.run(writer)
+            if first is _NUDGE:
                 continue
+            if first is _END:
+                self._near.end_away()
+                self._loop.call_soon_threadsafe(self._came_back)
+                continue
+            if isinstance(first, _Look):
+                with self._near.turn():
+                    first.run(writer)
+                continue
+            assert isinstance(first, Write)
             group = [first]
             with contextlib.suppress(queue.Empty):
                 while len(group) < _GROUP_LIMIT:
@@ -254,7 +304,8 @@ class SqliteStore:
                         behind.append(following)
                         break
                     group.append(following)
-            writer.run(group)
+            with self._near.turn():
+                writer.run(group)
         writer.settle()
         with contextlib.suppress(queue.Empty):
             # Those who read while the store closes.
@@ -275,6 +326,9 @@ class SqliteStore:
         if not self._queue.empty() and not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
+        self._settle_soon()
+
+    def _settle_soon(self) -> None:
         if self._settling is None and self._writer.has_tail:
             self._settling = self._loop.call_later(_SETTLE_S, self._settle)
 
@@ -283,6 +337,7 @@ class SqliteStore:
         if self._settling is not None:
             self._settling.cancel()
             self._settling = None
+        self._near.leave()
         self._writer.settle()
 
 
@@ -299,9 +354,9 @@ class SqlitePlaneStore(Generic[T]):
         """See `runtime.store.store.PlaneStore`."""
         self._written.watcher = watcher
 
-    def write(self, function: Callable[[T], V], *, may_wait: bool = False) -> asyncio.Future[V]:
+    def write(self, function: Callable[[T], V], wait: Wait = Wait.NO) -> asyncio.Future[V]:
         """See `runtime.store.store.PlaneStore`."""
-        return self._store.write(self._written, function, may_wait)
+        return self._store.write(self._written, function, wait)
 
     def read(self, function: Callable[[T], V]) -> V:
         """See `runtime.store.store.PlaneStore`."""
@@ -322,11 +377,3 @@ def _snapshot(tables: Tables, function: Callable[[Any], V]) -> V:
         return function(tables)
     finally:
         connection.execute("COMMIT")
-
-
-def _call_all(functions: Sequence[Callable[[], None]]) -> None:
-    for function in functions:
-        try:
-            function()
-        except Exception:
-            logger.exception("an effect of a write failed")

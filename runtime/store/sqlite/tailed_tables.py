@@ -40,14 +40,14 @@ class _Connection:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.raw = connection
-        self.settle: Callable[[], None] = lambda: None
+        self.prepare: Callable[[], None] = lambda: None
 
     def execute(self, *arguments: Any) -> sqlite3.Cursor:
-        self.settle()
+        self.prepare()
         return self.raw.execute(*arguments)
 
     def executemany(self, *arguments: Any) -> sqlite3.Cursor:
-        self.settle()
+        self.prepare()
         return self.raw.executemany(*arguments)
 
 
@@ -59,7 +59,7 @@ class TailedTaskTables(SqliteTaskTables):
     def __init__(self, connection: sqlite3.Connection, epoch: int) -> None:
         settled = _Connection(connection)
         super().__init__(settled, epoch)  # type: ignore[arg-type]
-        settled.settle = self.settle
+        settled.prepare = self._prepare
         self._raw = connection.execute
         self._raw_connection = connection
         # By number; and which ids and keys they have.
@@ -78,6 +78,16 @@ class TailedTaskTables(SqliteTaskTables):
     @property
     def has_tail(self) -> bool:  # type: ignore[override]
         return bool(self._tail)
+
+    @property
+    def has_room(self) -> bool:  # type: ignore[override]
+        return len(self._tail) < _MOST_TASKS and self._tail_bytes < _MOST_BYTES
+
+    def _prepare(self) -> None:
+        """The write that runs uses the tables."""
+        if self.before_sql is not None:
+            self.before_sql()
+        self.settle()
 
     # What a single task needs
 
@@ -189,6 +199,9 @@ class TailedTaskTables(SqliteTaskTables):
             end.data = data
             self._tail_bytes += len(data)
         return len(rows)
+
+    def is_recent(self, number: int) -> bool:
+        return not self._is_settled and number in self._tail
 
     # The tail and the tables
 

@@ -253,6 +253,9 @@ class SqliteTaskTables(TaskQueries):
         if spec := self._new_specs.pop(row.spec, None):
             self._keep_spec(spec)
 
+    def is_recent(self, number: int) -> bool:
+        return False
+
     def result(self, session: int, key: str) -> ResultRow | None:
         query = f"SELECT {RESULT} FROM results WHERE session = ? AND key = ?"
         row = self._execute(query, (session, key)).fetchone()

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -14,10 +15,14 @@ from runtime.errors import Error, Unavailable
 from runtime.store import failpoints
 from runtime.store.sqlite.database import SET_TAIL, store_error
 from runtime.store.sqlite.tail_log import TailLog
+from runtime.store.store import Wait
 
-__all__ = ["Effects", "GroupWriter", "Tables", "Write"]
+__all__ = ["Effects", "GroupWriter", "Tables", "Write", "call_all"]
 
 logger = logging.getLogger(__name__)
+
+# Of the latest record, in the mean time that the log takes.
+_WEIGHT = 0.25
 
 
 class Effects:
@@ -47,10 +52,14 @@ class Tables:
 
     may_wait = False
     """Whether what the write does that runs now may be in the log for a moment and not in the tables."""
+    before_sql: Callable[[], None] | None = None
+    """Called by those that use the log before the write that runs now uses the tables."""
     has_tail = False
     """Whether something is durable in the log that the tables do not have."""
     uses_log = False
     """Whether there are changes that can be recorded in the log."""
+    has_room = False
+    """Whether the log may have more before the tables have what is in it."""
 
     @classmethod
     def written(cls, connection: sqlite3.Connection, epoch: int, has_log: bool) -> Tables:
@@ -131,28 +140,53 @@ class Tables:
 
 
 class Write:
-    """One function that waits for its turn."""
+    """One function that waits for its turn.
 
-    __slots__ = ("error", "function", "future", "may_wait", "tables", "value")
+    Attributes
+    ----------
+    on_told : callable or None
+        Called when the caller has been given what came of it.
+    """
+
+    __slots__ = ("error", "function", "future", "on_told", "tables", "value", "wait")
 
     def __init__(
-        self, tables: Tables, function: Callable[[Any], Any], future: asyncio.Future[Any], may_wait: bool = False
+        self, tables: Tables, function: Callable[[Any], Any], future: asyncio.Future[Any], wait: Wait = Wait.NO
     ) -> None:
         self.tables = tables
-        self.may_wait = may_wait
         self.function = function
         self.future = future
+        self.wait = wait
+        self.on_told: Callable[[], None] | None = None
         self.value: Any = None
         self.error: BaseException | None = None
 
     def tell(self) -> None:
         """Give the caller what came of it; on the loop."""
+        if self.on_told is not None:
+            self.on_told()
         if self.future.done():
             return
         if self.error is not None:
             self.future.set_exception(self.error)
         else:
             self.future.set_result(self.value)
+
+
+class _Group:
+    """Writes that are committed together, and what is to be called around that."""
+
+    __slots__ = ("after", "before", "done", "num_changes", "rollback", "touched", "writes")
+
+    def __init__(self, writes: Iterable[Write] = ()) -> None:
+        self.writes = list(writes)
+        self.touched = {write.tables for write in self.writes}
+        # Those that have not failed.
+        self.done: list[Write] = []
+        self.before: list[Callable[[], None]] = []
+        self.after: list[Callable[[], None]] = []
+        self.rollback: list[Callable[[], None]] = []
+        self.num_changes = 0
 
 
 class GroupWriter:
@@ -170,6 +204,11 @@ class GroupWriter:
     tell : callable
         Takes a list of functions and calls them on the loop, in order, after all that it was given before.
     log : TailLog, optional
+
+    Attributes
+    ----------
+    append_s : float
+        How many seconds the log has taken for a record lately.
     """
 
     def __init__(
@@ -183,7 +222,10 @@ class GroupWriter:
         self._name = name
         self._tell = tell
         self._log = log
+        self.append_s = 0.0
         self._tailed: list[Tables] = []
+        self._open: _Group | None = None
+        self._has_savepoint = False
         # Whether the log may have a record that nobody was told of: it is void when the tables say that they know it.
         self._is_doubtful = False
 
@@ -196,69 +238,116 @@ class GroupWriter:
         """Take the tables of a plane that uses the log."""
         self._tailed.append(tables)
 
-    def run(self, group: Sequence[Write]) -> None:
+    def run(self, writes: Sequence[Write]) -> None:
         """Run the writes of a group and commit them; every one's caller is told. Never raises for a failing disk."""
-        execute = self._connection.execute
-        done: list[Write] = []
-        rollback: list[Callable[[], None]] = []
-        after: list[Callable[[], None]] = []
-        before: list[Callable[[], None]] = []
-        touched = {write.tables for write in group}
+        group = _Group(writes)
         try:
-            self._begin()
-            num_changes = self._connection.total_changes
-            alone = len(group) == 1
-            for write in group:
+            self._begin(group)
+            alone = len(writes) == 1
+            for write in writes:
                 if write.future.cancelled():
+                    group.done.append(write)
                     continue
-                tables = write.tables
-                effects = tables.effects = Effects()
-                tables.may_wait = write.may_wait
                 if not alone:
-                    execute("SAVEPOINT one")
-                try:
-                    write.value = write.function(tables)
-                except Exception as error:
-                    tables.drop()
-                    if isinstance(error, sqlite3.Error) or not self._connection.in_transaction:
-                        raise
-                    write.error = error
-                    execute("ROLLBACK" if alone else "ROLLBACK TO one")
-                    if alone:
-                        tables.discard()
-                        self._tell([write.tell])
-                        return
-                else:
-                    tables.keep()
-                    before += effects.before
-                    after += effects.after
-                    rollback += effects.rollback
-                if not alone:
-                    execute("RELEASE one")
-                done.append(write)
-                failpoints.hit("store.write")
-            record = self._record(touched) if self._connection.total_changes == num_changes else None
-            if record is None:
-                self._settle(touched)
-            noted = [effect for tables in touched for effect in tables.told()]
-            if before:
-                self._tell(before)
-            failpoints.hit("store.commit.before")
-            if record is None:
-                self._commit(touched)
-            else:
-                self._append(record, touched)
-            failpoints.hit("store.commit.after")
+                    self._savepoint()
+                if not self._take(group, write):
+                    return
+            self._finish(group, self._record(group))
         except Exception as error:
-            failure = self._failed(error, touched, "a group of writes failed")
-            for write in group:
-                # Those that failed by themselves keep their own error.
-                if write.error is None:
-                    write.error = type(failure)(failure.message)
-            self._tell([*rollback, *(write.tell for write in group)])
+            self._abort(group, error)
+
+    def _take(self, group: _Group, write: Write) -> bool:
+        """Run a write; False when it has failed with all that there was, and that was told."""
+        tables = write.tables
+        effects = tables.effects = Effects()
+        tables.may_wait = write.wait is not Wait.NO
+        try:
+            write.value = write.function(tables)
+        except Exception as error:
+            tables.drop()
+            if isinstance(error, sqlite3.Error) or not self._connection.in_transaction:
+                raise
+            write.error = error
+            if not self._has_savepoint and len(group.writes) == 1:
+                self._connection.execute("ROLLBACK")
+                tables.discard()
+                self._tell([write.tell])
+                return False
+            if self._has_savepoint:
+                self._connection.execute("ROLLBACK TO one")
+        else:
+            tables.keep()
+            group.before += effects.before
+            group.after += effects.after
+            group.rollback += effects.rollback
+        if self._has_savepoint:
+            self._has_savepoint = False
+            self._connection.execute("RELEASE one")
+        group.done.append(write)
+        failpoints.hit("store.write")
+        return True
+
+    def _savepoint(self) -> None:
+        """Have the write that runs next, or now, undone alone when it fails."""
+        if not self._has_savepoint:
+            self._connection.execute("SAVEPOINT one")
+            self._has_savepoint = True
+
+    # A group that is open for further writes
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is one."""
+        return self._open is not None
+
+    def join(self, write: Write) -> None:
+        """Run a write in the open group, or in a new one, and tell what is to be told before its commit."""
+        group = self._open
+        if write.future.cancelled():
+            return write.tell()
+        try:
+            if group is None:
+                group = self._open = _Group()
+                self._begin(group)
+            group.writes.append(write)
+            group.touched.add(write.tables)
+            write.tables.before_sql = self._savepoint
+            try:
+                if not self._take(group, write):
+                    self._open = None
+                    return
+            finally:
+                write.tables.before_sql = None
+            before, group.before = group.before, []
+        except Exception as error:
+            assert group is not None
+            self._open = None
+            self._abort(group, error)
             return
-        # Who begins to watch what a write has made hears of what the rest of its group has made of it.
-        self._tell([*after, *noted, *(write.tell for write in done)])
+        if before:
+            self._tell(before)
+
+    def end(self, *, only_log: bool) -> bool:
+        """Commit the open group, if there is one.
+
+        Parameters
+        ----------
+        only_log : bool
+            False is returned, and the group stays open, when more is to be done than to append to the log.
+        """
+        group = self._open
+        if group is None:
+            return True
+        try:
+            record = self._record(group)
+            if record is None and only_log:
+                return False
+            self._open = None
+            self._finish(group, record)
+        except Exception as error:
+            self._open = None
+            self._abort(group, error)
+        return True
 
     def refuse(self, group: Sequence[Write]) -> None:
         """Tell the callers of writes that came too late."""
@@ -293,17 +382,46 @@ class GroupWriter:
             for one in self._tailed:
                 one.discard()
 
-    def _begin(self) -> None:
+    def _begin(self, group: _Group | None = None) -> None:
         failpoints.hit("store.begin")
+        self._has_savepoint = False
         if not self._connection.in_transaction:
             self._connection.execute("BEGIN IMMEDIATE")
+        if group is not None:
+            group.num_changes = self._connection.total_changes
 
-    def _record(self, touched: Iterable[Tables]) -> bytes | None:
+    def _finish(self, group: _Group, record: bytes | None) -> None:
+        """Commit a group and tell of it."""
+        touched = group.touched
+        if record is None:
+            self._settle(touched)
+        noted = [effect for tables in touched for effect in tables.told()]
+        if group.before:
+            self._tell(group.before)
+        failpoints.hit("store.commit.before")
+        if record is None:
+            self._commit(touched)
+        else:
+            self._append(record, touched)
+        failpoints.hit("store.commit.after")
+        # Who begins to watch what a write has made hears of what the rest of its group has made of it.
+        self._tell([*group.after, *noted, *(write.tell for write in group.done)])
+
+    def _abort(self, group: _Group, error: Exception) -> None:
+        """Undo a group and tell of it."""
+        failure = self._failed(error, group.touched, "a group of writes failed")
+        for write in group.writes:
+            # Those that failed by themselves keep their own error.
+            if write.error is None:
+                write.error = type(failure)(failure.message)
+        self._tell([*group.rollback, *(write.tell for write in group.writes)])
+
+    def _record(self, group: _Group) -> bytes | None:
         """Return the record by which a group is durable; empty if there is nothing in it, None if none will do."""
-        if self._log is None or self._is_doubtful:
+        if self._log is None or self._is_doubtful or self._connection.total_changes != group.num_changes:
             return None
         parts = []
-        for tables in touched:
+        for tables in group.touched:
             part = tables.record() if tables.uses_log else None
             if part is None:
                 return None
@@ -316,7 +434,9 @@ class GroupWriter:
         if record:
             # Until it is there for sure: it is void if the disk fails, and what comes next must not count on it.
             self._is_doubtful = True
+            began = time.perf_counter()
             self._log.append(record)
+            self.append_s += _WEIGHT * (time.perf_counter() - began - self.append_s)
             self._is_doubtful = False
         for tables in touched:
             tables.logged()
@@ -358,3 +478,12 @@ class GroupWriter:
         if self._connection.in_transaction:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
+
+
+def call_all(functions: Iterable[Callable[[], None]]) -> None:
+    """Call functions in order, whatever becomes of them."""
+    for function in functions:
+        try:
+            function()
+        except Exception:
+            logger.exception("an effect of a write failed")

@@ -126,6 +126,8 @@ class Server:
         self.objects = MemoryObjects(disk.objects)
         now_s = asyncio.get_running_loop().time
         self.tasks = Tasks(self.store.plane(SqliteTaskTables), self.objects, limits, now_s=now_s)
+        # As if tasks had been quick of late, or not: then their making waits for their end.
+        self.tasks._duration_s = chance.choice((0.0, 1.0))
         self.gone = asyncio.Event()
         self._calls: dict[asyncio.Task[Any], None] = {}
 
@@ -146,6 +148,10 @@ class Server:
         while not store._queue.empty():
             store._queue.get()
         store.write = lambda *arguments: asyncio.get_event_loop().create_future()
+        # Nobody puts its tail into the tables any more, for a read or because time passes.
+        store._closed = True
+        store._writer._tailed.clear()
+        store._near.drop()
         if store._settling is not None:
             store._settling.cancel()
         tasks: Any = self.tasks
