@@ -404,8 +404,9 @@ class GroupWriter:
         else:
             self._append(record, touched)
         failpoints.hit("store.commit.after")
-        # Who begins to watch what a write has made hears of what the rest of its group has made of it.
-        self._tell([*group.after, *noted, *(write.tell for write in group.done)])
+        # Who begins to watch what a write has made hears of what the rest of its group has made of it; callers go on in
+        # a later turn of the loop, but before those who hear of it in later turns.
+        self._tell([*group.after, *(write.tell for write in group.done), *noted])
 
     def _abort(self, group: _Group, error: Exception) -> None:
         """Undo a group and tell of it."""
