@@ -152,7 +152,8 @@ def test_threads_send_and_read_by_themselves(session: runtime.TaskSession, monke
     for number in range(100):
         assert session.submit(b"echo %d" % number).result(timeout_s=TIMEOUT_S) == b"%d" % number
     assert len(posted) < 20, "the loop has sent them"
-    assert readers.count(threading.current_thread().name) > 100, readers
+    # One message for each: the answer and the result, as a rule.
+    assert readers.count(threading.current_thread().name) > 80, readers
 
 
 def test_those_who_wait_on_the_loop_are_told_by_a_thread_that_reads(session: runtime.TaskSession) -> None:
