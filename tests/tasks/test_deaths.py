@@ -21,6 +21,7 @@ from typing import Any
 import grpc
 import pytest
 
+import runtime
 from runtime import wire
 from runtime.local_cluster.ports import HeldPort
 from runtime.local_cluster.task_process import TaskProcess, command_line
@@ -47,6 +48,8 @@ class World:
         self.server = TaskProcess("server", 0, HeldPort(), folder)
         self.created: list[str] = []
         self.seen: dict[str, bytes] = {}
+        # Payloads of single tasks by their ids.
+        self.singles: dict[str, bytes] = {}
         self.problems: list[str] = []
         self.num_deaths = {"server": 0, "failpoint": 0, "worker": 0}
         self.stopped = threading.Event()
@@ -141,6 +144,25 @@ class World:
             while len(self.created) - len(self.seen) > BACKLOG and not self.stopped.wait(0.02):
                 pass
 
+    def submit(self) -> None:
+        """Submit single tasks and wait for their results, one after the other or a few at a time."""
+        chosen = random.Random(1)
+        number = 0
+        with runtime.TaskClient(self.server.target, retry_s=START_S + CALM_S) as client:
+            session = client.attach("s", max_retries=10_000, priority=5)
+            while not self.stopped.is_set():
+                handles = []
+                for _ in range(chosen.choice((1, 1, 1, 3))):
+                    number += 1
+                    payload = b"%s single %d " % (b"slow" if chosen.random() < 0.1 else b"plain", number)
+                    handles.append(session.submit(payload))
+                    self.singles[handles[-1].id] = payload
+                for handle in handles:
+                    if chosen.random() < 0.9:
+                        data = handle.result(timeout_s=START_S + CALM_S)
+                        if self.seen.setdefault(handle.id, data) != data:
+                            self.problems.append(f"the result of single task {handle.id} has changed")
+
     def watch(self) -> None:
         """Read results again and again: what was there once never changes."""
         chosen = random.Random(0)
@@ -233,7 +255,7 @@ def test_nothing_is_lost_and_nothing_ends_twice(world: World, tmp_path: Path) ->
         thread.start()
         return thread
 
-    clients = [guarded(world.create), guarded(world.watch)]
+    clients = [guarded(world.create), guarded(world.watch), guarded(world.submit)]
     for _ in range(KILLS):
         world.die_once()
         assert not failures, failures
@@ -256,12 +278,16 @@ def test_nothing_is_lost_and_nothing_ends_twice(world: World, tmp_path: Path) ->
         data = world.seen[name]
         kind = ("plain", "slow", "split", "large", "plain")[int(name[1:]) % 5]
         assert data.removeprefix(b"part").startswith(f"{kind} {name} ".encode()) and data[-17:-16] == b"|"
+    assert world.singles
+    for name, payload in world.singles.items():
+        assert world.look(name), f"single task {name} was acknowledged and has no result"
+        assert world.seen[name].startswith(payload + b"|")
     assert world.problems == []
     assert world.server.is_running
     world.server.ask_to_stop()
     assert world.server.wait(time.monotonic() + START_S)
     _check_store(tmp_path)
-    print(world.num_deaths, len(world.created), "tasks")
+    print(world.num_deaths, len(world.created), len(world.singles), "tasks")
 
 
 def _check_store(folder: Path) -> None:
