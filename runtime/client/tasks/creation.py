@@ -38,6 +38,8 @@ class Form(enum.Enum):
 SMALL_TASKS = 500
 """Small tasks of one request."""
 _MOST = {Form.SMALL: (SMALL_TASKS, 1 << 20), Form.MEDIUM: (500, 8 << 20), Form.LARGE: (100, 32 << 20)}
+# The same of medium ones that are told of: the first ones are on disk soon, and begin while others are written.
+_FIRST_NEAR_BYTES, _MOST_NEAR_BYTES = 2 << 20, 16 << 20
 # Payloads that are neither small nor large. From there on a server writes them beside each other in a file; what is
 # larger would hold up what comes behind it.
 _MEDIUM_BYTES, _LARGE_BYTES = 16 << 10, 4 << 20
@@ -125,7 +127,7 @@ def options_message(options: TaskOptions) -> Any:
 
 
 def grouped(
-    tasks: Sequence[NewTask], chunk_bytes: int, *, has_medium: bool = False
+    tasks: Sequence[NewTask], chunk_bytes: int, *, has_medium: bool = False, is_near: bool = False
 ) -> Iterator[tuple[Form, list[NewTask]]]:
     """Yield tasks in groups of one request each, and how they go.
 
@@ -135,16 +137,23 @@ def grouped(
         The server takes no payload in a small request that has so many bytes.
     has_medium : bool
         Whether it takes medium ones.
+    is_near : bool
+        Whether those are only told of.
     """
     group: list[NewTask] = []
     nbytes, last = 0, Form.SMALL
+    near_bytes = _FIRST_NEAR_BYTES
     for task in tasks:
         form = _form(task.payload, chunk_bytes, has_medium)
         if form is Form.SMALL and last is Form.MEDIUM:
             form = last  # it goes along
         most, most_bytes = _MOST[last]
+        if is_near and last is Form.MEDIUM:
+            most_bytes = near_bytes
         if group and (form is not last or len(group) == most or nbytes + task.payload.size > most_bytes):
             yield last, group
+            if last is Form.MEDIUM:
+                near_bytes = min(2 * near_bytes, _MOST_NEAR_BYTES)
             group, nbytes = [], 0
         group.append(task)
         nbytes += task.payload.size

@@ -12,6 +12,7 @@ from runtime.client.tasks.creation import is_medium
 from runtime.client.tasks.near import NearFile, NotNear, hello_to
 from runtime.client.tasks.uploads import Sent, Upload
 from runtime.errors import Error, Unavailable
+from runtime.objects.extents import paged
 
 if TYPE_CHECKING:
     from runtime._ext.http2_client_stream import StreamCall
@@ -21,8 +22,8 @@ __all__ = ["NearUpload"]
 _PATH = "/runtime.v1.TaskUploads/CreateNear"
 
 # Bytes for which places were asked and whose tasks are not stored yet: what the disk and the store can have at work.
-# A few groups; the server lends no more than several times as much.
-_AHEAD_BYTES = 24 << 20
+# A few groups; the server lends 64 MiB to one stream.
+_AHEAD_BYTES = 48 << 20
 
 
 class _Asked:
@@ -76,7 +77,7 @@ class NearUpload(Upload):
                         self._lent(file, asked, list(reply.lent))
                     if reply.HasField("created"):
                         is_heard = True
-                        nbytes = self._waiting[0].nbytes if self._waiting else 0
+                        nbytes = _lent_bytes(self._waiting[0]) if self._waiting else 0
                         await self._take_answer(list(reply.created.non_successfull_ids.ids))
                         self._waiting_bytes -= nbytes
                         self._answer_came.set()
@@ -111,15 +112,14 @@ class NearUpload(Upload):
             ready: deque[_Asked] = deque()
             request = wire.runtime_v1.NearRequest()
             self._waiting_bytes = 0
-            is_over = False
+            following = next(left, None)
             while True:
-                while not is_over and self._waiting_bytes < _AHEAD_BYTES:
-                    sent = next(left, None)
-                    if sent is None:
-                        is_over = True
-                        break
-                    found = _Asked(sent)
-                    self._waiting_bytes += sent.nbytes
+                while following is not None and (
+                    not self._waiting_bytes or self._waiting_bytes + _lent_bytes(following) <= _AHEAD_BYTES
+                ):
+                    found = _Asked(following)
+                    self._waiting_bytes += _lent_bytes(following)
+                    following = next(left, None)
                     ready.append(found)
                     if found.tasks:
                         asked.append(found)
@@ -130,7 +130,7 @@ class NearUpload(Upload):
                     await call.send(request.SerializeToString())
                     request.Clear()
                 if not ready:
-                    if is_over:
+                    if following is None:
                         break
                     self._answer_came.clear()
                     await self._answer_came.wait()
@@ -191,6 +191,11 @@ class NearUpload(Upload):
                 request.payload = task.payload.tobytes()
             if is_asked:
                 following, place = next(places, (None, 0))
+
+
+def _lent_bytes(sent: Sent) -> int:
+    """Return the bytes of the places that a group needs."""
+    return sum(paged(task.payload.size) for task in sent.group if is_medium(task.payload))
 
 
 def _written(write: asyncio.Future[list[int]], group: _Asked) -> None:

@@ -289,7 +289,9 @@ class AsyncTaskSession:
             for index, name in enumerate(names)
         ]
         stored = _Stored(len(new))
-        groups = grouped(new, chunk_bytes, has_medium=self.client.has_uploads)
+        groups = grouped(
+            new, chunk_bytes, has_medium=self.client.has_uploads, is_near=self.client.may_be_near
+        )
         try:
             for form, some in itertools.groupby(groups, key=lambda found: found[0]):
                 # Several requests do not wait for each other's answers.
