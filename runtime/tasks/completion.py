@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from runtime.objects.value import Value
+from runtime.objects.value import ObjectRef, Value
 from runtime.store.tasks import TaskTables
 from runtime.tasks import cancellation, propagation, transitions
 from runtime.tasks.creation import Refused, submit_subtasks
@@ -56,12 +56,26 @@ def succeed(
     propagation.drop_payload(tables, task)
 
 
-def succeed_simply(tables: TaskTables, done: Sequence[transitions.Completion], now_s: float) -> None:
+def succeed_simply(
+    tables: TaskTables,
+    done: Sequence[transitions.Completion],
+    payloads: Sequence[tuple[int, ObjectRef]],
+    now_s: float,
+) -> None:
     """Commit first attempts with their only results, of values without objects; none of them has subtasks.
 
     As `succeed` for each, with few statements for all of them.
+
+    Parameters
+    ----------
+    payloads : sequence of (int, ObjectRef)
+        Those that are objects, by the numbers of their tasks.
     """
     transitions.complete_all(tables, done, now_s)
+    for number, ref in payloads:
+        # The specification of a first attempt has the attempt's own number.
+        tables.release(ref)
+        tables.forget_payload(number)
     is_awaited: dict[int, bool] = {}
     for one in done:
         session = one.session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from runtime.objects.value import Value
+from runtime.objects.value import ObjectRef, Value
 from runtime.store.tasks import TaskTables
 from runtime.tasks import cancellation, completion, retries, transitions
 from runtime.tasks.delays import RetryDelay
@@ -60,6 +60,7 @@ def succeed_all(
 ) -> list[Lease]:
     """Record the success of many attempts, of simple ones together; return the leases that are lost."""
     simple: list[transitions.Completion] = []
+    payloads: list[tuple[int, ObjectRef]] = []
     lost: list[Lease] = []
     standing = tables.standing([lease.number for lease, _ in ended])
     for lease, values in ended:
@@ -72,13 +73,15 @@ def succeed_all(
                     lease.session_number, lease.number, lease.task.id, status, started_s, key, value
                 )
             )
+            if lease.task.payload.ref is not None:
+                payloads.append((lease.number, lease.task.payload.ref))
             continue
         try:
             succeed(tables, lease, values, now_s)
         except LeaseLost:
             lost.append(lease)
     if simple:
-        completion.succeed_simply(tables, simple, now_s)
+        completion.succeed_simply(tables, simple, payloads, now_s)
     return lost
 
 
@@ -89,7 +92,6 @@ def _is_simple(lease: Lease, values: Mapping[str, Value]) -> bool:
     return (
         task.attempt == 0
         and not lease.has_subtasks
-        and task.payload.ref is None
         and len(values) == len(keys) == 1
         and keys[0] in values
     )

@@ -23,11 +23,10 @@ _PATH = "/runtime.v1.TaskUploads/Create"
 class Sent:
     """A group that has not been answered."""
 
-    __slots__ = ("group", "nbytes", "times")
+    __slots__ = ("group", "times")
 
     def __init__(self, group: list[NewTask]) -> None:
         self.group = group
-        self.nbytes = sum(task.payload.size for task in group)
         self.times = 0
 
 

@@ -33,12 +33,11 @@ class ObjectTables(Tables):
 
     def release(self, ref: ObjectRef) -> None:
         """Count one row less, and note when none is left."""
-        row = self.connection.execute(
-            "UPDATE objects SET refs = refs - 1 WHERE digest = ? RETURNING refs", (ref.digest,)
-        ).fetchone()
-        if row is not None and row[0] <= 0:
-            self.connection.execute("DELETE FROM objects WHERE digest = ?", (ref.digest,))
+        last = self.connection.execute("DELETE FROM objects WHERE digest = ? AND refs <= 1", (ref.digest,))
+        if last.rowcount:
             self.note(UnusedObject(ref.digest))
+        else:
+            self.connection.execute("UPDATE objects SET refs = refs - 1 WHERE digest = ?", (ref.digest,))
 
     def all_objects(self) -> list[tuple[bytes, int]]:
         """Return name and size of every object that rows refer to."""
