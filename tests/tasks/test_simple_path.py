@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import FailedPrecondition, NotFound
+from runtime.objects.files import FileObjects
 from runtime.objects.value import Value
 from runtime.tasks import cancellation
 from runtime.tasks.filters import TaskFilter
@@ -121,5 +122,40 @@ def test_cancel_that_was_cut_short_goes_on_at_the_next_start(tmp_path: Path) -> 
             await tasks.store.write(lambda tables: cancellation.begin_session(tables, "s", 0.0))
         async with open_plane(tmp_path) as tasks:
             assert await tasks.wait_for_tasks(TaskFilter(sessions=("s",))) == {TaskStatus.CANCELED: number}
+
+    run_async(work)
+
+
+def test_payloads_of_many_that_succeed_together_go_with_the_last_row_that_has_them(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with open_plane(tmp_path) as tasks:
+            await tasks.create_session("s", OPTIONS)
+            objects = tasks.objects
+            assert isinstance(objects, FileObjects)
+            contents = [[b"%d" % number * size] for number, size in ((1, 20_000), (2, 100_000), (3, 5_000_000))]
+            medium, other, large = await objects.put([[data] for (data,) in contents])
+            for name, payload in (("a", medium), ("b", other), ("c", large), ("d", Value(b"few"))):
+                await tasks.create_tasks("s", [request(name)._replace(payload=payload)])
+            (twin,) = await objects.put(contents[2:])  # the same file
+            await tasks.create_tasks("s", [request("twin")._replace(payload=twin)])
+            assert large.ref is not None and large == twin and objects.path(large.ref.digest).exists()
+            leases = await tasks.acquire("agent", 4)
+            await tasks.succeed_all([(lease, {name: Value(b"out")}) for lease in leases for name in [lease.task.id]])
+            await tasks.swept()
+            async with asyncio.timeout(20):
+                while objects.arena.names:
+                    await asyncio.sleep(0.01)
+            for name in "abcd":
+                assert tasks.result("s", name).value.data == b"out"
+            assert [size for _, size in tasks.store.read(lambda tables: tables.all_objects())] == [5_000_000]
+            assert objects.path(large.ref.digest).exists()
+            lease = await acquire(tasks)
+            assert b"".join([piece async for piece in lease.read_payload(1 << 20)]) == contents[2][0]
+            await tasks.succeed_all([(lease, {"twin": Value(b"x")})])
+            async with asyncio.timeout(20):
+                while objects.path(large.ref.digest).exists():
+                    await asyncio.sleep(0.01)
+            assert tasks.store.read(lambda tables: tables.all_objects()) == []
+            assert tasks.store.read(lambda tables: tables.recount() == tables.all_counts())
 
     run_async(work)
