@@ -24,6 +24,8 @@ _PATH = "/runtime.v1.TaskUploads/CreateNear"
 # Bytes for which places were asked and whose tasks are not stored yet: what the disk and the store can have at work.
 # A few groups; the server lends 64 MiB to one stream.
 _AHEAD_BYTES = 48 << 20
+# Places that are wanted by one message; a group has fewer.
+_MOST_WANTED = 1000
 
 
 class _Asked:
@@ -122,6 +124,9 @@ class NearUpload(Upload):
                     following = next(left, None)
                     ready.append(found)
                     if found.tasks:
+                        if len(request.wanted) + len(found.tasks) > _MOST_WANTED:
+                            await call.send(request.SerializeToString())
+                            request.Clear()
                         asked.append(found)
                         request.wanted.extend(task.payload.size for task in found.tasks)
                     else:

@@ -18,6 +18,7 @@ from runtime.client.tasks.creation import (
     Form,
     NewTask,
     grouped,
+    is_medium,
     keys_of,
     large_requests,
     make_options,
@@ -52,18 +53,22 @@ __all__ = ["AsyncTaskSession"]
 
 # Large results that are fetched at once.
 _FETCHES = 16
+# Medium payloads of one submission from where on it is worth while to agree with a near server on where they go: that
+# takes two questions and opens its file.
+_NEAR_BYTES = 4 << 20
 # Ids of one request that names tasks.
 _IDS_AT_ONCE = 2000
 
 
 class _Stored:
-    """How many tasks of a submission are stored, of how many."""
+    """How many tasks of a submission are stored, of how many, and whether a near server is only told of payloads."""
 
-    __slots__ = ("number", "total")
+    __slots__ = ("is_near", "number", "total")
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, is_near: bool) -> None:
         self.number = 0
         self.total = total
+        self.is_near = is_near
 
 
 class AsyncTaskSession:
@@ -288,10 +293,9 @@ class AsyncTaskSession:
             )
             for index, name in enumerate(names)
         ]
-        stored = _Stored(len(new))
-        groups = grouped(
-            new, chunk_bytes, has_medium=self.client.has_uploads, is_near=self.client.may_be_near
-        )
+        medium_bytes = sum(task.payload.size for task in new if is_medium(task.payload))
+        stored = _Stored(len(new), self.client.may_be_near and medium_bytes >= _NEAR_BYTES)
+        groups = grouped(new, chunk_bytes, has_medium=self.client.has_uploads, is_near=stored.is_near)
         try:
             for form, some in itertools.groupby(groups, key=lambda found: found[0]):
                 # Several requests do not wait for each other's answers.
@@ -484,7 +488,7 @@ class AsyncTaskSession:
             await self._check_answer([task.id for task in group], refused, times, is_named)
             stored.number += len(group)
 
-        kind = NearUpload if form is Form.MEDIUM and self.client.may_be_near else Upload
+        kind = NearUpload if form is Form.MEDIUM and stored.is_near else Upload
         upload = kind(self.client.calls, self.id, groups, options, answered)
         try:
             if isinstance(upload, NearUpload):
@@ -492,7 +496,7 @@ class AsyncTaskSession:
                     await upload.run()
                     return
                 except (NotNear, Unimplemented):  # another machine or user, or an older server
-                    self.client.may_be_near = False
+                    self.client.may_be_near = stored.is_near = False
                     upload = upload.elsewhere()
             await upload.run()
         except Unimplemented:  # by a server of another kind, or an older one

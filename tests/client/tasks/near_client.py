@@ -13,6 +13,7 @@ from typing import Any
 
 import runtime
 from runtime.client.tasks import near
+from runtime.client.tasks import session as session_module
 
 TASKS = 6
 MOST_BYTES = 600_000
@@ -34,6 +35,7 @@ def main() -> None:
         return write(*arguments)
 
     near.write_values = late
+    session_module._NEAR_BYTES = 1
     with runtime.TaskClient(target, retry_s=60) as client:
         session = client.attach(session_id)
         start = 0

@@ -22,6 +22,7 @@ from runtime import wire
 from runtime._ext.http2_client_stream import StreamCall
 from runtime._ext.message_parts import MessageParts
 from runtime.client.tasks import near, near_uploads
+from runtime.client.tasks import session as session_module
 from runtime.client.tasks.calls import Calls
 from runtime.client.tasks.near import NearFile, NotNear, hello_to
 from runtime.errors import AlreadyExists, FailedPrecondition, Unavailable
@@ -48,6 +49,7 @@ class Seen:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     """What goes to the server by streams of uploads."""
+    monkeypatch.setattr(session_module, "_NEAR_BYTES", 1)
     found = Seen()
     stream = Calls.stream
 
@@ -117,6 +119,30 @@ def test_payloads_do_not_cross_the_connection(worked: str, seen: Seen) -> None:
         assert seen.paths == [NEAR] * 3
         # Those of at most 16 KiB go along.
         assert seen.num_sent < sum(size for size in sizes if size <= 16_384) * 2 + 100_000
+
+
+def test_many_payloads_that_are_hardly_medium_are_written(worked: str, seen: Seen) -> None:
+    payloads = payloads_of([16_500] * 4000)
+    with runtime.TaskClient(worked) as client, client.session() as session:
+        assert session.gather(session.map(payloads), timeout_s=TIMEOUT_S) == digests(payloads)
+    assert seen.paths == [NEAR] and seen.num_sent < 4000 * 300
+
+
+def test_a_few_payloads_are_sent(worked: str, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    with runtime.TaskClient(worked) as client, client.session() as session:
+        opened: list[str] = []
+        stream = client.asynchronous.calls.stream
+        monkeypatch.setattr(client.asynchronous.calls, "stream", lambda path: opened.append(path) or stream(path))
+        for sizes, path in (([400_000], FAR), ([1_000_000] * 4, FAR), ([1_100_000] * 4, NEAR), ([500_000] * 9, NEAR)):
+            payloads = payloads_of(sizes)
+            assert session.gather(session.map(payloads), timeout_s=TIMEOUT_S) == digests(payloads)
+            assert opened.pop() == path
+        assert session.submit(payloads_of([400_000])[0]).result(timeout_s=TIMEOUT_S) and opened.pop() == FAR
+        client.asynchronous.may_be_near = False
+        payloads = payloads_of([1_000_000] * 9)
+        assert session.gather(session.map(payloads), timeout_s=TIMEOUT_S) == digests(payloads)
+        assert opened.pop() == FAR
 
 
 def test_large_payloads_and_files_go_as_before(worked: str, seen: Seen, tmp_path: Path) -> None:
