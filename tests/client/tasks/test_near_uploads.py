@@ -128,6 +128,19 @@ def test_many_payloads_that_are_hardly_medium_are_written(worked: str, seen: See
     assert seen.paths == [NEAR] and seen.num_sent < 4000 * 300
 
 
+def test_the_transport_does_not_matter(tmp_path: Path, seen: Seen) -> None:
+    payloads = payloads_of([300_000] * 40)
+    changes: dict[str, Any] = {"task_check_s": 0.2, "grace_s": 0.0, "transport": "grpc"}
+    with (
+        runtime.Server(services=("task",), data_dir=tmp_path, **changes) as server,
+        running_worker(server.target),
+        runtime.TaskClient(server.target) as client,
+        client.session() as session,
+    ):
+        assert session.gather(session.map(payloads), timeout_s=TIMEOUT_S) == digests(payloads)
+    assert seen.paths == [NEAR]
+
+
 def test_a_few_payloads_are_sent(worked: str, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     with runtime.TaskClient(worked) as client, client.session() as session:
