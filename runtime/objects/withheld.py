@@ -44,14 +44,14 @@ class Withheld:
     def add(
         self, extents: Iterable[tuple[int, int]], is_free: Callable[[], bool], done: Callable[[], object] = bool
     ) -> None:
-        """Withhold extents for as long as ``is_free`` says so; given back at once if it does not.
+        """Withhold extents until ``is_free`` says so, which may be at once.
 
         Parameters
         ----------
         extents : iterable of (int, int)
             Place and size of each.
         is_free : callable
-            Called now and again; an `OSError` of it stands for False.
+            Called now and again; an `OSError` stands for False.
         done : callable
             Called when they have been given back.
         """

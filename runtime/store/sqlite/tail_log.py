@@ -77,7 +77,7 @@ class TailFile:
     Parameters
     ----------
     path : Path
-        Made when it is needed first.
+        Made by `begin`, or later if that fails.
     """
 
     def __init__(self, path: Path) -> None:
@@ -91,6 +91,8 @@ class TailFile:
     def begin(self, epoch: int, last: int) -> None:
         """See `TailLog`."""
         self._epoch, self.last, self._end = epoch, last, 0
+        if self._file is None:
+            self._open()  # making it takes a while, which is no matter now
 
     def has_room(self, nbytes: int) -> bool:
         """See `TailLog`."""
