@@ -40,6 +40,10 @@ def next_tasks(tables: TaskTables, turns: dict[int, int], limit: int) -> list[Ta
     limit : int
         How many at most.
     """
+    only = tables.only_ready()
+    if only is not None and limit:
+        turns[only.priority] = only.session
+        return [only]
     found: list[TaskRow] = []
     priority = tables.top_priority()
     while priority is not None and len(found) < limit:

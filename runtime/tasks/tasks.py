@@ -317,20 +317,21 @@ class Tasks(Views, Attempts):
     def _notify(self, changes: list[Any]) -> None:
         is_ready = False
         for change in changes:
-            if isinstance(change, TaskChange):
+            kind = type(change)
+            if kind is TaskChange:
                 is_ready = is_ready or change.is_ready
                 if change.after is TaskStatus.CANCELING:
                     self._cancelling(change.number)
-            elif isinstance(change, TaskChanges):
+            elif kind is TaskChanges:
                 is_ready = is_ready or change.has_ready
                 if change.after is TaskStatus.DISPATCHED:
                     self.write_dispatches_soon()
-            elif isinstance(change, QueueEmpty):
+            elif kind is QueueEmpty:
                 # What got ready before this was taken by the same write, or one before it.
                 is_ready = self.scheduler.has_ready = False
-            elif isinstance(change, UnusedObject):
+            elif kind is UnusedObject:
                 self.objects.remove(change.digest)
-            elif isinstance(change, Delayed):
+            elif kind is Delayed:
                 self._delays.arm(change.due_s)
         self.waiting.notify(changes)
         if is_ready:

@@ -71,6 +71,14 @@ class ReadyTasks:
             if not sessions.numbers:
                 del self._priorities[task.priority]
 
+    def only(self) -> TaskRow | None:
+        """Return the ready task if there is just one."""
+        if len(self._lanes) != 1:
+            return None
+        (lane,) = self._lanes.values()
+        (task,) = lane.values()
+        return task
+
     def top_priority(self) -> int | None:
         """Return the highest priority of a ready task."""
         return max(self._priorities, default=None)

@@ -94,10 +94,13 @@ class TailedTaskTables(SqliteTaskTables):
     def insert_tasks(self, rows: Sequence[TaskRow]) -> None:
         if not self._can_wait(rows):
             return super().insert_tasks(rows)
-        find, ids = "SELECT 1 FROM tasks WHERE id = ?", self._tail_ids
+        ids = self._tail_ids
         new = {row.id for row in rows}
-        if len(new) < len(rows) or not ids.isdisjoint(new) or any(self._raw(find, (id,)).fetchone() for id in new):
+        if len(new) < len(rows) or not ids.isdisjoint(new):
             raise Exists("a task id is in use")
+        for id in new:
+            if self._raw("SELECT 1 FROM tasks WHERE id = ?", (id,)).fetchone() is not None:
+                raise Exists("a task id is in use")
         for row in rows:
             assert row.submitted_s is not None
             made = Made(
@@ -112,19 +115,14 @@ class TailedTaskTables(SqliteTaskTables):
 
     def _can_wait(self, rows: Sequence[TaskRow]) -> bool:
         """Return whether new tasks may be in the tail."""
-        return (
-            self.may_wait
-            and not self._is_settled
-            and len(self._tail) + len(rows) <= _MOST_TASKS
-            and self._tail_bytes <= _MOST_BYTES
-            and all(
-                row.status is TaskStatus.SUBMITTED
-                and row.missing == row.attempt == 0
-                and row.spec == row.number
-                and row.submitted_s is not None
-                for row in rows
-            )
-        )
+        if not self.may_wait or self._is_settled or self._tail_bytes > _MOST_BYTES:
+            return False
+        for row in rows:
+            if row.status is not TaskStatus.SUBMITTED or row.missing or row.attempt or row.spec != row.number:
+                return False
+            if row.submitted_s is None:
+                return False
+        return len(self._tail) + len(rows) <= _MOST_TASKS
 
     def insert_results(self, rows: Sequence[ResultRow]) -> None:
         tail = self._tail
@@ -138,10 +136,13 @@ class TailedTaskTables(SqliteTaskTables):
         super().insert_results(rows)
 
     def _insert_results(self, rows: Sequence[ResultRow]) -> None:
-        find, known = "SELECT 1 FROM results WHERE session = ? AND key = ?", self._tail_keys
+        known = self._tail_keys
         new = {(row.session, row.key) for row in rows}
-        if len(new) < len(rows) or not known.isdisjoint(new) or any(self._raw(find, key).fetchone() for key in new):
+        if len(new) < len(rows) or not known.isdisjoint(new):
             raise Exists("a key is in use")
+        for key in new:
+            if self._raw("SELECT 1 FROM results WHERE session = ? AND key = ?", key).fetchone() is not None:
+                raise Exists("a key is in use")
         known |= new
         for row in rows:
             self._tail[row.number].key = row.key
@@ -149,10 +150,14 @@ class TailedTaskTables(SqliteTaskTables):
     def insert_specs(self, rows: Iterable[SpecRow]) -> None:
         rows = list(rows)
         tail = self._tail
-        is_simple = not self._is_settled and all(
-            row.number in tail and row.payload.ref is None and row.parent == 0 and not row.dependencies for row in rows
-        )
-        if not is_simple or any(row.expected_keys != (tail[row.number].key,) for row in rows):
+        is_simple = not self._is_settled
+        for row in rows if is_simple else ():
+            made = tail.get(row.number)
+            if made is None or row.expected_keys != (made.key,) or row.payload.ref is not None:
+                is_simple = False
+            elif row.parent or row.dependencies:
+                is_simple = False
+        if not is_simple:
             return super().insert_specs(rows)
         for row in rows:
             made = tail[row.number]

@@ -44,6 +44,9 @@ class TaskQueue(TaskCounters):
 
     # Ready tasks
 
+    def only_ready(self) -> TaskRow | None:
+        return None if self._ready is None else self._ready.only()
+
     def top_priority(self) -> int | None:
         if self._ready is None:
             self._write_taken()

@@ -232,7 +232,10 @@ class GroupWriter:
     @property
     def has_tail(self) -> bool:
         """Whether something is durable in the log that the tables do not have. From any thread."""
-        return any(tables.has_tail for tables in self._tailed)
+        for tables in self._tailed:  # asked several times for each single task
+            if tables.has_tail:
+                return True
+        return False
 
     def add(self, tables: Tables) -> None:
         """Take the tables of a plane that uses the log."""
