@@ -22,7 +22,7 @@ from runtime.store.store import Wait
 __all__ = ["NearWrites"]
 
 # As long as the log takes no longer than this for a record, in the mean; and how many writes are run together at most.
-_QUICK_S = 0.0003
+_QUICK_S = 0.0005
 _MOST = 16
 # How long a write waits for its next at most. The loop's timers have milliseconds.
 _LINGER_S = 0.002

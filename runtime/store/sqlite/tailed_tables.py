@@ -153,9 +153,7 @@ class TailedTaskTables(SqliteTaskTables):
         is_simple = not self._is_settled
         for row in rows if is_simple else ():
             made = tail.get(row.number)
-            if made is None or row.expected_keys != (made.key,) or row.payload.ref is not None:
-                is_simple = False
-            elif row.parent or row.dependencies:
+            if made is None or row.expected_keys != (made.key,) or row.payload.ref is not None or row.parent or row.dependencies:
                 is_simple = False
         if not is_simple:
             return super().insert_specs(rows)
