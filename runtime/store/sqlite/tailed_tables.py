@@ -153,7 +153,8 @@ class TailedTaskTables(SqliteTaskTables):
         is_simple = not self._is_settled
         for row in rows if is_simple else ():
             made = tail.get(row.number)
-            if made is None or row.expected_keys != (made.key,) or row.payload.ref is not None or row.parent or row.dependencies:
+            is_known = made is not None and row.expected_keys == (made.key,)
+            if not is_known or row.payload.ref is not None or row.parent or row.dependencies:
                 is_simple = False
         if not is_simple:
             return super().insert_specs(rows)

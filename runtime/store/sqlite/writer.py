@@ -232,7 +232,7 @@ class GroupWriter:
     @property
     def has_tail(self) -> bool:
         """Whether something is durable in the log that the tables do not have. From any thread."""
-        for tables in self._tailed:  # asked several times for each single task
+        for tables in self._tailed:  # noqa: SIM110 - asked several times for each single task
             if tables.has_tail:
                 return True
         return False
