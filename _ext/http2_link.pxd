@@ -31,6 +31,10 @@ cdef class Link:
     cdef long control_frames            # since the last call, without effect
     cdef object aside                   # `runtime._ext.http2_aside.Aside` that reads in place of the transport, or None
 
+    cdef int _fd                        # of a transport without TLS; -1 when there is none, -2 before that is known
+
     cdef int write(self, object buffer) except -1
     cdef int flush(self) except -1
+    cdef int _find_file(self) except -1
+    cdef bint _send_small(self, list out) except -1
     cdef int reset(self, uint32_t stream, int code) except -1
