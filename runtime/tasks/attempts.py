@@ -211,7 +211,9 @@ class Attempts(Core):
             return TaskStatus.COMPLETED
 
         writing = self._outcomes.write_now(write, Wait.FOR_TABLES if is_recent else Wait.NO)
-        return asyncio.ensure_future(self._record_all(writing, mine, now_s))
+        recorded: asyncio.Future[None] = self._loop.create_future()
+        writing.add_done_callback(functools.partial(self._all_written, recorded, mine, now_s))
+        return recorded
 
     def _note_duration(self, lease: Lease) -> None:
         """Take note of how long it took from a task's lease to its end."""
@@ -223,20 +225,22 @@ class Attempts(Core):
         """How the making of a task may wait that an idle worker begins with at once."""
         return Wait.FOR_NEXT if self._duration_s < _QUICK_S else Wait.FOR_TABLES
 
-    async def _record_all(
+    def _all_written(
         self,
-        writing: asyncio.Future[TaskStatus],
+        recorded: asyncio.Future[None],
         ended: Sequence[tuple[Lease, Mapping[str, Value]]],
         now_s: float,
+        writing: asyncio.Future[TaskStatus],
     ) -> None:
-        try:
-            await writing
-        except (Unavailable, ResourceExhausted):
-            raise  # the server stops
-        except Exception:
+        error = writing.exception()
+        if error is not None and (isinstance(error, (Unavailable, ResourceExhausted)) or len(ended) == 1):
+            if not recorded.done():
+                recorded.set_exception(error)  # the server stops, or it is the only one's own fault
+            return
+        if not recorded.done():
+            recorded.set_result(None)
+        if error is not None:
             # One of them is at fault; the others are written without it.
-            if len(ended) == 1:
-                raise
             for lease, values in ended:
                 self.in_background(
                     self._outcomes.write(

@@ -89,6 +89,11 @@ class Follower:
         """Whether `take` has something to return."""
         return bool(self._settled)
 
+    @property
+    def has_all_news(self) -> bool:
+        """Whether `take` has something to return, and nothing else is awaited."""
+        return 0 < len(self._settled) == self.num_awaited
+
     def take(self, limit: int) -> list[Followed]:
         """Return what has become known since the last time, up to ``limit`` results."""
         if len(self._settled) <= limit:

@@ -88,9 +88,13 @@ class Outcomes:
 
     def write_now(self, outcome: Outcome, wait: Wait = Wait.NO) -> asyncio.Future[TaskStatus]:
         """Write an outcome of many tasks without waiting for others to come along; see `write`."""
-        future = self.write(outcome, wait=wait)
-        if self._retry is None:
-            self._flush()
+        if self._pending or self._retry is not None:
+            future = self.write(outcome, wait=wait)
+            if self._retry is None:
+                self._flush()
+            return future
+        future = self._loop.create_future()
+        self._write([_Pending(outcome, future, (), wait)])
         return future
 
     def close(self) -> None:

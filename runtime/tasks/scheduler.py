@@ -89,12 +89,23 @@ def _of_priority(tables: TaskTables, turns: dict[int, int], priority: int, limit
 class _Request:
     """An agent that waits for tasks."""
 
-    __slots__ = ("future", "limit", "owner")
+    __slots__ = ("future", "limit", "owner", "taker")
 
-    def __init__(self, owner: str, limit: int, future: asyncio.Future[list[Lease]]) -> None:
+    def __init__(
+        self, owner: str, limit: int, future: asyncio.Future[list[Lease]], taker: Callable[[list[Lease]], None] | None
+    ) -> None:
         self.owner = owner
         self.limit = limit
         self.future = future
+        self.taker = taker
+
+    def give(self, leases: list[Lease]) -> None:
+        """Hand leases to whoever waits for them."""
+        if self.taker is None:
+            self.future.set_result(leases)
+        else:
+            self.future.set_result([])
+            self.taker(leases)
 
 
 class Scheduler:
@@ -125,13 +136,21 @@ class Scheduler:
                 self._tasks.give_back(future.result())
             raise
 
-    def request(self, owner: str, limit: int) -> asyncio.Future[list[Lease]]:
-        """Return the future of what `acquire` returns; cancelling it before it is done loses nothing."""
+    def request(
+        self, owner: str, limit: int, taker: Callable[[list[Lease]], None] | None = None
+    ) -> asyncio.Future[list[Lease]]:
+        """Return the future of what `acquire` returns; cancelling it before it is done loses nothing.
+
+        Parameters
+        ----------
+        taker : callable, optional
+            Called with the leases as soon as they are there, and the future's result is empty.
+        """
         future: asyncio.Future[list[Lease]] = asyncio.get_running_loop().create_future()
         if self.is_closed:
             future.set_exception(Unavailable("the server stops"))
         else:
-            self._waiting.append(_Request(owner, limit, future))
+            self._waiting.append(_Request(owner, limit, future, taker))
             self.wake()
         return future
 
@@ -235,7 +254,7 @@ class Scheduler:
             if request.future.done():
                 back += leases
             elif leases:
-                request.future.set_result(leases)
+                request.give(leases)
         if back:
             self._tasks.give_back(back)
         self._waiting = deque(request for request in self._waiting if not request.future.done())

@@ -64,6 +64,9 @@ class SubmissionsService:
         """Run."""
         post = getattr(context, "post", None)
         stream = _Stream(await self._tasks(), self._chunk_bytes, self._lenient, post)
+        take_by = getattr(context, "take_by", None)
+        if take_by is not None:
+            take_by(stream.take)
         reader = asyncio.ensure_future(stream.read(requests))
         try:
             while news := await stream.next(reader):
@@ -100,6 +103,8 @@ class _Stream:
         self._results: deque[tuple[Followed, ResultView | None]] = deque()
         self._num_open = self._held_bytes = 0
         self._last_number = 0
+        # Whether `read` has a submission for which there is no room yet: nothing overtakes it.
+        self._is_held = False
         self._room = asyncio.Event()
         self._wake = asyncio.Event()
         self._is_flushing = self._is_closed = False
@@ -116,6 +121,11 @@ class _Stream:
         """
         try:
             async for data in requests:
+                self._is_held = True
+                while self._is_full:
+                    self._room.clear()
+                    await self._room.wait()
+                self._is_held = False
                 if self._follower.is_closed:
                     return  # whoever is not answered asks the next server
                 submission = plain_submission(data) or _submission_of(data)
@@ -125,11 +135,28 @@ class _Stream:
                 self._last_number = number
                 self._held_bytes += len(data)
                 self._submit(submission, len(data))
-                while self._num_open + len(self._answers) >= _MAX_OPEN or self._held_bytes >= _MAX_OPEN_BYTES:
-                    self._room.clear()
-                    await self._room.wait()
         finally:
             self._wake.set()
+
+    def take(self, data: bytes) -> bool:
+        """Take a submission as soon as it has come, if it is a usual one and there is room; else `read` takes it."""
+        if self._is_held or self._is_closed or self._follower.is_closed or self._is_full:
+            return False
+        submission = plain_submission(data)
+        if submission is None or submission[0] <= self._last_number:
+            return False
+        self._last_number = submission[0]
+        self._held_bytes += len(data)
+        try:
+            self._submit(submission, len(data))
+        except Exception as error:
+            self._failure = error  # raised by `next`
+            self._wake.set()
+        return True
+
+    @property
+    def _is_full(self) -> bool:
+        return self._num_open + len(self._answers) >= _MAX_OPEN or self._held_bytes >= _MAX_OPEN_BYTES
 
     async def next(self, reader: asyncio.Future[None]) -> list[bytes]:
         """Return messages that are to be sent by the call's task; none when everything has been told.
@@ -201,9 +228,17 @@ class _Stream:
             refused, error = error.ids, None
         if refused or error is not None:
             self._follower.expect(-num_awaited)
-        self._answer(number, nbytes, refused, error)
+        self._note_answer(number, nbytes, refused, error)
+        if self._num_open:
+            self._news_came()
+        else:
+            self._flush()  # now: no other answer is going to come along
 
     def _answer(self, number: int, nbytes: int, refused: Sequence[str], error: BaseException | None) -> None:
+        self._note_answer(number, nbytes, refused, error)
+        self._news_came()
+
+    def _note_answer(self, number: int, nbytes: int, refused: Sequence[str], error: BaseException | None) -> None:
         code, text = 0, ""
         if isinstance(error, Error):
             code, text = error.code, error.message
@@ -211,18 +246,22 @@ class _Stream:
             logger.error("tasks of a submission could not be made", exc_info=error)
             code, text = Internal.code, f"the tasks could not be made: {type(error).__name__}: {error}"
         self._answers.append((number, refused, code, text, nbytes))
-        self._news_came()
 
     # What is said
 
     def _news_came(self) -> None:
-        if not self._is_flushing:
+        if not self._num_open and self._follower.has_all_news:
+            self._flush()  # now: nothing else is going to come along
+        elif not self._is_flushing:
             self._is_flushing = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        self._is_flushing = False
+        self._flush()
 
     def _flush(self) -> None:
         """Post what there is to say, or have the call's task send it."""
-        self._is_flushing = False
         if self._is_closed:
             return
         if self._post is not None and not self._is_slow:

@@ -425,13 +425,13 @@ class Waiting:
                 for future in self._by_key.get((change.session, change.key), ()):
                     if not future.done():
                         future.set_result(None)
-                for collector in self._collectors.get(change.session, ()):
+                for collector in tuple(self._collectors.get(change.session, ())):
                     collector.settle(change.key)
 
     def _notify_completions(self, completions: Completions) -> None:
         collectors = self._collectors
         for one in completions.done if collectors else ():
-            for collector in collectors.get(one.session, ()):
+            for collector in tuple(collectors.get(one.session, ())):
                 collector.settle(one.key, one.value)
         if self._by_task or self._by_key or self._by_session or self.in_thread:
             self.notify(completions.each())

@@ -16,6 +16,7 @@ from runtime.tasks.agents.batched_call import BatchedCall
 from runtime.tasks.agents.batches import BatchStream, is_batchable
 from runtime.tasks.agents.endpoint import Endpoint
 from runtime.tasks.agents.link import WorkerLink
+from runtime.tasks.agents.supply import Taken
 from runtime.tasks.leases import Lease, LeaseLost
 from runtime.tasks.model import FailureKind
 
@@ -327,17 +328,17 @@ class Agent:
         if placed:
             await self._send(placed, None)
 
-    def _send_at_once(self, lease: Lease) -> bool:
-        """Send a task to a worker that waits for one, without a turn of the agent's own; tell whether that was done."""
+    def _send_at_once(self, lease: Lease) -> Taken:
+        """Send a task to a worker that waits for one, without a turn of the agent's own."""
         stream = self._stream
         if stream is None or self._leaving or not self._is_usable or self._refuses_batches:
-            return False
+            return Taken.NOT
         if self._alone or stream.room() <= 0 or not is_batchable(lease) or _objects_of(lease):
-            return False
+            return Taken.NOT
         if not stream.give_at_once(lease):
-            return False
+            return Taken.NOT
         self._batch_works()
-        return True
+        return Taken.LAST if stream.is_over or stream.room() <= 0 else Taken.ONE
 
     async def _send(self, leases: list[Lease], objects: dict[Value, Content] | None) -> None:
         """Send tasks with their objects, or with the places of these."""
@@ -448,7 +449,7 @@ class Agent:
         if not outcome.cancelled() and (error := outcome.exception()) is not None and not isinstance(error, LeaseLost):
             logger.error("the outcome of a task is not recorded: %s", error)
 
-    async def _acquire(self, taker: Callable[[Lease], bool] | None = None) -> Lease | None:
+    async def _acquire(self, taker: Callable[[Lease], Taken] | None = None) -> Lease | None:
         """Return the lease of the next task; None when the agent is to look around before it goes on.
 
         Parameters

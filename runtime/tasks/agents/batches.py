@@ -166,6 +166,9 @@ class BatchStream:
         self._is_behind = False
         self._saying: dict[asyncio.Task[None], None] = {}
         self._look_timer: asyncio.TimerHandle | None = None
+        # Whether a task has to read first what the worker has said.
+        self._is_held = False
+        call.take_by(self._take_usual)
         self._listener = asyncio.ensure_future(self._listen())
 
     def __len__(self) -> int:
@@ -364,6 +367,7 @@ class BatchStream:
                     self._take_values(ends)
                     self._owner.batch_changed()
                     continue
+                self._is_held = True
                 try:
                     news = wire.runtime_v1.TaskNews.FromString(data)
                 except DecodeError:
@@ -374,11 +378,27 @@ class BatchStream:
                     sent = self._sent.get(talk.number)
                     if sent is not None and sent.call is not None:
                         await sent.call.room()
+                self._is_held = False
         except Error as raised:
             error = raised
         finally:
             self._call.cancel()
             self._lost(error)
+
+    def _take_usual(self, data: bytes) -> bool:
+        """Take what has come at once if it tells of nothing but tasks that have ended with a value."""
+        if self._is_held:
+            return False
+        ends = task_messages.simple_ends(data, _INLINE_BYTES)
+        if ends is None:
+            return False
+        self._heard = self._loop.time()
+        try:
+            self._take_values(ends)
+        except Exception:
+            return False  # the listener takes it again, which ends the stream; what was taken is known
+        self._owner.batch_changed()
+        return True
 
     def _take(self, news: wire.runtime_v1.TaskNews) -> None:
         self._heard = self._loop.time()

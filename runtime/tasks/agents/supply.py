@@ -9,6 +9,7 @@ taken them for a moment: who is next is decided when a worker is free, as far as
 from __future__ import annotations
 
 import asyncio
+import enum
 import functools
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from runtime.tasks.leases import Lease
 if TYPE_CHECKING:
     from runtime.tasks.tasks import Tasks
 
-__all__ = ["Supply"]
+__all__ = ["Supply", "Taken"]
 
 # Leases are kept for so many seconds of work at the present rate.
 _AHEAD_S = 0.03
@@ -34,17 +35,32 @@ _WEIGHT = 0.1
 _OWNER = "agents"
 
 
-class _Wanted(asyncio.Future["Lease | None"]):
-    """The lease of the next task, for one agent."""
+class Taken(enum.Enum):
+    """What became of a lease that an agent was offered as soon as it was there."""
 
-    def __init__(self, taker: Callable[[Lease], bool] | None, loop: asyncio.AbstractEventLoop) -> None:
+    NOT = enum.auto()
+    """It is not taken so: the agent has to look around first."""
+    LAST = enum.auto()
+    """It is taken, and the agent wants no other one now."""
+    ONE = enum.auto()
+    """It is taken, and the agent has room for another one."""
+
+
+class _Wanted(asyncio.Future["Lease | None"]):
+    """The leases of the next tasks, for one agent."""
+
+    def __init__(self, taker: Callable[[Lease], Taken] | None, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self._taker = taker
 
-    def give(self, lease: Lease) -> None:
-        """Hand the lease to whoever waits for it."""
-        is_taken = self._taker is not None and self._taker(lease)
-        self.set_result(None if is_taken else lease)
+    def give(self, lease: Lease, *, is_alone: bool) -> bool:
+        """Hand a lease to whoever waits; tell whether he goes on waiting, which only those do who got one alone."""
+        taken = Taken.NOT if self._taker is None else self._taker(lease)
+        if taken is Taken.ONE and is_alone and not self.done():
+            return True
+        if not self.done():
+            self.set_result(lease if taken is Taken.NOT else None)
+        return False
 
 
 class Supply:
@@ -93,19 +109,19 @@ class Supply:
         while left and self._waiting and not self._closed:
             future = self._waiting.popleft()
             if not future.done():
-                future.give(left.popleft())
+                future.give(left.popleft(), is_alone=False)
         if not self._ahead():
             self._stop_acquiring()
         self._tasks.give_back(left)
 
-    def next(self, taker: Callable[[Lease], bool] | None = None) -> asyncio.Future[Lease | None]:
+    def next(self, taker: Callable[[Lease], Taken] | None = None) -> asyncio.Future[Lease | None]:
         """Return the future lease of the next task, UNAVAILABLE when the server stops; cancelling it loses nothing.
 
         Parameters
         ----------
         taker : callable, optional
-            Called with the lease as soon as it is there. If it returns True the lease is taken, and the future's result
-            is None.
+            Called with a lease as soon as it is there. If it takes it, the future's result is None, once no further one
+            is wanted.
         """
         future = _Wanted(taker, self._loop)
         self._taken += 1
@@ -166,41 +182,38 @@ class Supply:
         ahead = self._ahead()
         if self._waiting or len(self._ready) <= ahead // 2 < ahead:
             limit = len(self._waiting) + max(0, ahead - len(self._ready))
-            self._acquiring = self._tasks.scheduler.request(_OWNER, limit)
-            self._acquiring.add_done_callback(self._acquired)
+            self._acquiring = self._tasks.scheduler.request(_OWNER, limit, self._acquired)
+            self._acquiring.add_done_callback(self._ended)
 
-    def _acquired(self, acquiring: asyncio.Future[list[Lease]]) -> None:
-        is_wanted = self._acquiring is acquiring
-        if is_wanted:
+    def _ended(self, acquiring: asyncio.Future[list[Lease]]) -> None:
+        if self._acquiring is acquiring:
             self._acquiring = None
-        if acquiring.cancelled():
-            return
-        error = acquiring.exception()
+        error = None if acquiring.cancelled() else acquiring.exception()
         if error is not None:
             for future in self._waiting:
                 if not future.done():
                     future.set_exception(error)
             self._waiting.clear()
-            return
-        leases = acquiring.result()
+
+    def _acquired(self, leases: list[Lease]) -> None:
+        """Deal out what was acquired; within the turn that has handed it out."""
+        self._acquiring = None
         if self._closed:
             self._tasks.give_back(leases)
-            return
-        if not is_wanted:
-            # It was over when it was to be stopped; somebody may have asked since then.
-            self.put_back(leases)
             return
         if self._ready and leases[0].task.options.priority > self._ready[0].task.options.priority:
             self._give_back()
         for lease in leases:
-            self._deal(lease)
+            self._deal(lease, is_alone=len(leases) == 1)
         self._refill()
 
-    def _deal(self, lease: Lease) -> None:
+    def _deal(self, lease: Lease, *, is_alone: bool) -> None:
         while self._waiting:
             future = self._waiting.popleft()
             if not future.done():
-                future.give(lease)
+                if future.give(lease, is_alone=is_alone):
+                    self._taken += 1
+                    self._waiting.append(future)
                 return
         lease.on_interrupt = functools.partial(self._interrupted, lease)
         self._ready.append(lease)
