@@ -54,7 +54,7 @@ class Follower:
         self.is_closed = waiting.is_closed
         self._waiting = waiting
         self._news = news
-        self._sessions: dict[int, _Session] = {}
+        self._awaited: dict[tuple[int, str], _Awaited] = {}
         self._settled: list[Followed] = []
         self._kept_bytes = 0
         self._is_left = False
@@ -78,11 +78,9 @@ class Follower:
         """
         if self._is_left:
             return
-        found = self._sessions.get(session)
-        if found is None:
-            found = self._sessions[session] = _Session(self, session_id, session)
-            self._waiting.enter(session, found)
-        found.pending.update(dict.fromkeys(keys, tag))
+        for key in keys:
+            awaited = self._awaited[session, key] = _Awaited(self, session_id, session, tag)
+            self._waiting.enter_key(session, key, awaited)
 
     @property
     def has_news(self) -> bool:
@@ -103,29 +101,26 @@ class Follower:
             del self._settled[:limit]
             self._kept_bytes -= sum(len(one.value.data) for one in settled if one.value is not None)
         self.num_awaited -= len(settled)
-        # A session of which nothing is awaited is not followed: what others do in it costs nothing then.
-        for session in [session for session in self._sessions.values() if not session.pending]:
-            del self._sessions[session.number]
-            self._waiting.leave(session.number, session)
         return settled
 
     def leave(self) -> None:
         """Be told of nothing any more."""
         self._is_left = True
         self._waiting.not_at_close(self.close)
-        for session in self._sessions.values():
-            self._waiting.leave(session.number, session)
-        self._sessions.clear()
+        for (session, key), awaited in self._awaited.items():
+            self._waiting.leave_key(session, key, awaited)
+        self._awaited.clear()
 
-    # For sessions
+    # For what is awaited
 
-    def settled(self, session: _Session, tag: Any, key: str, value: Value | None) -> None:
+    def settled(self, awaited: _Awaited, key: str, value: Value | None) -> None:
         """Take note of a result."""
+        self._awaited.pop((awaited.number, key), None)
         if value is not None and self._kept_bytes + len(value.data) > _KEPT_BYTES:
             value = None  # it is read again when its turn has come
         if value is not None:
             self._kept_bytes += len(value.data)
-        self._settled.append(Followed(tag, session.id, key, value))
+        self._settled.append(Followed(awaited.tag, awaited.session_id, key, value))
         self._news()
 
     def close(self) -> None:
@@ -134,22 +129,17 @@ class Follower:
         self._news()
 
 
-class _Session:
-    """The results of one session that are followed; a collector for `Waiting`."""
+class _Awaited:
+    """One result that is followed."""
 
-    __slots__ = ("_follower", "id", "number", "pending")
+    __slots__ = ("_follower", "number", "session_id", "tag")
 
-    def __init__(self, follower: Follower, id: str, number: int) -> None:
-        self.id = id
+    def __init__(self, follower: Follower, session_id: str, number: int, tag: Any) -> None:
+        self.session_id = session_id
         self.number = number
-        self.pending: dict[str, Any] = {}
+        self.tag = tag
         self._follower = follower
 
     def settle(self, key: str, value: Value | None = None) -> None:
-        """A result is there, perhaps with its value, or never will be."""
-        tag = self.pending.pop(key, None)
-        if tag is not None:
-            self._follower.settled(self, tag, key, value)
-
-    def close(self) -> None:
-        """The server stops, which the follower hears by itself."""
+        """It is there, perhaps with its value, or never will be."""
+        self._follower.settled(self, key, value)

@@ -17,7 +17,7 @@ from runtime.tasks.filters import TaskFilter
 from runtime.tasks.model import ENDED_BADLY, TERMINAL, ResultStatus, TaskStatus
 from runtime.tasks.transitions import Completions, ResultChange, TaskChange
 
-__all__ = ["Collector", "Settled", "Waiting"]
+__all__ = ["Collector", "Settled", "SettledKey", "Waiting"]
 
 logger = logging.getLogger(__name__)
 
@@ -179,6 +179,14 @@ class _Group:
 _Groups = dict[_Group, None]
 
 
+class SettledKey(Protocol):
+    """Who is told of one result."""
+
+    def settle(self, key: str, value: Value | None = None) -> None:
+        """Take note that the result is there, perhaps with its value, or never will be."""
+        ...
+
+
 class Settled(Protocol):
     """Who is told of the results of a session."""
 
@@ -260,6 +268,7 @@ class Waiting:
         self._closed = False
         self._by_key: dict[tuple[int, str], dict[asyncio.Future[None], None]] = {}
         self._collectors: dict[int, dict[Settled, None]] = {}
+        self._followed: dict[tuple[int, str], SettledKey] = {}
         self._at_close: dict[Callable[[], None], None] = {}
         self._groups: dict[tuple[Any, ...], _Group] = {}
         self._by_session: dict[int, _Groups] = {}
@@ -273,9 +282,9 @@ class Waiting:
 
     @property
     def num_waiting(self) -> int:
-        """How many calls wait now."""
+        """How many calls wait now, and how many results are followed."""
         collectors, single = (sum(map(len, table.values())) for table in (self._collectors, self._by_key))
-        return collectors + single + sum(len(group.futures) for group in self._groups.values())
+        return collectors + single + len(self._followed) + sum(len(group.futures) for group in self._groups.values())
 
     async def result(self, session_id: str, key: str) -> None:
         """Wait until a result is not CREATED any more.
@@ -355,6 +364,15 @@ class Waiting:
         """Tell a collector of the results of a session that are settled from now on."""
         self._collectors.setdefault(session, {})[collector] = None
 
+    def enter_key(self, session: int, key: str, follower: SettledKey) -> None:
+        """Tell a follower once, when a result is settled; of each result there is one, who has made it."""
+        self._followed[session, key] = follower
+
+    def leave_key(self, session: int, key: str, follower: SettledKey) -> None:
+        """Tell a follower nothing."""
+        if self._followed.get((session, key)) is follower:
+            del self._followed[session, key]
+
     def at_close(self, closed: Callable[[], None]) -> None:
         """Have a function called when the server stops; by who waits for nothing now, but will."""
         self._at_close[closed] = None
@@ -425,13 +443,20 @@ class Waiting:
                 for future in self._by_key.get((change.session, change.key), ()):
                     if not future.done():
                         future.set_result(None)
-                for collector in tuple(self._collectors.get(change.session, ())):
+                follower = self._followed.pop((change.session, change.key), None)
+                if follower is not None:
+                    follower.settle(change.key)
+                for collector in self._collectors.get(change.session, ()):
                     collector.settle(change.key)
 
     def _notify_completions(self, completions: Completions) -> None:
-        collectors = self._collectors
+        collectors, followed = self._collectors, self._followed
+        for one in completions.done if followed else ():
+            follower = followed.pop((one.session, one.key), None)
+            if follower is not None:
+                follower.settle(one.key, one.value)
         for one in completions.done if collectors else ():
-            for collector in tuple(collectors.get(one.session, ())):
+            for collector in collectors.get(one.session, ()):
                 collector.settle(one.key, one.value)
         if self._by_task or self._by_key or self._by_session or self.in_thread:
             self.notify(completions.each())

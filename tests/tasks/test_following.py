@@ -96,6 +96,30 @@ def test_what_others_submit_in_the_same_session_is_not_told() -> None:
     on_plane(story)
 
 
+def test_a_result_is_offered_to_nobody_but_who_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    offered: list[str] = []
+    settle = following._Awaited.settle
+
+    def noted(self: following._Awaited, key: str, value: Value | None = None) -> None:
+        offered.append(key)
+        settle(self, key, value)
+
+    monkeypatch.setattr(following._Awaited, "settle", noted)
+
+    async def story(tasks: Tasks, ear: Ear) -> None:
+        ears = [Ear(tasks) for _ in range(20)]
+        for index, one in enumerate(ears):
+            await one.submit(request(f"t{index}"))
+        for _ in ears:
+            await succeed(tasks, b"v")
+        assert [list(one.take()) for one in ears] == [[f"t{index}"] for index in range(20)]
+        for one in ears:
+            one.follower.leave()
+
+    on_plane(story)
+    assert sorted(offered) == sorted(f"t{index}" for index in range(20))
+
+
 def test_take_returns_the_oldest_up_to_its_limit() -> None:
     async def story(tasks: Tasks, ear: Ear) -> None:
         await ear.submit(*(request(f"t{index}") for index in range(5)))

@@ -356,7 +356,7 @@ def test_tasks_go_on_without_the_client_that_has_submitted_them(tmp_path: Path, 
         for name in names:
             await stream.submit(task(name))
         await stream.answer(20)
-        assert submitter.tasks.waiting.num_waiting == 1
+        assert submitter.tasks.waiting.num_waiting == 20
         stream.call.cancel()
         await nobody_waits(submitter)
         async with submitter.agents(succeed):
