@@ -107,7 +107,7 @@ class _Stream:
         self._is_held = False
         self._room = asyncio.Event()
         self._wake = asyncio.Event()
-        self._is_flushing = self._is_closed = False
+        self._is_flushing = self._waits_for_answers = self._is_closed = False
         self._is_slow = post is None
         self._failure: Exception | None = None
 
@@ -257,14 +257,20 @@ class _Stream:
             self._loop.call_soon(self._flush_soon)
 
     def _flush_soon(self) -> None:
-        self._is_flushing = False
+        if self._num_open and not self._waits_for_answers:
+            # What has become of a task and that it was made may be told in one turn: one message.
+            self._waits_for_answers = True
+            self._loop.call_soon(self._flush_soon)
+            return
+        self._waits_for_answers = self._is_flushing = False
         self._flush()
 
     def _flush(self) -> None:
         """Post what there is to say, or have the call's task send it."""
         if self._is_closed:
             return
-        if self._post is not None and not self._is_slow:
+        has_news = self._answers or self._results or self._follower.has_news
+        if has_news and self._post is not None and not self._is_slow:
             try:
                 self._results += self._tasks.followed(self._follower.take(_AT_ONCE))
                 self._post_small(self._post)
