@@ -240,6 +240,7 @@ cdef class Aside:
     cdef int _give_back(self) except -1:
         if self._is_closed:
             self._reader = NOBODY
+            self._close_files()
             self._soon(self._finish)
         else:
             self._reader = LOOP
@@ -339,10 +340,12 @@ cdef class Aside:
             return
         self._is_closed = True
         self._loop.remove_reader(self._epoll)
+        if self._reader == THREAD:
+            write(self._event, &one, sizeof(one))  # it closes the files
+            return
+        self._close_files()
         if self._reader == LOOP:
             self._finish()
-        elif self._reader == THREAD:
-            write(self._event, &one, sizeof(one))
 
     def _call_ended(self, call):
         self.close()
