@@ -137,6 +137,8 @@ class _NearStream:
         """Take nothing any more. What was told of and not stored is let go."""
         self._creating.cancel()
         await asyncio.wait([self._creating])
+        if not self._creating.cancelled():
+            self._creating.exception()  # told by `replies`, unless nobody asks any more
         self._intake.close()
 
     def _reply(self, reply: wire.runtime_v1.NearReply) -> None:
