@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runtime.errors import NotFound, Unavailable
+from runtime.errors import NotFound, ResourceExhausted, Unavailable
 from runtime.objects.value import Value
 from runtime.store import failpoints
 from runtime.store.sqlite import near_writes
@@ -222,6 +222,21 @@ def test_a_record_that_fails_takes_the_task_and_its_end_along(tmp_path: Path, re
             _, making = submit(tasks, "a")
             await making
             await check(tasks, [], ["a"])
+
+    run_async(work)
+
+
+@pytest.mark.parametrize("place", ["store.begin", "store.write", "store.commit.before", "store.commit.after"])
+def test_a_failure_anywhere_is_told(tmp_path: Path, records: list[bytes], place: str) -> None:
+    async def work() -> None:
+        async with plane(tmp_path) as tasks:
+            await first(tasks)
+            await asyncio.sleep(0.05)
+            failpoints.set_failpoint(place, "raise:ENOSPC")
+            with pytest.raises(ResourceExhausted):
+                await submit(tasks, "a")[1]
+            await submit(tasks, "b")[1]
+            await check(tasks, [], ["b"])
 
     run_async(work)
 

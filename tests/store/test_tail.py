@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from runtime.store.sqlite import store as sqlite_store
 from runtime.store.sqlite import tailed_tables
 from runtime.store.sqlite.tail_log import LOG_BYTES, TailFile
 from runtime.store.sqlite.tail_records import End, Made, ended_bytes, made_bytes, read_changes
+from runtime.tasks import attempts
 from runtime.tasks.creation import Refused
 from runtime.tasks.filters import TaskFilter
 from runtime.tasks.model import TaskRequest, TaskStatus
@@ -40,6 +42,7 @@ def no_failpoints() -> Iterator[None]:
 def lasting_tail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is put into the tables only because time passes."""
     monkeypatch.setattr(sqlite_store, "_SETTLE_S", 3600.0)
+    monkeypatch.setattr(attempts, "_DISPATCH_DELAY_S", 3600.0)
 
 
 # The file
@@ -55,7 +58,7 @@ def filled(path: Path, *records: bytes, epoch: int = 1, last: int = 0) -> TailFi
 
 
 def read(path: Path) -> list[tuple[int, bytes]]:
-    return list(TailFile(path).records())
+    return [(number, record) for _, number, record in TailFile(path).records()]
 
 
 def test_records_are_read_in_order_up_to_the_first_that_is_not_whole(tmp_path: Path) -> None:
@@ -143,7 +146,8 @@ async def complete(tasks: Tasks, *names: str) -> None:
     """Have the next tasks run, which are these, and end at once."""
     ended = []
     for name in names:
-        lease = await acquire(tasks)
+        (lease,) = await tasks.acquire("agent")
+        lease.started_s = time.time()
         assert lease.task.id == name
         ended.append((lease, {key: Value(b"result of " + key.encode()) for key in lease.task.expected_keys}))
     await tasks.succeed_all(ended)
@@ -332,6 +336,34 @@ def test_a_disk_that_does_not_answer_ends_a_read_with_an_error(tmp_path: Path, m
             await check(tasks, [], ["a"])
 
     run_async(work)
+
+
+def test_a_file_of_an_earlier_state_does_without_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def early() -> None:
+        async with plane(tmp_path) as tasks:
+            await complete(tasks, "first")
+            await submit(tasks, "a")
+
+    async def late() -> None:
+        async with plane(tmp_path) as tasks:
+            await submit(tasks, "b")
+            kept["log"] = (tmp_path / "store.db.tail").read_bytes()
+
+    async def last() -> None:
+        async with plane(tmp_path) as tasks:
+            await check(tasks, ["first"], ["a"])
+            assert not await tasks.task_statuses(["b"])
+            await submit(tasks, "b")
+            await complete(tasks, "a", "b")
+
+    kept: dict[str, bytes] = {}
+    run_async(early)
+    kept["file"] = (tmp_path / "store.db").read_bytes()
+    run_async(late)
+    (tmp_path / "store.db").write_bytes(kept["file"])
+    (tmp_path / "store.db.tail").write_bytes(kept["log"])
+    run_async(last)
+    assert "older than the log beside it" in caplog.text
 
 
 DYING = """

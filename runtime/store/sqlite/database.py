@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ __all__ = ["LOG_SUFFIX", "MEMORY", "SET_TAIL", "Database", "Schema", "store_erro
 
 MEMORY = ":memory:"
 """In place of a path: a store that ends with the process."""
+
+logger = logging.getLogger(__name__)
 
 LOG_SUFFIX = ".tail"
 """What the name of the log has behind that of the file."""
@@ -96,7 +99,6 @@ class Database:
                 self._lock = _lock(path)
             self.writer = connection if connection is not None else self.connect()
             self._migrate(schemas)
-            self._replay(schemas)
         except (sqlite3.Error, OSError) as error:
             self.close()
             raise store_error(error, self.name) from error
@@ -157,26 +159,23 @@ class Database:
             os.close(self._lock)
             self._lock = None
 
-    def _replay(self, schemas: Sequence[type[Schema]]) -> None:
-        """Have the tables know the whole history: what the log says behind that which they know."""
-        if self.log is None:
-            return
+    def _replay(self, schemas: Sequence[type[Schema]], epoch: int) -> int:
+        """Put into the tables what the opening ``epoch`` has left in the log; return the number of its last record."""
         (known,) = self.writer.execute("SELECT number FROM tail").fetchone()
-        records = [(number, record) for number, record in self.log.records() if number > known]
-        if records:
-            known = records[-1][0]
-            self.writer.execute("BEGIN IMMEDIATE")
-            try:
-                for schema in schemas:
-                    schema.replay(self.writer, [record for _, record in records])
-                self.writer.execute(SET_TAIL, (known,))
-                failpoints.hit("store.replay")
-                self.writer.execute("COMMIT")
-            except BaseException:
-                if self.writer.in_transaction:
-                    self.writer.execute("ROLLBACK")
-                raise
-        self.log.begin(self.epoch, known)
+        found = [] if self.log is None else list(self.log.records())
+        records = [(number, record) for opening, number, record in found if opening == epoch and number > known]
+        if any(opening > epoch for opening, _, _ in found):
+            logger.warning(
+                "%s is older than the log beside it, which is not used: the last tasks may be missing", self.name
+            )
+        if not records:
+            return int(known)
+        for schema in schemas:
+            schema.replay(self.writer, [record for _, record in records])
+        known = records[-1][0]
+        self.writer.execute(SET_TAIL, (known,))
+        failpoints.hit("store.replay")
+        return int(known)
 
     def _migrate(self, schemas: Sequence[type[Schema]]) -> None:
         writer = self.writer
@@ -200,12 +199,15 @@ class Database:
             # Numbers that must not come back after a restart begin with the count of openings.
             writer.execute("UPDATE openings SET epoch = epoch + 1")
             self.epoch = writer.execute("SELECT epoch FROM openings").fetchone()[0]
+            last = self._replay(schemas, self.epoch - 1)
             failpoints.hit("store.migrate")
             writer.execute("COMMIT")
         except BaseException:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
             raise
+        if self.log is not None:
+            self.log.begin(self.epoch, last)
 
     def _migrate_plane(self, schema: type[Schema], version: int) -> None:
         known = len(schema.MIGRATIONS)

@@ -62,8 +62,8 @@ class TailLog(Protocol):
         """Have the room of all records again: the tables know of them."""
         ...
 
-    def records(self) -> Iterator[tuple[int, bytes]]:
-        """Yield number and content of every record that is whole, in order; before anything is appended."""
+    def records(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield opening, number and content of every record that is whole, in order; before anything is appended."""
         ...
 
     def close(self) -> None:
@@ -115,7 +115,7 @@ class TailFile:
         """See `TailLog`."""
         self._end = 0
 
-    def records(self) -> Iterator[tuple[int, bytes]]:
+    def records(self) -> Iterator[tuple[int, int, bytes]]:
         """See `TailLog`."""
         try:
             data = self._path.read_bytes()
@@ -130,7 +130,7 @@ class TailFile:
             if crc32c(memoryview(data)[at + _CRC_AT : end]) != crc:
                 return
             epoch, number = opening, found
-            yield number, data[at + _HEAD.size : end]
+            yield epoch, number, data[at + _HEAD.size : end]
             at = end
 
     def close(self) -> None:

@@ -308,12 +308,14 @@ class GroupWriter:
         group = self._open
         if write.future.cancelled():
             return write.tell()
+        is_new = group is None
+        if group is None:
+            group = self._open = _Group()
+        group.writes.append(write)
+        group.touched.add(write.tables)
         try:
-            if group is None:
-                group = self._open = _Group()
+            if is_new:
                 self._begin(group)
-            group.writes.append(write)
-            group.touched.add(write.tables)
             write.tables.before_sql = self._savepoint
             try:
                 if not self._take(group, write):
@@ -323,7 +325,6 @@ class GroupWriter:
                 write.tables.before_sql = None
             before, group.before = group.before, []
         except Exception as error:
-            assert group is not None
             self._open = None
             self._abort(group, error)
             return

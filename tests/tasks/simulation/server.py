@@ -49,11 +49,11 @@ class Log:
     """The log beside the tables: what was appended is there, whatever happens then."""
 
     def __init__(self) -> None:
-        self.last = 0
+        self.last = self._epoch = 0
         self._records: list[tuple[int, bytes]] = []
 
     def begin(self, epoch: int, last: int) -> None:
-        self.last = last
+        self.last, self._epoch = last, epoch
         self._records.clear()
 
     def has_room(self, nbytes: int) -> bool:
@@ -67,8 +67,8 @@ class Log:
     def restart(self) -> None:
         self._records.clear()
 
-    def records(self) -> Iterator[tuple[int, bytes]]:
-        yield from list(self._records)
+    def records(self) -> Iterator[tuple[int, int, bytes]]:
+        yield from [(self._epoch, number, record) for number, record in self._records]
 
     def close(self) -> None:
         pass
