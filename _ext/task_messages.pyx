@@ -181,6 +181,127 @@ def simple_ends(bytes news not None, Py_ssize_t limit):
     return found
 
 
+@cython.final
+cdef class PlainOrder:
+    """A ``BatchedTask`` without dependencies, whose payload is in it; read like the message."""
+
+    cdef readonly uint64_t number
+    cdef readonly str session_id
+    cdef readonly str task_id
+    cdef readonly tuple expected_output_key
+    cdef readonly dict options
+    cdef readonly bytes payload
+    cdef readonly double max_duration_s
+    cdef readonly bint is_announced
+
+    @property
+    def dependency(self):
+        """Return the dependencies: none."""
+        return ()
+
+    def HasField(self, str name not None):
+        """Return False: of the fields that may be missing, all are."""
+        return False
+
+
+def plain_orders(bytes orders not None):
+    """Read a ``TaskOrders`` of nothing but tasks without dependencies and places.
+
+    Returns
+    -------
+    list of PlainOrder or None
+        None: ask protobuf.
+    """
+    cdef Cursor c = _cursor(<const uint8_t *>PyBytes_AS_STRING(orders), PyBytes_GET_SIZE(orders))
+    cdef uint32_t tag = 0
+    cdef Span field
+    cdef list found = []
+    try:
+        while c.p < c.end:
+            # task = 1
+            if read_tag(&c, &tag) or tag != (1 << 3 | WIRE_BYTES) or read_span(&c, &field):
+                return None
+            order = _plain_order(field)
+            if order is None:
+                return None
+            found.append(order)
+    except UnicodeDecodeError:
+        return None
+    return found
+
+
+cdef PlainOrder _plain_order(Span span):
+    cdef Cursor c = _cursor(span.p, span.n)
+    cdef uint32_t tag = 0
+    cdef uint64_t value
+    cdef Span field
+    cdef PlainOrder order = PlainOrder.__new__(PlainOrder)
+    cdef str key = None
+    cdef list keys = None
+    order.session_id = order.task_id = ""
+    order.options = {}
+    order.payload = b""
+    while c.p < c.end:
+        if read_tag(&c, &tag):
+            return None
+        if tag == (1 << 3 | WIRE_VARINT) or tag == (9 << 3 | WIRE_VARINT):
+            if read_varint(&c, &value):
+                return None
+            if tag >> 3 == 1:
+                order.number = value
+            else:
+                order.is_announced = value != 0
+            continue
+        if tag == (8 << 3 | 1):
+            if c.end - c.p < 8:
+                return None
+            memcpy(&order.max_duration_s, c.p, 8)  # little-endian, as every machine this is built for
+            c.p += 8
+            continue
+        if (tag & 7) != WIRE_BYTES or read_span(&c, &field):
+            return None
+        tag >>= 3
+        if tag == 2:
+            order.session_id = _text(field)
+        elif tag == 3:
+            order.task_id = _text(field)
+        elif tag == 4 and key is None:
+            key = _text(field)
+        elif tag == 4:
+            if keys is None:
+                keys = [key]
+            keys.append(_text(field))
+        elif tag == 5:
+            if not _add_entry(order.options, field):
+                return None
+        elif tag == 6:
+            order.payload = _bytes(field)
+        else:
+            return None
+    order.expected_output_key = tuple(keys) if keys is not None else () if key is None else (key,)
+    return order
+
+
+cdef bint _add_entry(dict entries, Span span) except -1:
+    """Add an entry of a map of texts; tell whether it is one."""
+    cdef Cursor c = _cursor(span.p, span.n)
+    cdef uint32_t tag = 0
+    cdef Span field
+    cdef str key = ""
+    cdef str value = ""
+    while c.p < c.end:
+        if read_tag(&c, &tag) or (tag & 7) != WIRE_BYTES or read_span(&c, &field):
+            return False
+        if tag >> 3 == 1:
+            key = _text(field)
+        elif tag >> 3 == 2:
+            value = _text(field)
+        else:
+            return False
+    entries[key] = value
+    return True
+
+
 def collected_values(bytes reply not None):
     """Read a ``CollectReply`` of results that are COMPLETED, each with its value.
 

@@ -15,6 +15,7 @@ from runtime._ext.task_messages import (
     TasksWriter,
     collected_values,
     ends_bytes,
+    plain_orders,
     simple_ends,
     small_tasks,
 )
@@ -176,6 +177,57 @@ def test_ends_are_written_as_protobuf_writes_them(seed: int) -> None:
         news.end.add(number=number, value=value, elapsed_us=elapsed_us)
     assert ends_bytes(ends) == news.SerializeToString()
     assert simple_ends(ends_bytes(ends), LIMIT) == ends
+
+
+def _same_orders(data: bytes) -> None:
+    found = plain_orders(data)
+    if found is None:
+        return
+    parsed = wire.runtime_v1.TaskOrders.FromString(data)
+    assert not (parsed.cancel or parsed.talk or parsed.chunk_bytes or parsed.inline_bytes or parsed.HasField("places"))
+    assert len(found) == len(parsed.task)
+    for order, task in zip(found, parsed.task, strict=True):
+        assert order.number == task.number
+        assert (order.session_id, order.task_id) == (task.session_id, task.task_id)
+        assert order.expected_output_key == tuple(task.expected_output_key)
+        assert order.options == dict(task.options)
+        assert order.payload == task.payload
+        assert order.max_duration_s == task.max_duration_s or task.max_duration_s != task.max_duration_s
+        assert order.is_announced == task.is_announced
+        assert list(order.dependency) == list(task.dependency) == []
+        assert not task.HasField("placed_payload") and not order.HasField("placed_payload")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_orders_are_read_as_protobuf_reads_them(seed: int) -> None:
+    chance = random.Random(seed)
+    orders = wire.runtime_v1.TaskOrders()
+    for _ in range(chance.randint(0, 5)):
+        orders.task.add(
+            number=chance.choice((0, 1, 200, 2**63)), session_id=chance.choice(("", _text(chance))),
+            task_id=chance.choice(("", _text(chance))),
+            expected_output_key=[_text(chance) for _ in range(chance.randint(0, 3))],
+            options={_text(chance): _text(chance) for _ in range(chance.randint(0, 2))},
+            payload=chance.choice((b"", _bytes(chance))), max_duration_s=chance.choice((0.0, 3600.0, 1e-9)),
+            is_announced=chance.random() < 0.5,
+        )  # fmt: skip
+    data = orders.SerializeToString()
+    assert plain_orders(data) is not None
+    _same_orders(data)
+    for mutant in _mutants(data, chance):
+        _same_orders(mutant)
+
+
+def test_other_orders_are_left_to_protobuf() -> None:
+    task, named = wire.runtime_v1.BatchedTask, wire.runtime_v1.NamedBytes
+    for other in (
+        wire.runtime_v1.TaskOrders(cancel=[1]),
+        wire.runtime_v1.TaskOrders(chunk_bytes=1),
+        wire.runtime_v1.TaskOrders(places=wire.runtime_v1.PlacesFile(path="p")),
+        wire.runtime_v1.TaskOrders(task=[task(number=1, dependency=[named(key="k", data=b"d")])]),
+        wire.runtime_v1.TaskOrders(task=[task(placed_payload=wire.runtime_v1.PlacedBytes(size=1))]),
+    ):
+        assert plain_orders(other.SerializeToString()) is None
 
 
 def test_other_news_are_left_to_protobuf() -> None:

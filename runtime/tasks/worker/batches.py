@@ -25,7 +25,7 @@ from typing import Any
 from runtime import wire
 from runtime._ext.http2_aside import Aside
 from runtime._ext.message_cuts import cut_fields
-from runtime._ext.task_messages import ends_bytes
+from runtime._ext.task_messages import PlainOrder, ends_bytes, plain_orders
 from runtime.errors import Cancelled, DataLoss, Error, InvalidArgument
 from runtime.tasks import messages
 from runtime.tasks.worker.conversation import Conversation, Input
@@ -68,7 +68,7 @@ class _Entry:
         "payload", "task",
     )
 
-    def __init__(self, given: wire.runtime_v1.BatchedTask, payload: bytes) -> None:
+    def __init__(self, given: wire.runtime_v1.BatchedTask | PlainOrder, payload: bytes) -> None:
         self.given = given
         self.payload = payload
         # Those that were not in the message.
@@ -542,19 +542,18 @@ class BatchRunner:
         # The loop's next look finds what runs for long; without one that is due it has to arrange for it.
         if self._closed or self._timer is None:
             return False
-        try:
-            orders, payloads = _orders(data)
-        except Error:
-            return False
-        if len(orders.task) != 1 and len(self._slots) > 1:
-            return False  # others are to be woken
-        if not orders.task or orders.HasField("places") or orders.talk or orders.cancel:
-            return False
-        numbers = [given.number for given in orders.task]
-        if min(numbers) <= self._last_number or sorted(set(numbers)) != numbers:
-            return False
-        self._last_number = numbers[-1]
-        self._add(orders, payloads)
+        orders = plain_orders(data)
+        if not orders or (len(orders) > 1 and len(self._slots) > 1):
+            return False  # it is about something else, or others are to be woken
+        last = self._last_number
+        for given in orders:
+            if given.number <= last:
+                return False
+            last = given.number
+        self._last_number = last
+        for given in orders:
+            entry = self._entries[given.number] = _Entry(given, given.payload)
+            self._queue.append(entry)
         return True
 
     def _idle(self) -> None:
@@ -567,6 +566,8 @@ class BatchRunner:
     def _read(self, entry: _Entry) -> bool:
         """Read what lies in places; return whether it was there, else the task goes back."""
         given, places = entry.given, self._places
+        if isinstance(given, PlainOrder):
+            return True
         try:
             if given.HasField("placed_payload"):
                 entry.payload = _placed(places, given.placed_payload)
