@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Lender", "Lending"]
 
 # What one borrower may have at a time, and all of them together, as a part of what the file may have.
-_MOST_BYTES = 64 << 20
+_MOST_BYTES = 128 << 20
 _SHARE = 4
 
 

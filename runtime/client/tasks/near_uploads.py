@@ -22,8 +22,8 @@ __all__ = ["NearUpload"]
 _PATH = "/runtime.v1.TaskUploads/CreateNear"
 
 # Bytes for which places were asked and whose tasks are not stored yet: what the disk and the store can have at work.
-# A few groups; the server lends 64 MiB to one stream.
-_AHEAD_BYTES = 48 << 20
+# Several groups: one is being written while others wait for the disk; the server lends 128 MiB to one stream.
+_AHEAD_BYTES = 96 << 20
 # Places that are wanted by one message; a group has fewer.
 _MOST_WANTED = 1000
 
