@@ -358,8 +358,8 @@ def test_lent_bytes_are_bounded_whatever_is_asked(tmp_path: Path) -> None:
             for near_one in (one, another):
                 await near_one.begin()
                 found = [place for _ in range(10) for place in await near_one.places(*[1 << 20] * 20)]
-                assert sum(map(bool, found)) == 64 and found[-1] == 0
-            assert objects.lender.nbytes == 128 << 20
+                assert sum(map(bool, found)) == 128 and found[-1] == 0
+            assert objects.lender.nbytes == 256 << 20
 
     run_async(work)
 
