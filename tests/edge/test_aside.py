@@ -356,6 +356,8 @@ def test_an_interrupt_ends_the_waiting_of_the_main_thread(service: RunningServic
             await stop.wait()
             ready["after"] = await call.receive()
 
+    # Whoever runs this in a shell's background has it ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=lambda: run(hold))
     thread.start()
     try:
@@ -368,6 +370,7 @@ def test_an_interrupt_ends_the_waiting_of_the_main_thread(service: RunningServic
         timer.join()
         assert ready["aside"].post(b"after")
     finally:
+        signal.signal(signal.SIGINT, before)
         ready["loop"].call_soon_threadsafe(ready["stop"].set)
         thread.join(TIMEOUT_S)
     assert ready["after"] == b"retfa"
