@@ -129,12 +129,6 @@ class NearWrites:
         self._writer.end(only_log=False)
         self._turn.release()
 
-    def drop(self) -> None:
-        """Forget everything."""
-        self._writes.clear()
-        if self._lingering is not None:
-            self._lingering.cancel()
-
     def tell(self, functions: Effects) -> bool:
         """Call what a group that is run here wants to be called, now or when it is committed; False if none is."""
         if self._effects is not None:

@@ -115,7 +115,7 @@ class TailedTaskTables(SqliteTaskTables):
 
     def _can_wait(self, rows: Sequence[TaskRow]) -> bool:
         """Return whether new tasks may be in the tail."""
-        if not self.may_wait or self._is_settled or self._tail_bytes > _MOST_BYTES:
+        if not self.may_wait or self._is_settled or not self.has_room:
             return False
         for row in rows:
             if row.status is not TaskStatus.SUBMITTED or row.missing or row.attempt or row.spec != row.number:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar
 
-from runtime.errors import Error, Unavailable
+from runtime.errors import Error
 from runtime.store import failpoints
 from runtime.store.sqlite.database import SET_TAIL, store_error
 from runtime.store.sqlite.tail_log import TailLog
@@ -352,12 +352,6 @@ class GroupWriter:
             self._open = None
             self._abort(group, error)
         return True
-
-    def refuse(self, group: Sequence[Write]) -> None:
-        """Tell the callers of writes that came too late."""
-        for write in group:
-            write.error = Unavailable(f"{self._name} is closed")
-        self._tell([write.tell for write in group])
 
     # The tail
 

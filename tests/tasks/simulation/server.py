@@ -151,9 +151,10 @@ class Server:
         # Nobody puts its tail into the tables any more, for a read or because time passes.
         store._closed = True
         store._writer._tailed.clear()
-        store._near.drop()
-        if store._settling is not None:
-            store._settling.cancel()
+        store._near._writes.clear()
+        for timer in (store._settling, store._near._lingering):
+            if timer is not None:
+                timer.cancel()
         tasks: Any = self.tasks
         tasks.leases.close()
         tasks.retention.close()
