@@ -263,11 +263,19 @@ class Arena:
         OSError
             The disk fails, or has failed since then.
         """
+        await self.sync(num_failed)
+        return self.name(places)
+
+    def name(self, places: Sequence[tuple[int, int, int]]) -> list[ObjectRef]:
+        """Return names for what others have written to places, durable or not."""
+        return [ObjectRef(self._name(place, nbytes), nbytes, checksum) for place, nbytes, checksum in places]
+
+    async def sync(self, num_failed: int) -> None:
+        """Make everything durable that was written since `num_failed` was this; raises as `named` does."""
         if self._num_failed == num_failed:
             await self._synced()
         if self._num_failed != num_failed:
             raise OSError(self._failed_errno, "a sync of the disk failed while this was written")
-        return [ObjectRef(self._name(place, nbytes), nbytes, checksum) for place, nbytes, checksum in places]
 
     def keep(self, work: asyncio.Future[Any]) -> None:
         """Have `close` wait for work."""

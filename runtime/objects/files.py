@@ -178,6 +178,20 @@ class FileObjects:
             self._held[ref.digest] += 1
         return [Value(b"", ref) for ref in refs]
 
+    def adopt_early(self, lending: Lending, places: Sequence[tuple[int, int, int]]) -> list[Value]:
+        """Make values of what was written to lent places, which are not durable yet."""
+        refs = self.lender.adopt_early(lending, places)
+        for ref in refs:
+            self._held[ref.digest] += 1
+        return [Value(b"", ref) for ref in refs]
+
+    async def sync_adopted(self, lending: Lending) -> None:
+        """Make values durable that were adopted early."""
+        try:
+            await self.lender.sync(lending)
+        except OSError as error:
+            raise _disk_error(error, self.arena.path) from error
+
     async def is_locked(self, lending: Lending) -> bool:
         """Return whether a borrower shows that it may be writing."""
         return await self.lender.is_locked(lending)

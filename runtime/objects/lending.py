@@ -121,16 +121,7 @@ class Lender:
         OSError
             The disk fails. The places are of no use any more.
         """
-        told: dict[int, int] = {}
-        for index, (place, nbytes, _) in enumerate(places):
-            if place in told or lending.places.get(place) != nbytes:
-                raise InvalidArgument(
-                    f"payload {index} of those with a place: {nbytes} bytes at {place} are not lent to this stream, or "
-                    "were told of before"
-                )
-            told[place] = nbytes
-        for place in told:
-            del lending.places[place]
+        self._take_back(lending, places)
         work = asyncio.ensure_future(self._adopt(lending, places))
         self._arena.keep(work)
         try:
@@ -138,6 +129,24 @@ class Lender:
         except asyncio.CancelledError:
             work.add_done_callback(self._abandoned)  # nobody wants it
             raise
+
+    def adopt_early(self, lending: Lending, places: Sequence[tuple[int, int, int]]) -> list[ObjectRef]:
+        """Do as `adopt`, at once, without making them durable; see `sync`."""
+        self._take_back(lending, places)
+        self._are_values(lending, places)
+        return self._arena.name(places)
+
+    async def sync(self, lending: Lending) -> None:
+        """Make all values durable that were this borrower's.
+
+        Raises
+        ------
+        OSError
+            The disk fails, or has failed since the lending began: values that were not durable by then are lost.
+        """
+        work = asyncio.ensure_future(self._arena.sync(lending.num_failed))
+        self._arena.keep(work)
+        await asyncio.shield(work)
 
     def end(self, lending: Lending) -> None:
         """Lend no more, and take back what has not become a value as soon as nobody holds the lock."""
@@ -153,10 +162,25 @@ class Lender:
             if lending.is_over:
                 self._withhold(lending)
             raise
+        self._are_values(lending, places)
+        return refs
+
+    def _take_back(self, lending: Lending, places: Sequence[tuple[int, int, int]]) -> None:
+        told: dict[int, int] = {}
+        for index, (place, nbytes, _) in enumerate(places):
+            if place in told or lending.places.get(place) != nbytes:
+                raise InvalidArgument(
+                    f"payload {index} of those with a place: {nbytes} bytes at {place} are not lent to this stream, or "
+                    "were told of before"
+                )
+            told[place] = nbytes
+        for place in told:
+            del lending.places[place]
+
+    def _are_values(self, lending: Lending, places: Sequence[tuple[int, int, int]]) -> None:
         nbytes = sum(paged(nbytes) for _, nbytes, _ in places)
         lending.nbytes -= nbytes
         self.nbytes -= nbytes
-        return refs
 
     def _abandoned(self, work: asyncio.Future[list[ObjectRef]]) -> None:
         if not work.cancelled() and work.exception() is None:

@@ -129,6 +129,23 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def adopt_early(self, lending: Lending, places: Sequence[tuple[int, int, int]]) -> list[Value]:
+        """Do as `adopt`, at once: the values are held, and not durable before `sync_adopted`.
+
+        No row may refer to them until then.
+        """
+        ...
+
+    async def sync_adopted(self, lending: Lending) -> None:
+        """Make everything durable that was adopted early of a lending.
+
+        Raises
+        ------
+        ResourceExhausted, Unavailable
+            The disk is full, or fails: what was not durable by then is lost.
+        """
+        ...
+
     def end_lending(self, lending: Lending) -> None:
         """Lend no more. What has not become a value is taken back when nobody holds the lock any more."""
         ...

@@ -15,6 +15,7 @@ from runtime.store.store import Wait
 from runtime.store.tasks import TaskStore, TaskTables
 from runtime.tasks import completion, creation, endings, retries, transitions
 from runtime.tasks.core import Core
+from runtime.tasks.early import EarlyTasks
 from runtime.tasks.leases import Lease, LeaseLost, LeaseTable
 from runtime.tasks.limits import Limits
 from runtime.tasks.model import FailureKind, TaskOptions, TaskRequest, TaskRow, TaskStatus
@@ -47,6 +48,8 @@ class Attempts(Core):
         Of all attempts that agents have.
     scheduler : Scheduler
         Which task is next.
+    early : EarlyTasks
+        Those that begin before they are made.
     cancelling : dict of int to None
         Numbers of canceled sessions whose tasks are being canceled: none of these may begin.
     """
@@ -63,6 +66,7 @@ class Attempts(Core):
         self.cancelling: dict[int, None] = {}
         self.leases = LeaseTable(self.limits.lease_ttl_s, self._expired)
         self.scheduler = Scheduler(self)
+        self.early = EarlyTasks(self)
         self._outcomes = Outcomes(store, self.let_go)
         self._starting: list[Lease] = []
         # The mean of late, from a lease to its end.
@@ -117,9 +121,18 @@ class Attempts(Core):
         if self._start_timer is None:
             self._start_timer = self._loop.call_later(_START_DELAY_S, self._write_starts)
 
+    def were_started(self, leases: Iterable[Lease]) -> None:
+        """Have those written as PROCESSING, soon, whose tasks were made after the worker's call had begun."""
+        started = [lease for lease in leases if lease.started_s is not None and not lease.is_ended]
+        self._starting += started
+        if started and self._start_timer is None:
+            self._start_timer = self._loop.call_later(_START_DELAY_S, self._write_starts)
+
     def _write_starts(self) -> None:
         self._start_timer = None
-        leases = [lease for lease in self._starting if not lease.is_ended and not lease.is_lost]
+        leases = [
+            lease for lease in self._starting if not lease.is_ended and not lease.is_lost and lease.early is None
+        ]
         self._starting.clear()
         if not leases:
             return
@@ -151,6 +164,8 @@ class Attempts(Core):
         self, lease: Lease, requests: Sequence[TaskRequest], options: TaskOptions | None
     ) -> tuple[str, ...]:
         """See `Lease.stage_subtasks`."""
+        if lease.early is not None:
+            await self.early.made(lease)
         values = [request.payload for request in requests if request.payload.ref is not None]
         try:
             lease.check()
@@ -204,13 +219,18 @@ class Attempts(Core):
             is_recent = is_recent and lease.is_recent
         if mine:
             self._note_duration(mine[0][0])
+        early = self.early.claim(lease for lease, _ in mine)
 
         def write(tables: TaskTables) -> TaskStatus:
-            if lost := endings.succeed_all(tables, mine, now_s):
+            refused = early.make(tables) if early is not None else ()
+            ended = [one for one in mine if one[0] not in refused] if refused else mine
+            if lost := endings.succeed_all(tables, ended, now_s):
                 tables.after_commit(lambda: self._lose_all(lost))
             return TaskStatus.COMPLETED
 
         writing = self._outcomes.write_now(write, Wait.FOR_TABLES if is_recent else Wait.NO)
+        if early is not None:
+            writing.add_done_callback(lambda written: early.written(written.exception()))
         recorded: asyncio.Future[None] = self._loop.create_future()
         writing.add_done_callback(functools.partial(self._all_written, recorded, mine, now_s))
         return recorded
@@ -283,6 +303,8 @@ class Attempts(Core):
 
         The outcome is kept as long as the disk fails: whoever waits for it may go away.
         """
+        if lease.early is not None:
+            await self.early.made(lease)
         try:
             lease.check()
         except LeaseLost:

@@ -20,7 +20,7 @@ from runtime.tasks.model import (
     TaskStatus,
 )
 
-__all__ = ["Refused", "create_tasks", "open_session", "stage_subtasks", "submit_subtasks"]
+__all__ = ["Refused", "create_early", "create_tasks", "open_session", "stage_subtasks", "submit_subtasks"]
 
 
 class Refused(Exception):
@@ -96,6 +96,41 @@ def create_tasks(
     return session
 
 
+def create_early(
+    tables: TaskTables,
+    session: SessionRow,
+    options: TaskOptions | None,
+    requests: Sequence[TaskRequest],
+    numbers: Sequence[int],
+    now_s: float,
+    *,
+    are_leased: bool,
+) -> list[TaskRow]:
+    """Make tasks that were given their numbers before, have one result each and no dependencies; return their rows.
+
+    Parameters
+    ----------
+    are_leased : bool
+        Whether agents have all of them already, as the same write tells next.
+
+    Raises
+    ------
+    Refused
+        An id or a key is in use; then nothing has changed.
+    """
+    if not tables.are_new(
+        session.number, [request.id for request in requests], [request.expected_keys[0] for request in requests]
+    ):
+        raise Refused(_offending(tables, session, requests, set(), set(), 0))
+    tasks, specs, results = _rows(tables, session, options, requests, parent=0, now_s=now_s, numbers=numbers)
+    for task in tasks:
+        task.status = TaskStatus.SUBMITTED
+        task.submitted_s = now_s
+        task.place = task.number
+    _insert(tables, session, requests, tasks, specs, results, are_leased=are_leased)
+    return tasks
+
+
 def stage_subtasks(
     tables: TaskTables, parent: TaskRow, options: TaskOptions | None, requests: Sequence[TaskRequest], now_s: float
 ) -> None:
@@ -166,6 +201,7 @@ def _rows(
     *,
     parent: int,
     now_s: float,
+    numbers: Sequence[int] | None = None,
 ) -> tuple[list[TaskRow], list[SpecRow], list[ResultRow]]:
     """Return the rows of new tasks as they would be if nothing stood against them."""
     options_number = session.options_number if options is None else tables.store_options(options, session.number)
@@ -176,9 +212,10 @@ def _rows(
     results: list[ResultRow] = []
     creating, created = TaskStatus.CREATING, ResultStatus.CREATED
     next_number = tables.number
+    task_number = next_number if numbers is None else iter(numbers).__next__
     session_number, priority, retries = session.number, options.priority, options.max_retries
     for request in requests:
-        number = next_number()
+        number = task_number()
         keys = request.expected_keys
         task = TaskRow(number, request.id, session_number, number, 0, priority, retries, creating)
         task.created_s = now_s
@@ -204,6 +241,7 @@ def _insert(
     inherited: set[str] | None = None,
     claimed: set[str] | None = None,
     parent: int = 0,
+    are_leased: bool = False,
 ) -> None:
     """Insert all rows, or raise `Refused`.
 
@@ -215,7 +253,7 @@ def _insert(
         offending = _offending(tables, session, requests, inherited or set(), claimed or set(), parent)
     if not offending:
         try:
-            transitions.add_tasks(tables, tasks)
+            transitions.add_tasks(tables, tasks, are_leased=are_leased)
             transitions.add_results(tables, results)
         except Exists:
             offending = _offending(tables, session, requests, set(), set(), 0, tasks)

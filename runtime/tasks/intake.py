@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from runtime.objects.value import Value
 from runtime.tasks.model import TaskOptions, TaskRequest
@@ -20,8 +20,25 @@ AHEAD_BYTES = 32 << 20
 AHEAD_MESSAGES = 8
 """Messages of one stream that are taken so."""
 
-Taken = tuple[str, "TaskOptions | None", list[TaskRequest]]
-"""A session's id, the options of the tasks unless they are the session's, and the tasks."""
+
+class Taken(NamedTuple):
+    """What a message asks for.
+
+    Attributes
+    ----------
+    session : str
+        The id of a session.
+    options : TaskOptions or None
+        Of the tasks, unless they are the session's.
+    tasks : list of TaskRequest
+    refused : tuple of str or None
+        If the tasks are made already: the ids that stand against them. None if they are to be made.
+    """
+
+    session: str
+    options: TaskOptions | None
+    tasks: list[TaskRequest]
+    refused: tuple[str, ...] | None = None
 
 
 class Intake(Generic[_M]):
@@ -75,12 +92,12 @@ class Intake(Generic[_M]):
         """Return the tasks of the next message if they are ready, and for the same session with the same options."""
         if not self._taken or not (taking := self._taken[0][0]).done() or taking.cancelled() or taking.exception():
             return None
-        session, options, group = taking.result()
-        if (session, options) != taken[:2]:
+        following = taking.result()
+        if following.refused is not None or (following.session, following.options) != (taken.session, taken.options):
             return None
         self._nbytes -= self._taken.popleft()[1]
         self._changed.set()
-        return group
+        return following.tasks
 
     def close(self) -> None:
         """Take nothing any more, and let go of what nobody has asked for."""
@@ -109,4 +126,4 @@ class Intake(Generic[_M]):
 def _let_go(let_go: Callable[[Iterable[Value]], None], taking: asyncio.Future[Taken]) -> None:
     # One that is cancelled, or has failed, has left nothing.
     if not taking.cancelled() and taking.exception() is None:
-        let_go([request.payload for request in taking.result()[2]])
+        let_go([request.payload for request in taking.result().tasks])

@@ -18,6 +18,7 @@ from runtime.tasks.model import FailureKind, TaskOptions, TaskRequest, TaskStatu
 if TYPE_CHECKING:
     from runtime.objects.objects import ValueWriter
     from runtime.tasks.attempts import Attempts
+    from runtime.tasks.early import EarlyGroup
 
 __all__ = ["HEARTBEAT_S", "TTL_S", "Lease", "LeaseLost", "LeaseTable", "LeasedTask"]
 
@@ -82,6 +83,8 @@ class Lease:
         Called without arguments when `interrupted` is set.
     is_recent : bool
         Whether the task was made a moment ago, so that its end may wait as its making did (`runtime.store.store.Wait`).
+    early : EarlyGroup or None
+        What the task belongs to as long as it is not made (`runtime.tasks.early`).
     deadline : float
         Time of the loop at which the lease ends without a sign of life.
     """
@@ -102,6 +105,7 @@ class Lease:
         self.is_ended = False
         self.has_subtasks = False
         self.is_recent = False
+        self.early: EarlyGroup | None = None
         self.started_s: float | None = None
         self.deadline = 0.0
         self._tasks = tasks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from runtime.observe.metrics import Family, gauge
+from runtime.observe.metrics import Family, counter, gauge
 from runtime.tasks.model import TaskStatus
 
 if TYPE_CHECKING:
@@ -37,5 +37,7 @@ async def task_families(tasks: Tasks | None, agents: Agents | None) -> list[Fami
     return [
         gauge("tasks", "Attempts of tasks that the store has, over all sessions.",
               {status.name: counts.get(status, 0) for status in TaskStatus if status not in _UNUSED}, "status"),
+        counter("tasks_ended_early", "Tasks that had ended before they were made: their payloads needed no disk.",
+                0 if tasks is None else tasks.early.num_ended),
         gauge("task_workers", "Workers for tasks.", {name: states[name] for name in names}, "state"),
     ]

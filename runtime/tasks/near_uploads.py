@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from runtime import wire
@@ -18,6 +18,8 @@ from runtime.transport.place import here
 
 if TYPE_CHECKING:
     from runtime.objects.lending import Lending
+    from runtime.objects.value import Value
+    from runtime.tasks.model import TaskOptions, TaskRequest
     from runtime.tasks.tasks import Tasks
 
 __all__ = ["near_replies"]
@@ -82,7 +84,7 @@ async def near_replies(
         if not await tasks.objects.is_locked(lending):
             yield wire.runtime_v1.NearReply()  # what locks are there is not seen here
             return
-        stream = _NearStream(tasks, requests, lending)
+        stream = _NearStream(tasks, requests, lending, hello.may_begin)
         try:
             async for reply in stream.replies():
                 yield reply
@@ -103,9 +105,10 @@ def _size_of(message: wire.runtime_v1.NearTasks) -> int:
 class _NearStream:
     """What is said on one stream once the client has shown what it can do."""
 
-    def __init__(self, tasks: Tasks, requests: AsyncIterator[bytes], lending: Lending) -> None:
+    def __init__(self, tasks: Tasks, requests: AsyncIterator[bytes], lending: Lending, may_begin: bool) -> None:
         self._tasks = tasks
         self._lending = lending
+        self._may_begin = may_begin
         self._session = ""
         self._loop = asyncio.get_running_loop()
         self._heard = self._loop.time()
@@ -148,11 +151,13 @@ class _NearStream:
     async def _create(self) -> None:
         """Make the tasks that come, those of all messages whose payloads are on disk with one write."""
         while (taken := await self._intake.next()) is not None:
-            session, options, group = taken
-            groups = [group]
-            while (following := self._intake.next_like(taken)) is not None:
-                groups.append(following)
-            number, offending = await self._tasks.create_groups(session, groups, options)
+            if taken.refused is not None:
+                number, offending = int(not taken.refused), taken.refused
+            else:
+                groups = [taken.tasks]
+                while (following := self._intake.next_like(taken)) is not None:
+                    groups.append(following)
+                number, offending = await self._tasks.create_groups(taken.session, groups, taken.options)
             for _ in range(number):
                 self._reply(wire.runtime_v1.NearReply(created=messages.created_message(())))
             if offending:
@@ -171,7 +176,8 @@ class _NearStream:
                 raise InvalidArgument(f"wanted: {len(request.wanted)} places; {_MOST_WANTED} is the most at once")
             if request.wanted:
                 places = await self._tasks.objects.lend(self._lending, request.wanted)
-                self._reply(wire.runtime_v1.NearReply(lent=places))
+                may_end_first = self._may_begin and self._tasks.early.are_likely
+                self._reply(wire.runtime_v1.NearReply(lent=places, may_end_first=may_end_first))
             if request.HasField("tasks"):
                 yield request.tasks
             while len(self._replies) > _REPLIES_AHEAD:
@@ -179,7 +185,31 @@ class _NearStream:
                 await self._changed.wait()
 
     async def _take(self, message: wire.runtime_v1.NearTasks) -> Taken:
-        """Return the tasks of a message, whose payloads are durable."""
+        """Return the tasks of a message: their payloads are durable, or they have begun and are made by now."""
+        session, options, group = self._asked(message)
+        placed = [task.payload for task in message.task if task.HasField("payload")]
+        places = [(place.offset, place.size, place.crc32c) for place in placed]
+        objects = self._tasks.objects
+        if not self._may_begin or len(places) < len(group) or not self._tasks.early.are_wanted(group):
+            values = await objects.adopt(self._lending, places) if places else []
+            return Taken(session, options, await self._with_payloads(message, group, values))
+        values = objects.adopt_early(self._lending, places)
+        requests = [task._replace(payload=value) for task, value in zip(group, values, strict=True)]
+        begun = await self._tasks.early.begin(session, requests, options, self._sync)
+        if begun is not None:
+            return Taken(session, options, [], await asyncio.shield(begun.done))
+        try:
+            await self._sync()
+        except BaseException:
+            self._tasks.discard(values)
+            raise
+        return Taken(session, options, requests)
+
+    async def _sync(self) -> None:
+        await self._tasks.objects.sync_adopted(self._lending)
+
+    def _asked(self, message: wire.runtime_v1.NearTasks) -> tuple[str, TaskOptions | None, list[TaskRequest]]:
+        """Return session, options and tasks of a message, these without what lies in places."""
         if not message.session_id:
             raise InvalidArgument("tasks.session_id: must not be empty")
         options = messages.options_of(message.task_options) if message.HasField("task_options") else None
@@ -189,23 +219,23 @@ class _NearStream:
             self._tasks.check_session(message.session_id)
             self._session = message.session_id
         group = messages.small_tasks_of([task.request for task in message.task], None)
-        told = [task.HasField("payload") for task in message.task]
-        for index, (is_told, task) in enumerate(zip(told, group, strict=True)):
-            if is_told and task.payload.size:
+        for index, (told, task) in enumerate(zip(message.task, group, strict=True)):
+            if task.payload.size and told.HasField("payload"):
                 raise InvalidArgument(f"tasks.task[{index}]: its payload is in the message, and has a place")
-        places = [task.payload for task in message.task if task.HasField("payload")]
-        objects = self._tasks.objects
-        placed = iter(
-            await objects.adopt(self._lending, [(place.offset, place.size, place.crc32c) for place in places])
-            if places
-            else ()
-        )
+        return message.session_id, options, group
+
+    async def _with_payloads(
+        self, message: wire.runtime_v1.NearTasks, group: Sequence[TaskRequest], values: Sequence[Value]
+    ) -> list[TaskRequest]:
+        """Return tasks with all their payloads: those in places, and those that are in the message."""
+        told = [task.HasField("payload") for task in message.task]
         others = [task.payload.data for is_told, task in zip(told, group, strict=True) if not is_told]
         try:
-            sent = iter(await objects.put([(data,) for data in others]) if others else ())
+            sent = iter(await self._tasks.objects.put([(data,) for data in others]) if others else ())
         except BaseException:
-            self._tasks.discard(placed)
+            self._tasks.discard(values)
             raise
-        return message.session_id, options, [
+        placed = iter(values)
+        return [
             task._replace(payload=next(placed if is_told else sent)) for is_told, task in zip(told, group, strict=True)
         ]

@@ -108,6 +108,7 @@ class Tasks(Views, Attempts):
     async def stop(self) -> None:
         """Let everybody who waits go, and give back what agents have not given back. The store is closed by others."""
         self.scheduler.close()
+        self.early.close()
         self.waiting.close()
         self.retention.close()
         self._delays.close()

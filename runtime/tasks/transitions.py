@@ -126,8 +126,13 @@ class Completions(NamedTuple):
             yield ResultChange(one.session, one.key, ResultStatus.COMPLETED)
 
 
-def add_tasks(tables: TaskTables, tasks: Sequence[TaskRow]) -> None:
+def add_tasks(tables: TaskTables, tasks: Sequence[TaskRow], *, are_leased: bool = False) -> None:
     """Insert new attempts: CREATING, or SUBMITTED for those whose creation ends in the same write.
+
+    Parameters
+    ----------
+    are_leased : bool
+        Whether agents have all of them already, as the same write tells next.
 
     Raises
     ------
@@ -139,17 +144,17 @@ def add_tasks(tables: TaskTables, tasks: Sequence[TaskRow]) -> None:
         if task.status not in (_T.CREATING, _T.SUBMITTED):
             raise Internal(f"task {task.id}: nothing begins as {task.status.name}")
     if tasks:
-        _count_new(tables, tasks)
+        _count_new(tables, tasks, are_leased)
 
 
-def _count_new(tables: TaskTables, tasks: Sequence[TaskRow]) -> None:
+def _count_new(tables: TaskTables, tasks: Sequence[TaskRow], are_leased: bool) -> None:
     numbers: dict[tuple[int, TaskStatus], int] = {}
     for task in tasks:
         key = (task.session, task.status)
         numbers[key] = numbers.get(key, 0) + 1
     submitted = [task for task in tasks if task.status is _T.SUBMITTED]
     if submitted:
-        is_ready = any(task.missing == 0 for task in submitted)
+        is_ready = not are_leased and any(task.missing == 0 for task in submitted)
         tables.note(TaskChanges(_T.CREATING, _T.SUBMITTED, submitted, is_ready))
     for (session, status), number in numbers.items():
         tables.count(session, status, number)
@@ -193,8 +198,15 @@ def move_task(tables: TaskTables, task: TaskRow, *path: TaskStatus, now_s: float
     tables.note(TaskChange(task.session, task.number, task.id, before, status, task.is_ready, task.next != 0))
 
 
-def dispatch_all(tables: TaskTables, tasks: Sequence[TaskRow], owner: str) -> None:
+def dispatch_all(
+    tables: TaskTables, tasks: Sequence[TaskRow], owner: str, fences: Sequence[int] | None = None
+) -> None:
     """Make SUBMITTED tasks DISPATCHED, under fences that nobody has had.
+
+    Parameters
+    ----------
+    fences : sequence of int, optional
+        Those of leases that are there already; new ones otherwise.
 
     Raises
     ------
@@ -203,7 +215,7 @@ def dispatch_all(tables: TaskTables, tasks: Sequence[TaskRow], owner: str) -> No
     """
     if not tasks:
         return
-    number = tables.number
+    number = tables.number if fences is None else iter(fences).__next__
     for task in tasks:
         if task.status is not _T.SUBMITTED:
             _check(task, task.status, _T.DISPATCHED)

@@ -48,8 +48,7 @@ class UploadsService:
         intake = Intake(requests, _Reader(tasks).take, len, tasks.discard)
         try:
             while (taken := await intake.next()) is not None:
-                session, options, group = taken
-                offending = await tasks.create_tasks(session, group, options)
+                offending = await tasks.create_tasks(taken.session, taken.tasks, taken.options)
                 yield messages.created_message(offending).SerializeToString()
                 if offending:
                     return
@@ -74,7 +73,7 @@ class _Reader:
         plain = task_messages.small_tasks(request, _SMALL_BYTES, TaskRequest, Value)
         if plain is not None and (told := plain[1]) is not None:
             self._check(plain[0], options := told_options(told))
-            return plain[0], options, plain[2]
+            return Taken(plain[0], options, plain[2])
         message, payloads = messages.parse_with_payloads(request)
         if not message.session_id:
             raise InvalidArgument("session_id: must not be empty")
@@ -82,9 +81,11 @@ class _Reader:
         self._check(message.session_id, given)
         group = messages.small_tasks_of(message.task_requests, None)
         values = await self._tasks.objects.put([(payload,) for payload in payloads], len(request))
-        return message.session_id, given, [
-            task._replace(payload=value) for task, value in zip(group, values, strict=True)
-        ]
+        return Taken(
+            message.session_id,
+            given,
+            [task._replace(payload=value) for task, value in zip(group, values, strict=True)],
+        )
 
     def _check(self, session: str, options: TaskOptions | None) -> None:
         """Refuse what cannot succeed before its payloads are written; what happens to it later is found out later."""

@@ -30,8 +30,13 @@ class NotNear(Exception):
     """The payloads cannot be written to a file of the server's: they have to be sent."""
 
 
-def hello_to() -> wire.runtime_v1.NearRequest:
+def hello_to(*, may_begin: bool) -> wire.runtime_v1.NearRequest:
     """Return the first message to a server.
+
+    Parameters
+    ----------
+    may_begin : bool
+        Whether tasks may begin before they are made, and be made one by one.
 
     Raises
     ------
@@ -41,7 +46,8 @@ def hello_to() -> wire.runtime_v1.NearRequest:
     boot_id = here().boot_id
     if not boot_id:
         raise NotNear
-    return wire.runtime_v1.NearRequest(boot_id=boot_id, challenge=secrets.token_bytes(_CHALLENGE_BYTES))
+    challenge = secrets.token_bytes(_CHALLENGE_BYTES)
+    return wire.runtime_v1.NearRequest(boot_id=boot_id, challenge=challenge, may_begin=may_begin)
 
 
 class NearFile:
@@ -95,9 +101,9 @@ class NearFile:
             os.close(file)
             raise
 
-    def write(self, values: list[tuple[int, Sequence[Buffer]]]) -> asyncio.Future[list[int]]:
+    def write(self, values: list[tuple[int, Sequence[Buffer]]], *, are_synced: bool) -> asyncio.Future[list[int]]:
         """Write values to their places, after those before them; return the CRC-32C of each. See `write_values`."""
-        write = self._thread.submit(write_values, self._file, values, True)
+        write = self._thread.submit(write_values, self._file, values, are_synced)
         self._writes.add(write)
         write.add_done_callback(self._writes.discard)
         return asyncio.wrap_future(write)

@@ -46,10 +46,16 @@ class NearUpload(Upload):
     """The same as `Upload`, for a server on the same machine.
 
     Once it has raised `NotNear`, `elsewhere` goes on with what is not stored.
+
+    Parameters
+    ----------
+    may_begin : bool
+        Whether tasks may begin before they are made: nobody else can have ids and keys like theirs.
     """
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments: Any, may_begin: bool) -> None:
         super().__init__(*arguments)
+        self._may_begin = may_begin
         self._waiting_bytes = 0
         self._answer_came = asyncio.Event()
 
@@ -60,7 +66,7 @@ class NearUpload(Upload):
         return upload
 
     async def _call(self) -> None:
-        hello = hello_to()
+        hello = hello_to(may_begin=self._may_begin)
         is_heard = False
         async with self._calls.stream(_PATH) as call:
             await call.send(hello.SerializeToString())
@@ -76,7 +82,7 @@ class NearUpload(Upload):
                     if not reply.lent and not reply.HasField("created"):
                         raise NotNear  # the server does not see the lock
                     if reply.lent:
-                        self._lent(file, asked, list(reply.lent))
+                        self._lent(file, asked, list(reply.lent), are_synced=not reply.may_end_first)
                     if reply.HasField("created"):
                         is_heard = True
                         nbytes = _lent_bytes(self._waiting[0]) if self._waiting else 0
@@ -161,7 +167,7 @@ class NearUpload(Upload):
             self._waiting.append(sent)
             yield sent
 
-    def _lent(self, file: NearFile, asked: deque[_Asked], places: Sequence[int]) -> None:
+    def _lent(self, file: NearFile, asked: deque[_Asked], places: Sequence[int], *, are_synced: bool) -> None:
         """Have payloads written to places, in the order in which these were asked for."""
         for place in places:
             if not asked:
@@ -174,7 +180,8 @@ class NearUpload(Upload):
                     (place, (task.payload.content,)) for place, task in zip(group.places, group.tasks, strict=True)
                     if place
                 ]
-                file.write(values).add_done_callback(lambda write, group=group: _written(write, group))  # type: ignore[misc]
+                write = file.write(values, are_synced=are_synced)
+                write.add_done_callback(lambda write, group=group: _written(write, group))  # type: ignore[misc]
 
     def _tell(self, message: wire.runtime_v1.NearTasks, group: _Asked) -> None:
         """Write a group into a message, with the places of its payloads."""

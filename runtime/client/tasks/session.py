@@ -61,11 +61,22 @@ _IDS_AT_ONCE = 2000
 
 
 class _Stored:
-    """How many tasks of a submission are stored, of how many, and whether a near server is only told of payloads."""
+    """How far a submission is.
 
-    __slots__ = ("is_near", "number", "total")
+    Attributes
+    ----------
+    number, total : int
+        Tasks that are stored, and all of them.
+    is_near : bool
+        Whether a near server is only told of payloads.
+    may_begin : bool
+        Whether tasks may begin before they are stored.
+    """
 
-    def __init__(self, total: int, is_near: bool) -> None:
+    __slots__ = ("is_near", "may_begin", "number", "total")
+
+    def __init__(self, total: int, is_near: bool, may_begin: bool) -> None:
+        self.may_begin = may_begin
         self.number = 0
         self.total = total
         self.is_near = is_near
@@ -294,7 +305,8 @@ class AsyncTaskSession:
             for index, name in enumerate(names)
         ]
         medium_bytes = sum(task.payload.size for task in new if is_medium(task.payload))
-        stored = _Stored(len(new), self.client.may_be_near and medium_bytes >= _NEAR_BYTES)
+        is_near = self.client.may_be_near and medium_bytes >= _NEAR_BYTES
+        stored = _Stored(len(new), is_near, not is_named and keys is None)
         groups = grouped(new, chunk_bytes, has_medium=self.client.has_uploads, is_near=stored.is_near)
         try:
             for form, some in itertools.groupby(groups, key=lambda found: found[0]):
@@ -484,12 +496,21 @@ class AsyncTaskSession:
     ) -> None:
         """The same by one call, which takes further groups while the server stores those before them."""
 
-        async def answered(group: Sequence[NewTask], refused: list[str], times: int) -> None:
-            await self._check_answer([task.id for task in group], refused, times, is_named)
-            stored.number += len(group)
+        async def answered(group: Sequence[NewTask], refused: list[str], times: int) -> list[NewTask]:
+            again = []
+            if refused and times > 1 and stored.may_begin:
+                # A request before has made some of them, which had begun by then.
+                again = [task for task in group if task.id not in refused]
+            if len(again) in (0, len(group)):
+                await self._check_answer([task.id for task in group], refused, times, is_named)
+            stored.number += len(group) - len(again)
+            return again
 
-        kind = NearUpload if form is Form.MEDIUM and stored.is_near else Upload
-        upload = kind(self.client.calls, self.id, groups, options, answered)
+        upload: Upload
+        if form is Form.MEDIUM and stored.is_near:
+            upload = NearUpload(self.client.calls, self.id, groups, options, answered, may_begin=stored.may_begin)
+        else:
+            upload = Upload(self.client.calls, self.id, groups, options, answered)
         try:
             if isinstance(upload, NearUpload):
                 try:

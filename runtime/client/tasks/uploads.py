@@ -44,12 +44,12 @@ class Upload:
         Of all tasks.
     answered : callable
         Awaited with a group, the ids that the server holds against it, and how often it was sent. Raises what ends the
-        upload; otherwise the group is stored.
+        upload; returns which tasks of the group are to be sent once more, the others are stored.
     """
 
     def __init__(
         self, calls: Calls, session: str, groups: Iterator[list[NewTask]], options: Any,
-        answered: Callable[[Sequence[NewTask], list[str], int], Awaitable[None]],
+        answered: Callable[[Sequence[NewTask], list[str], int], Awaitable[list[NewTask]]],
     ) -> None:
         self._calls = calls
         self._session = session
@@ -99,8 +99,11 @@ class Upload:
         if not self._waiting or not self._waiting[0].times:
             raise Unavailable("an upload was answered more often than asked")
         sent = self._waiting[0]
-        await self._answered(sent.group, refused, sent.times)
-        self._waiting.popleft()
+        again = await self._answered(sent.group, refused, sent.times)
+        if again:
+            sent.group = again
+        else:
+            self._waiting.popleft()
 
     async def _send(self, call: StreamCall) -> None:
         """Send what was not answered, once more where that is so, and then the rest."""

@@ -124,6 +124,20 @@ class TailedTaskTables(SqliteTaskTables):
                 return False
         return len(self._tail) + len(rows) <= _MOST_TASKS
 
+    def are_new(self, session: int, ids: Sequence[str], keys: Sequence[str]) -> bool:
+        new_ids, new_keys = set(ids), {(session, key) for key in keys}
+        if len(new_ids) < len(ids) or len(new_keys) < len(keys):
+            return False
+        if not self._tail_ids.isdisjoint(new_ids) or not self._tail_keys.isdisjoint(new_keys):
+            return False
+        for id in ids:
+            if self._raw("SELECT 1 FROM tasks WHERE id = ?", (id,)).fetchone() is not None:
+                return False
+        for key in keys:
+            if self._raw("SELECT 1 FROM results WHERE session = ? AND key = ?", (session, key)).fetchone() is not None:
+                return False
+        return True
+
     def insert_results(self, rows: Sequence[ResultRow]) -> None:
         tail = self._tail
         for row in rows:

@@ -178,6 +178,11 @@ class SqliteTaskTables(TaskQueries):
             found.update(row[0] for row in self._execute(query, (session, *some)))
         return found
 
+    def are_new(self, session: int, ids: Sequence[str], keys: Sequence[str]) -> bool:
+        if len(set(ids)) < len(ids) or len(set(keys)) < len(keys):
+            return False
+        return not self.known_task_ids(ids) and not self.known_keys(session, keys)
+
     # Single rows
 
     def task(self, number: int) -> TaskRow:

@@ -12,7 +12,7 @@ import asyncio
 import enum
 import functools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from runtime.errors import Error
@@ -83,6 +83,7 @@ class Supply:
         self._taken = 0
         self._closed = False
         tasks.on_ready = self._look
+        tasks.early.taker = self
 
     def take(self) -> Lease | None:
         """Return the lease of the next task if it is kept ready."""
@@ -161,12 +162,27 @@ class Supply:
         """Hand out nothing more; give back what is kept."""
         self._closed = True
         self._tasks.on_ready = None
+        self._tasks.early.taker = None
         if self._acquiring is not None:
             self._acquiring.cancel()
         if self._stale is not None:
             self._stale.cancel()
             self._stale = None
         self._give_back()
+
+    def wants_early(self, number: int) -> bool:
+        """See `runtime.tasks.early.EarlyTaker`."""
+        return not self._closed and len(self._ready) + number <= self._ahead()
+
+    def take_early(self, leases: Sequence[Lease]) -> None:
+        """See `runtime.tasks.early.EarlyTaker`."""
+        if self._closed:
+            self._tasks.give_back(leases)
+            return
+        if self._ready and leases[0].task.options.priority > self._ready[0].task.options.priority:
+            self._give_back()
+        for lease in leases:
+            self._deal(lease, is_alone=False)
 
     def _ahead(self) -> int:
         """Return how many leases are to be kept ready now."""

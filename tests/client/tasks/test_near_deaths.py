@@ -20,8 +20,11 @@ from pathlib import Path
 import pytest
 
 import runtime
+from runtime.client.channels import Access
+from runtime.client.metrics import fetch_metrics
 from runtime.local_cluster.ports import HeldPort
 from runtime.local_cluster.task_process import TaskProcess
+from runtime.observe.metrics_service import families_of
 from tests.client.tasks.conftest import running_worker
 from tests.client.tasks.near_client import payload_of
 from tests.peers import ROOT
@@ -182,3 +185,38 @@ def test_what_was_acknowledged_outlives_deaths_of_clients_and_servers(server: Ta
             program.end()
     check(server, "s", [program for program in programs if program.stored])
     assert KILLS < 4 or any(program.stored for program in programs)
+
+
+def test_what_was_acknowledged_outlives_deaths_although_its_payload_may_never_have_been_durable(
+    server: TaskProcess,
+) -> None:
+    chance = random.Random(SEED)
+    with runtime.TaskClient(server.target) as client, client.session("s"):
+        pass
+    programs = [Program(server.target, "s", f"client{number}") for number in range(2)]
+    num_early = 0
+    try:
+        with running_worker(server.target, processes=2):
+            for _ in range(KILLS):
+                # A server has to see first that tasks are quick.
+                deadline = time.monotonic() + START_S
+                while not (early := early_at(server)):
+                    assert time.monotonic() < deadline, "no task has ended before it was made"
+                    time.sleep(0.02)
+                time.sleep(chance.random() * 0.4)
+                num_early += early
+                again(server)
+            for program in programs:
+                program.wait_for(6)
+    finally:
+        for program in programs:
+            program.end()
+    assert num_early
+    check(server, "s", programs)
+
+
+def early_at(server: TaskProcess) -> int:
+    """Return how many tasks had ended on a server before they were made."""
+    families = families_of(fetch_metrics(server.target, Access(), START_S))
+    (family,) = [family for family in families if family.name.endswith("tasks_ended_early")]
+    return int(family.samples[0].value)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import threading
 import time
@@ -28,6 +29,7 @@ from runtime.client.tasks.near import NearFile, NotNear, hello_to
 from runtime.errors import AlreadyExists, FailedPrecondition, Unavailable
 from runtime.objects.head import answer_to, write_head
 from runtime.objects.locks import is_locked
+from runtime.tasks.early import EarlyTasks
 from runtime.transport.place import here
 from tests.client.tasks.conftest import running_worker
 from tests.leaks import leak_check, run_async
@@ -119,6 +121,36 @@ def test_payloads_do_not_cross_the_connection(worked: str, seen: Seen) -> None:
         assert seen.paths == [NEAR] * 3
         # Those of at most 16 KiB go along.
         assert seen.num_sent < sum(size for size in sizes if size <= 16_384) * 2 + 100_000
+
+
+def test_quick_tasks_begin_before_their_payloads_are_durable(
+    worked: str, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    begin = EarlyTasks._begin
+
+    def counted(self: EarlyTasks, group: Any, leases: Sequence[Any]) -> None:
+        begun.append(len(leases))
+        begin(self, group, leases)
+
+    monkeypatch.setattr(EarlyTasks, "_begin", counted)
+    payloads = payloads_of([50_000] * 40)
+    deadline = time.monotonic() + TIMEOUT_S
+    with no_threads(), runtime.TaskClient(worked) as client, client.session() as session:
+        # How long tasks take is not known before some have ended.
+        for number in itertools.count(1):
+            assert session.gather(session.map(payloads), timeout_s=TIMEOUT_S) == digests(payloads)
+            assert session.counts() == {"COMPLETED": 40 * number}
+            if begun:
+                break
+            assert time.monotonic() < deadline, "no task has begun early"
+        # Where others could have the same ids, tasks are made first.
+        begun.clear()
+        ids = [f"mine {index}" for index in range(40)]
+        handles = session.submit_all(payloads, ids=ids)
+        assert session.gather(handles, timeout_s=TIMEOUT_S) == digests(payloads)
+        assert not begun
+    assert set(seen.paths) == {NEAR}
 
 
 def test_many_payloads_that_are_hardly_medium_are_written(worked: str, seen: Seen) -> None:
@@ -350,7 +382,7 @@ def test_who_is_cancelled_lets_the_lock_go_when_nothing_is_written_any_more(
 
 
 def test_a_process_that_is_forked_off_does_not_keep_the_lock(unworked: runtime.Server, tmp_path: Path) -> None:
-    hello = hello_to()
+    hello = hello_to(may_begin=True)
     arena = tmp_path / "arena"
     file = os.open(arena, os.O_RDWR | os.O_CREAT)
     secret = write_head(file)
@@ -391,7 +423,7 @@ def test_only_the_very_file_of_a_server_that_can_read_it_is_written_to(tmp_path:
     path = tmp_path / "arena"
     file = os.open(path, os.O_RDWR | os.O_CREAT)
     secret = write_head(file)
-    hello = hello_to()
+    hello = hello_to(may_begin=True)
     with leak_check():
         with pytest.raises(NotNear):
             NearFile.open(hello, reply_for(hello, path, secret, **change))
@@ -401,7 +433,7 @@ def test_only_the_very_file_of_a_server_that_can_read_it_is_written_to(tmp_path:
     with pytest.raises(NotNear):
         NearFile.open(hello, reply_for(hello, path, secret, path=str(link)))
     with pytest.raises(NotNear):  # an answer to another challenge
-        NearFile.open(hello, reply_for(hello_to(), path, secret))
+        NearFile.open(hello, reply_for(hello_to(may_begin=True), path, secret))
     os.pwrite(file, b"another kind of file", 0)
     with pytest.raises(NotNear):
         NearFile.open(hello, reply_for(hello, path, secret))
@@ -412,7 +444,7 @@ def test_a_byte_that_somebody_else_has_locked_is_not_waited_for(tmp_path: Path) 
     path = tmp_path / "arena"
     file = os.open(path, os.O_RDWR | os.O_CREAT)
     secret = write_head(file)
-    hello = hello_to()
+    hello = hello_to(may_begin=True)
     reply = reply_for(hello, path, secret)
     one = NearFile.open(hello, reply)
     with pytest.raises(NotNear):
@@ -428,8 +460,9 @@ def test_a_byte_that_somebody_else_has_locked_is_not_waited_for(tmp_path: Path) 
 def test_a_server_that_lends_more_than_was_asked_is_not_believed(unworked: runtime.Server) -> None:
     async def work() -> None:
         async with runtime.AsyncTaskClient(unworked.target) as client:
-            upload = near_uploads.NearUpload(client.calls, "s", iter(()), wire.armonik.TaskOptions(), None)
+            options: Any = wire.armonik.TaskOptions()
+            upload = near_uploads.NearUpload(client.calls, "s", iter(()), options, None, may_begin=True)
             with pytest.raises(Unavailable, match="lends more places"):
-                upload._lent(None, deque(), [4096])  # type: ignore[arg-type]
+                upload._lent(None, deque(), [4096], are_synced=True)  # type: ignore[arg-type]
 
     run_async(work)

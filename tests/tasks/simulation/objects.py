@@ -30,6 +30,8 @@ class MemoryObjects:
 
     def __init__(self, disk: dict[bytes, bytes]) -> None:
         self.disk = disk
+        # What others have written to places and nobody has synced: a crash takes it along.
+        self.unsynced: dict[bytes, bytes] = {}
         self.held: Counter[bytes] = Counter()
         self._unused: set[bytes] = set()
         # Places that nobody has; until `take_up` nobody knows.
@@ -84,8 +86,38 @@ class MemoryObjects:
         """Return nothing: nobody asks without a file."""
         raise NotImplementedError
 
+    def adopt_early(self, lending: Lending, places: Sequence[tuple[int, int, int]]) -> list[Value]:
+        """Return nothing: nobody asks without a file."""
+        raise NotImplementedError
+
+    async def sync_adopted(self, lending: Lending) -> None:
+        """Return nothing: nobody asks without a file."""
+        raise NotImplementedError
+
     def end_lending(self, lending: Lending) -> None:
         """Do nothing."""
+
+    def early(self, data: bytes) -> Value:
+        """Return a value, held, that a client has written to a place; it is not durable before `sync`."""
+        key = self.place()
+        self.held[key] += 1
+        self.unsynced[key] = data
+        return Value(b"", ObjectRef(key, len(data), 0))
+
+    async def sync(self) -> None:
+        """Make durable what was written until now."""
+        loop = asyncio.get_running_loop()
+        synced = loop.create_future()
+        loop.call_soon(self._sync, dict(self.unsynced), synced)
+        await synced
+
+    def _sync(self, written: dict[bytes, bytes], synced: asyncio.Future[None]) -> None:
+        failpoints.hit("objects.arena.sync")
+        for key, data in written.items():
+            if self.unsynced.pop(key, None) is not None:
+                self.disk[key] = data
+        if not synced.done():
+            synced.set_result(None)
 
     def handed_over(self, values: Iterable[Value]) -> None:
         """Do nothing: nothing is kept."""
@@ -99,7 +131,7 @@ class MemoryObjects:
         if value.ref is None:
             yield value.data
             return
-        data = self.disk.get(value.ref.digest)
+        data = self.disk.get(value.ref.digest, self.unsynced.get(value.ref.digest))
         if data is None:
             raise DataLoss(f"object {value.ref.digest.hex()} is not there")
         yield data
@@ -119,7 +151,7 @@ class MemoryObjects:
         if len(digest) == _KEY_BYTES:
             if self.held[digest]:
                 self._unused.add(digest)
-            elif self.disk.pop(digest, None) is not None:
+            elif (self.unsynced if digest in self.unsynced else self.disk).pop(digest, None) is not None:
                 # At once: who comes next writes over it.
                 assert self._free is not None
                 self._free.append(int.from_bytes(digest[:8], "big"))

@@ -33,6 +33,8 @@ class Record:
         self._delay = delay
         self.sessions: list[str] = []
         self.created: dict[str, TaskRequest] = {}
+        # Those that may run before they are acknowledged.
+        self.asked: dict[str, TaskRequest] = {}
         self.session_of: dict[str, str] = {}
         self.canceled_sessions: set[str] = set()
         # Being deleted: their tasks may be there, or not.
@@ -95,7 +97,7 @@ class Record:
     def check_input(self, lease: Lease, payload: bytes) -> None:
         """An agent has read what its task gets."""
         initial = lease.task.id.rpartition("###")[0] if lease.task.attempt else lease.task.id
-        request = self.created.get(initial)
+        request = self.created.get(initial) or self.asked.get(initial)
         if request is not None:
             assert payload == request.payload.data, f"{lease.task.id} was given another payload"
             assert lease.task.dependencies == request.dependencies

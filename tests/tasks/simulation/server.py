@@ -164,6 +164,8 @@ class Server:
                 timer.cancel()
         for group in tasks.waiting._groups.values():
             group.close()
+        for early in tasks.early._groups:
+            early.timer.cancel()
         self.gone.set()
         for call in self._calls:
             call.cancel()

@@ -14,7 +14,8 @@ from runtime.store.sqlite.store import SqliteStore, _Look
 from runtime.store.sqlite.task_tables import SqliteTaskTables
 from runtime.store.sqlite.writer import Tables
 from runtime.tasks import cancellation, endings, propagation, retries, transitions
-from runtime.tasks.leases import LeaseTable
+from runtime.tasks.early import EarlyGroup, EarlyTasks
+from runtime.tasks.leases import Lease, LeaseTable
 from runtime.tasks.model import TaskRow, TaskStatus
 from runtime.tasks.tasks import Tasks
 from runtime.tasks.waiting import Waiting
@@ -93,8 +94,8 @@ def never_take_a_lease_away(patch: pytest.MonkeyPatch) -> None:
 def hand_tasks_out_twice(patch: pytest.MonkeyPatch) -> None:
     dispatch_all = transitions.dispatch_all
 
-    def twice(tables: SqliteTaskTables, rows: Sequence[TaskRow], owner: str) -> None:
-        dispatch_all(tables, rows, owner)
+    def twice(tables: SqliteTaskTables, rows: Sequence[TaskRow], owner: str, *fences: Any) -> None:
+        dispatch_all(tables, rows, owner, *fences)
         for row in rows:
             again = copy.copy(row)
             again.status, again.owner = TaskStatus.SUBMITTED, ""
@@ -154,6 +155,37 @@ def take_up_twice_what_the_tables_know(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(writer, "SET_TAIL", "UPDATE tail SET number = 0 * ?")
 
 
+def answer_before_early_tasks_are_made(patch: pytest.MonkeyPatch) -> None:
+    begin = EarlyTasks._begin
+
+    def hasty(self: EarlyTasks, group: EarlyGroup, leases: Sequence[Lease]) -> None:
+        begin(self, group, leases)
+        group.done.set_result(())
+
+    patch.setattr(EarlyTasks, "_begin", hasty)
+
+
+def make_early_tasks_whose_payloads_are_not_durable(patch: pytest.MonkeyPatch) -> None:
+    init = EarlyGroup.__init__
+
+    async def nothing() -> None:
+        pass
+
+    def careless(self: EarlyGroup, session: str, options: Any, requests: Any, sync: Any, now_s: float) -> None:
+        init(self, session, options, requests, nothing, now_s)
+
+    patch.setattr(EarlyGroup, "__init__", careless)
+
+
+def give_early_tasks_other_fences_than_their_leases(patch: pytest.MonkeyPatch) -> None:
+    dispatch_all = transitions.dispatch_all
+
+    def other(tables: SqliteTaskTables, rows: Sequence[TaskRow], owner: str, *fences: Any) -> None:
+        dispatch_all(tables, rows, owner)
+
+    patch.setattr(transitions, "dispatch_all", other)
+
+
 @pytest.mark.parametrize(
     "mutant",
     [
@@ -175,6 +207,9 @@ def take_up_twice_what_the_tables_know(patch: pytest.MonkeyPatch) -> None:
         read_without_the_tail,
         take_up_nothing_of_the_log,
         take_up_twice_what_the_tables_know,
+        answer_before_early_tasks_are_made,
+        make_early_tasks_whose_payloads_are_not_durable,
+        give_early_tasks_other_fences_than_their_leases,
     ],
     ids=lambda mutant: mutant.__name__,
 )

@@ -11,7 +11,7 @@ import contextlib
 import copy
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -56,7 +56,7 @@ class World:
 
     async def run(self) -> None:
         """Live through the seed's story, and check that it ended well."""
-        self.server = Server(self.disk, self.limits, self.random, self.crashed)
+        self._make_server()
         await self._boot()
         story = asyncio.current_task()
         assert story is not None
@@ -84,6 +84,10 @@ class World:
 
     # The server's lives
 
+    def _make_server(self) -> None:
+        self.server = Server(self.disk, self.limits, self.random, self.crashed)
+        self.server.tasks.early.taker = EarlyAgents(self, self.server)
+
     async def _boot(self) -> None:
         assert self.server is not None
         await self.server.ask(lambda tasks: tasks.start())
@@ -103,7 +107,7 @@ class World:
             while self.server.gone.is_set():
                 await asyncio.sleep(self.random.uniform(0.0, 0.5))
                 self.record.check_counters()
-                self.server = Server(self.disk, self.limits, self.random, self.crashed)
+                self._make_server()
                 if self.random.random() < 0.2 and self.num_crashes < 3:
                     # It may well die again while it takes up what it finds.
                     self._set_crash(most=2)
@@ -179,6 +183,8 @@ class World:
         """Create as a careful client does: after an unknown outcome it sends the request once more."""
 
         async def create(tasks: Tasks) -> tuple[str, ...]:
+            if may_begin and tasks.early.are_wanted(requests):
+                return await self._begin(tasks, session, requests, options)
             payloads = await _written(tasks, {request.id: request.payload.data for request in requests})
             written = [request._replace(payload=payloads[request.id]) for request in requests]
             if any(payload.ref is not None for payload in payloads.values()):
@@ -186,6 +192,10 @@ class World:
             return await self._submit(tasks, session, written, options)
 
         is_first = True
+        all_of_them = requests
+        # Which agents begin with before it is made, as those do whose payloads lie in a server's file.
+        may_begin = self.random.random() < 0.5
+        self.record.asked.update({request.id: request for request in requests} if may_begin else {})
         while True:
             try:
                 offending = await self._call(create)
@@ -195,10 +205,27 @@ class World:
             except FailedPrecondition:
                 assert session in self.record.canceled_sessions
                 return
-            # It is all of the request or nothing of it, so ids in use are those of the first try.
-            assert not offending or (not is_first and len(offending) == len(requests)), offending
-            self.record.note_created(session, requests)
+            # Ids in use are those of the first try, which was all of the request or nothing of it, as a rule.
+            assert not offending or not is_first, offending
+            left = [request for request in requests if request.id not in offending]
+            if offending and left:
+                assert may_begin, offending
+                requests = left
+                continue
+            self.record.note_created(session, all_of_them)
             return
+
+    async def _begin(
+        self, tasks: Tasks, session: str, requests: list[TaskRequest], options: TaskOptions | None
+    ) -> tuple[str, ...]:
+        """Create as a client of the same machine does, whose tasks begin before their payloads are durable."""
+        objects: Any = tasks.objects
+        written = [request._replace(payload=objects.early(request.payload.data)) for request in requests]
+        begun = await tasks.early.begin(session, written, options, objects.sync)
+        if begun is not None:
+            return await asyncio.shield(begun.done)
+        await objects.sync()
+        return await tasks.create_tasks(session, written, options)
 
     async def _submit(
         self, tasks: Tasks, session: str, requests: list[TaskRequest], options: TaskOptions | None
@@ -320,13 +347,14 @@ class World:
                     self.record.note_lease(lease)
                     self.num_running += 1
                     try:
-                        await server.ask(lambda tasks, lease=lease: self._run(tasks, lease))
+                        await server.ask(lambda tasks, lease=lease: self.run_lease(tasks, lease))
                     finally:
                         self.num_running -= 1
             except (Unavailable, LeaseLost):
                 await asyncio.sleep(0.01)
 
-    async def _run(self, tasks: Tasks, lease: Lease) -> None:
+    async def run_lease(self, tasks: Tasks, lease: Lease) -> None:
+        """Do with a lease what an agent may do."""
         chance = self.random.random
         if not self.calm and chance() < 0.08:
             ghost = copy.copy(lease)
@@ -364,7 +392,8 @@ class World:
                 for _ in range(self._pick(1, 6)):
                     lease.renew()
                     await asyncio.sleep(LIMITS.heartbeat_s)
-                    assert lease.is_cancelled or not lease.is_lost, "an agent that was heard of has lost its lease"
+                    if lease.task.session not in self.record.canceled_sessions:
+                        assert lease.is_cancelled or not lease.is_lost, "an agent that was heard of has lost its lease"
                     if lease.is_cancelled:
                         break
             if chance() < 0.02:
@@ -431,7 +460,10 @@ class World:
         await self._note_success(tasks, lease, contents)
 
     async def _note_success(self, tasks: Tasks, lease: Lease, contents: dict[str, bytes]) -> None:
-        if not lease.is_lost and (await tasks.task_statuses([lease.task.id]))[lease.task.id] is TaskStatus.COMPLETED:
+        if lease.is_lost:
+            return
+        # One that is not made, because its session was canceled before, has no status.
+        if (await tasks.task_statuses([lease.task.id])).get(lease.task.id) is TaskStatus.COMPLETED:
             self.record.note_committed(lease, contents)
 
     async def _haunt(self, tasks: Tasks, ghost: Lease, contents: dict[str, bytes]) -> None:
@@ -464,6 +496,32 @@ class World:
 
     def _pick(self, low: int, high: int) -> int:
         return self.random.randint(low, high)
+
+
+class EarlyAgents:
+    """Agents of one life of the server that have nothing to do, or say so."""
+
+    def __init__(self, world: World, server: Server) -> None:
+        self._world = world
+        self._server = server
+
+    def wants_early(self, number: int) -> bool:
+        """Want most of what there is."""
+        return self._world.random.random() < 0.8
+
+    def take_early(self, leases: Sequence[Lease]) -> None:
+        """Run tasks, each beside the others."""
+        for lease in leases:
+            self._world.record.note_lease(lease)
+            asyncio.ensure_future(self._run(lease))
+
+    async def _run(self, lease: Lease) -> None:
+        self._world.num_running += 1
+        try:
+            with contextlib.suppress(Unavailable, LeaseLost):
+                await self._server.ask(lambda tasks: self._world.run_lease(tasks, lease))
+        finally:
+            self._world.num_running -= 1
 
 
 async def _written(tasks: Tasks, contents: dict[str, bytes]) -> dict[str, Value]:
