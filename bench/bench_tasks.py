@@ -1,14 +1,17 @@
 """Tasks beside Ray, Dask and a pool of processes: two workers each, one submitter, one after the other in turns.
 
-``python -m runtime.bench.bench_tasks [--json FILE] [--rounds N] [--tasks N]``. Ours are durable: a task is on disk
-before its submission is answered, and so is its result before anybody hears of it. The peers keep everything in memory.
+``python -m runtime.bench.bench_tasks [--json FILE] [--rounds N] [--tasks N]``. Ours are durable: a task is on disk, or
+has ended and its result is, before its submission is answered, and a result before anybody hears of it. The peers keep
+everything in memory.
 
 - ``batches``: no-op tasks, submitted in batches; from the first submission until every result has arrived.
 - ``round trip``: one task at a time, from submission to result.
 - ``1 MB payloads``: tasks with a payload of a million bytes each, no two of them equal, after twenty others that do not
-  count: whoever keeps memory or a file for such has it by then. Beside them two floors, of a process that does nothing
-  else: the same bytes written to a file each and synced, eight files at a time, and written into one file that is
-  there, sixteen to a sync.
+  count: whoever keeps memory or a file for such has it by then. These tasks end so soon that ours are stored with their
+  results and without their payloads; so beside them there is what ours take when the ids are the caller's own, where
+  every payload is synced before its task begins. Two floors are those of a process that does nothing else: the same
+  bytes written to a file each and synced, eight files at a time, and written into one file that is there, sixteen to a
+  sync.
 - ``queued``: what the server's process takes of memory for each task that waits, and how long it takes to serve again.
 """
 
@@ -39,6 +42,7 @@ PEER_LIMIT_S = 300.0
 FILES_AT_ONCE = 8
 SYNCED_TOGETHER = 16
 FIRST = 20
+SYNCED = "1 MB payloads, synced first"
 
 
 def ours(cases: list[tuple[str, int, int]]) -> list[dict[str, Any]]:
@@ -50,7 +54,7 @@ def ours(cases: list[tuple[str, int, int]]) -> list[dict[str, Any]]:
             with runtime.TaskClient(target) as client:
                 with client.session() as session:
                     session.gather(session.map([b"x"] * 20), timeout_s=60)
-                return [_case(client, *case) for case in cases]
+                return [_case(client, *case) for case in (*cases, (SYNCED, *cases[-1][1:]))]
         finally:
             for process in (workers, server):
                 process.terminate()
@@ -72,8 +76,9 @@ def _case(client: runtime.TaskClient, case: str, count: int, nbytes: int) -> dic
             return {"case": case, "count": count, "seconds": sum(times), "median_us": statistics.median(times) * 1e6}
         if nbytes > 1:
             session.gather(session.map(payloads[:FIRST]), timeout_s=PEER_LIMIT_S)
+        ids = [f"{case} {index}" for index in range(count)] if case == SYNCED else None
         start = time.perf_counter()
-        found = session.gather(session.map(payloads), timeout_s=PEER_LIMIT_S)
+        found = session.gather(session.submit_all(payloads, ids=ids), timeout_s=PEER_LIMIT_S)
         seconds = time.perf_counter() - start
         assert found == [b"%d" % nbytes] * count
         return {"case": case, "count": count, "seconds": seconds}
@@ -191,6 +196,7 @@ def main() -> None:
         for who in ("ours", *PEERS):
             runs.setdefault(who, []).append(ours(cases) if who == "ours" else theirs(who, cases))
     rows = [_row(case, index, runs) for index, (case, _, _) in enumerate(cases)]
+    synced = [_figure(turn[-1]) for turn in runs["ours"]]
     many = queued(options.queued)
     table = []
     for row in rows:
@@ -202,11 +208,13 @@ def main() -> None:
                 ["case", "unit", *NAMES.values(), "ours/Ray's", "spread"], table)
     print(f"\n{many['count']:,} tasks that wait: created in {many['created_s']:.1f} s, "
           f"{many['bytes_a_task']:,.0f} bytes of memory each, served again {many['restart_s']:.2f} s after a kill")
+    print(f"{SYNCED}: {statistics.median(synced):,.0f} tasks/s of ours")
     disk, joint = statistics.median(floors), statistics.median(joint_floors)
     print(f"1 MB files, written and synced {FILES_AT_ONCE} at a time: {disk:,.0f}/s")
     print(f"1 MB pieces of one file, {SYNCED_TOGETHER} to a sync: {joint:,.0f}/s")
     if options.json:
         found = [
+            {"case": SYNCED, "servers": {"ours": {"figure": statistics.median(synced), "figures": synced}}},
             {"case": "1 MB files", "servers": {"disk": {"figure": disk, "figures": floors}}},
             {"case": "1 MB pieces", "servers": {"disk": {"figure": joint, "figures": joint_floors}}},
         ]
