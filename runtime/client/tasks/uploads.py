@@ -70,12 +70,22 @@ class Upload:
             What the server answers, or ``answered`` raises.
         """
         while self._has_more or self._waiting:
-            await self._calls.repeated(self._call)
+            await self._calls.repeated(self._call_for_rest)
 
     def left(self) -> Iterator[list[NewTask]]:
         """Yield the groups that are not stored."""
         yield from [sent.group for sent in self._waiting]
         yield from self._groups
+
+    async def _call_for_rest(self) -> None:
+        """Call the server if there is something that is not stored: the last answer may have come before a break."""
+        if not self._waiting:
+            group = next(self._groups, None)
+            self._has_more = group is not None
+            if group is None:
+                return
+            self._waiting.append(Sent(group))
+        await self._call()
 
     async def _call(self) -> None:
         is_heard = False

@@ -25,7 +25,10 @@ from runtime._ext.message_parts import MessageParts
 from runtime.client.tasks import near, near_uploads
 from runtime.client.tasks import session as session_module
 from runtime.client.tasks.calls import Calls
+from runtime.client.tasks.creation import NewTask
 from runtime.client.tasks.near import NearFile, NotNear, hello_to
+from runtime.client.tasks.payloads import Payload
+from runtime.client.tasks.uploads import Upload
 from runtime.errors import AlreadyExists, FailedPrecondition, Unavailable
 from runtime.objects.head import answer_to, write_head
 from runtime.objects.locks import is_locked
@@ -466,3 +469,50 @@ def test_a_server_that_lends_more_than_was_asked_is_not_believed(unworked: runti
                 upload._lent(None, deque(), [4096], are_synced=True)  # type: ignore[arg-type]
 
     run_async(work)
+
+
+def test_a_break_behind_the_last_answer_is_no_reason_to_call_again() -> None:
+    num_calls = 0
+
+    class Call:
+        def __init__(self) -> None:
+            self._is_sent = asyncio.Event()
+            self._is_answered = False
+
+        async def send(self, message: Any) -> None:
+            self._is_sent.set()
+            await asyncio.Event().wait()  # the server has it, and nobody hears that it was sent
+
+        async def receive(self) -> bytes:
+            await self._is_sent.wait()
+            if self._is_answered:
+                raise Unavailable("the connection was lost")
+            self._is_answered = True
+            return wire.armonik.CreateTaskReply(successfull=wire.armonik.Empty()).SerializeToString()
+
+    class Server:
+        @contextlib.asynccontextmanager
+        async def stream(self, path: str) -> AsyncIterator[Any]:
+            nonlocal num_calls
+            num_calls += 1
+            yield Call()
+
+        async def repeated(self, work: Callable[[], Any]) -> None:
+            while True:
+                with contextlib.suppress(Unavailable):
+                    return await work()
+
+    async def work() -> None:
+        stored: list[Any] = []
+
+        async def answered(group: Sequence[Any], refused: list[str], times: int) -> list[Any]:
+            stored.extend(group)
+            return []
+
+        group = [NewTask("t", ("t",), (), Payload(b"x", False))]
+        calls: Any = Server()
+        await Upload(calls, "s", iter([group]), wire.armonik.TaskOptions(), answered).run()
+        assert stored == group
+
+    run_async(work)
+    assert num_calls == 1
