@@ -2,7 +2,7 @@
 
 ``python -m runtime.bench.bench_tasks [--json FILE] [--rounds N] [--tasks N]``. Ours are durable: a task is on disk, or
 has ended and its result is, before its submission is answered, and a result before anybody hears of it. The peers keep
-everything in memory.
+everything in memory. Each turn begins when the disk has done what those before it have left behind.
 
 - ``batches``: no-op tasks, submitted in batches; from the first submission until every result has arrived.
 - ``round trip``: one task at a time, from submission to result.
@@ -42,6 +42,7 @@ PEER_LIMIT_S = 300.0
 FILES_AT_ONCE = 8
 SYNCED_TOGETHER = 16
 FIRST = 20
+SETTLE_S = 1.0
 SYNCED = "1 MB payloads, synced first"
 
 
@@ -121,6 +122,12 @@ def joint_floor(count: int, nbytes: int) -> dict[str, Any]:
         return {"case": "joint floor", "count": count, "seconds": time.perf_counter() - start}
 
 
+def _settle() -> None:
+    """Wait until the disk has nothing to do: files that were deleted are cleared away after the next sync."""
+    os.sync()
+    time.sleep(SETTLE_S)
+
+
 def _start_workers(target: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "runtime.cli", "worker", "runtime.bench.task_functions:size", "--server", target,
                "--processes", "2", "--log-level", "error"]
@@ -191,10 +198,12 @@ def main() -> None:
     runs: dict[str, list[list[dict[str, Any]]]] = {}
     floors, joint_floors = [], []
     for _ in range(options.rounds):
-        floors.append(_figure(floor(*cases[-1][1:])))
-        joint_floors.append(_figure(joint_floor(*cases[-1][1:])))
         for who in ("ours", *PEERS):
+            _settle()
             runs.setdefault(who, []).append(ours(cases) if who == "ours" else theirs(who, cases))
+        for found, measured in ((floors, floor), (joint_floors, joint_floor)):
+            _settle()
+            found.append(_figure(measured(*cases[-1][1:])))
     rows = [_row(case, index, runs) for index, (case, _, _) in enumerate(cases)]
     synced = [_figure(turn[-1]) for turn in runs["ours"]]
     many = queued(options.queued)
