@@ -1,9 +1,10 @@
-"""Leases that are kept ready for agents go back when nobody takes them, and are not taken again for nobody."""
+"""Leases that are kept ready for agents go back when nobody takes them; which tasks are wanted before they are made."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 
 import pytest
@@ -97,5 +98,52 @@ def test_what_is_put_back_is_for_those_who_wait() -> None:
             await asyncio.sleep(5 * STALE_S)
             assert tasks.task("b").row.fence == leases[1].fence, "acquired again, and nobody asked"
             assert (await supplied.next()).task.id == "b"
+
+    run_async(work)
+
+
+def test_tasks_are_wanted_early_where_workers_are_quick_and_have_little_to_do() -> None:
+    async def work() -> None:
+        async with opened() as (tasks, supplied):
+            assert tasks.early.taker is supplied
+            assert supplied.wants_early(10)
+            assert not supplied.wants_early(100_000)
+            supplied.took(1.0)
+            assert not supplied.wants_early(1)
+            supplied.close()
+            assert tasks.early.taker is None
+
+    run_async(work)
+
+
+def test_what_has_begun_early_and_nobody_takes_is_made_and_goes_to_the_queue() -> None:
+    async def work() -> None:
+        synced = []
+
+        async def sync() -> None:
+            synced.append(True)
+
+        async with opened() as (tasks, supplied):
+            begun = await tasks.early.begin("s", [request("first"), request("second")], None, sync)
+            assert begun is not None
+            await waiting_in_queue(tasks, 2)
+            assert await begun.done == ()
+            assert synced == [True]
+            assert (await supplied.next()).task.id == "first"
+
+    run_async(work)
+
+
+def test_a_task_that_begins_early_is_dealt_out_before_less_important_ones() -> None:
+    async def work() -> None:
+        async def sync() -> None:
+            pass
+
+        async with opened() as (tasks, supplied):
+            important = dataclasses.replace(OPTIONS, priority=2)
+            for options, name in ((OPTIONS, "usual"), (important, "important")):
+                assert await tasks.early.begin("s", [request(name)], options, sync) is not None
+            lease = supplied.take()
+            assert lease is not None and lease.task.id == "important"
 
     run_async(work)

@@ -176,13 +176,7 @@ class Supply:
 
     def take_early(self, leases: Sequence[Lease]) -> None:
         """See `runtime.tasks.early.EarlyTaker`."""
-        if self._closed:
-            self._tasks.give_back(leases)
-            return
-        if self._ready and leases[0].task.options.priority > self._ready[0].task.options.priority:
-            self._give_back()
-        for lease in leases:
-            self._deal(lease, is_alone=False)
+        self._deal_out(leases)
 
     def _ahead(self) -> int:
         """Return how many leases are to be kept ready now."""
@@ -212,8 +206,12 @@ class Supply:
             self._waiting.clear()
 
     def _acquired(self, leases: list[Lease]) -> None:
-        """Deal out what was acquired; within the turn that has handed it out."""
         self._acquiring = None
+        self._deal_out(leases)
+        self._refill()
+
+    def _deal_out(self, leases: Sequence[Lease]) -> None:
+        """Deal leases out, within the turn that has made them."""
         if self._closed:
             self._tasks.give_back(leases)
             return
@@ -221,7 +219,6 @@ class Supply:
             self._give_back()
         for lease in leases:
             self._deal(lease, is_alone=len(leases) == 1)
-        self._refill()
 
     def _deal(self, lease: Lease, *, is_alone: bool) -> None:
         while self._waiting:
