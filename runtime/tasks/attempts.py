@@ -164,14 +164,8 @@ class Attempts(Core):
         self, lease: Lease, requests: Sequence[TaskRequest], options: TaskOptions | None
     ) -> tuple[str, ...]:
         """See `Lease.stage_subtasks`."""
-        if lease.early is not None:
-            await self.early.made(lease)
         values = [request.payload for request in requests if request.payload.ref is not None]
-        try:
-            lease.check()
-        except LeaseLost:
-            self.let_go(values)
-            raise
+        await self._check(lease, values)
         lease.has_subtasks = True
         now_s = self.now_s()
 
@@ -303,13 +297,7 @@ class Attempts(Core):
 
         The outcome is kept as long as the disk fails: whoever waits for it may go away.
         """
-        if lease.early is not None:
-            await self.early.made(lease)
-        try:
-            lease.check()
-        except LeaseLost:
-            self.let_go(held)
-            raise
+        await self._check(lease, held)
         lease.is_ended = True
         self.leases.remove(lease)
         now_s = self.now_s()
@@ -318,6 +306,16 @@ class Attempts(Core):
             return await self._outcomes.write(lambda tables: endings.end_leased(tables, lease, end, now_s), held)
         except LeaseLost:
             self.lose(lease)
+            raise
+
+    async def _check(self, lease: Lease, held: Sequence[Value]) -> None:
+        """Have the task of a lease made, if it is not; lets values go where the lease is lost."""
+        try:
+            if lease.early is not None:
+                await self.early.made(lease)
+            lease.check()
+        except BaseException:
+            self.let_go(held)
             raise
 
     # What ends otherwise
