@@ -113,7 +113,9 @@ def from_rpc_error(error: Any) -> Error:
     """Return the domain error for a ``grpc.RpcError`` that a stub raised.
 
     UNKNOWN with the text ``Stream removed`` is how gRPC's C++ library reports a connection that went away in the
-    middle of a call; like TensorFlow's own peers this treats it as :class:`Unavailable`.
+    middle of a call; like TensorFlow's own peers this treats it as :class:`Unavailable`. So it does with INTERNAL and
+    ``Internal error from Core``: a stream of requests ends so when the connection goes away just while one of them is
+    being sent.
 
     Parameters
     ----------
@@ -123,7 +125,9 @@ def from_rpc_error(error: Any) -> Error:
     status = error.code()
     code = Unknown.code if status is None else int(status.value[0])
     details = error.details() or ""
-    if code == Unknown.code and details.startswith("Stream removed"):
+    if (code == Unknown.code and details.startswith("Stream removed")) or (
+        code == Internal.code and details == "Internal error from Core"
+    ):
         code = Unavailable.code
     return from_code(code or Unknown.code, details)
 

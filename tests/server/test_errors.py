@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import asyncio
 import pickle
 import subprocess
 import sys
 import urllib.parse
+from collections.abc import AsyncIterator
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime import errors
+from tests.leaks import run_async
 
 
 @pytest.mark.parametrize("code", range(1, 17))
@@ -76,6 +80,42 @@ def test_removed_stream_counts_as_unavailable() -> None:
     assert type(errors.from_rpc_error(_RpcError(2, "Stream removed"))) is errors.Unavailable
     assert type(errors.from_rpc_error(_RpcError(2, "else"))) is errors.Unknown
     assert type(errors.from_rpc_error(_RpcError(5, "gone"))) is errors.NotFound
+
+
+def test_a_connection_that_goes_while_a_request_is_sent_counts_as_unavailable() -> None:
+    assert type(errors.from_rpc_error(_RpcError(13, "Internal error from Core"))) is errors.Unavailable
+    assert type(errors.from_rpc_error(_RpcError(13, "else"))) is errors.Internal
+
+    async def cut_off(after_s: float) -> errors.Error:
+        """Send on a stream until the server ends, in the middle of it; return what is made of that."""
+
+        async def swallow(requests: AsyncIterator[bytes], context: object) -> bytes:
+            async for _ in requests:
+                pass
+            return b""
+
+        async def endless() -> AsyncIterator[bytes]:
+            while True:
+                yield b"x" * 1000
+
+        handler = grpc.stream_unary_rpc_method_handler(swallow)
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.B", {"C": handler}),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.stream_unary("/a.B/C")(endless())
+            await asyncio.sleep(after_s)
+            await server.stop(0)
+            with pytest.raises(grpc.aio.AioRpcError) as found:
+                await call
+        return errors.from_rpc_error(found.value)
+
+    async def work() -> None:
+        for number in range(20):
+            assert type(await cut_off(0.01 + 0.0005 * number)) is errors.Unavailable
+
+    run_async(work)
 
 
 def test_import_does_not_import_grpc() -> None:
