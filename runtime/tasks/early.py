@@ -22,7 +22,7 @@ from runtime.objects.value import EMPTY
 from runtime.store.store import Wait
 from runtime.store.tasks import TaskTables
 from runtime.tasks import creation, transitions
-from runtime.tasks.leases import Lease, LeasedTask
+from runtime.tasks.leases import AGENTS, Lease, LeasedTask
 from runtime.tasks.model import TaskOptions, TaskRequest
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ __all__ = ["EarlyGroup", "EarlyTaker", "EarlyTasks", "Ended"]
 
 logger = logging.getLogger(__name__)
 
-_OWNER = "agents"
 # How long a group waits for the ends of its tasks; then those that have not ended are made.
 _LATEST_S = 0.05
 # How long no task begins early once one could not be made for the disk: whoever submits it then is told what is wrong.
@@ -71,7 +70,6 @@ class EarlyGroup:
         now_s: float,
     ) -> None:
         self.session_id = session_id
-        self.session_number = 0
         self.options = options
         self.requests = requests
         self.sync = sync
@@ -205,10 +203,9 @@ class EarlyTasks:
             keys = [request.expected_keys[0] for request in requests]
             if not tables.are_new(session.number, [request.id for request in requests], keys):
                 return False
-            group.session_number = session.number
             number = session.options_number if options is None else tables.store_options(options, session.number)
             resolved = tables.options(number)
-            leases = [self._lease(tables, group, resolved, request) for request in requests]
+            leases = [self._lease(tables, group, session.number, resolved, request) for request in requests]
             tables.before_commit(lambda: self._begin(group, leases))
             return True
 
@@ -251,9 +248,11 @@ class EarlyTasks:
 
     # How they begin
 
-    def _lease(self, tables: TaskTables, group: EarlyGroup, options: TaskOptions, request: TaskRequest) -> Lease:
+    def _lease(
+        self, tables: TaskTables, group: EarlyGroup, session_number: int, options: TaskOptions, request: TaskRequest
+    ) -> Lease:
         task = LeasedTask(request.id, group.session_id, 0, options, request.expected_keys, (), request.payload)
-        lease = Lease(self._tasks, tables.number(), group.session_number, tables.number(), _OWNER, task)
+        lease = Lease(self._tasks, tables.number(), session_number, tables.number(), AGENTS, task)
         lease.early = group
         lease.is_recent = True
         return lease
@@ -377,7 +376,7 @@ class EarlyTasks:
 def _make(tables: TaskTables, group: EarlyGroup, leases: Sequence[Lease], requests: Sequence[TaskRequest]) -> None:
     """Make tasks as their leases have them; those whose lease is lost are ready."""
     session = creation.open_session(tables, group.session_id)
-    if session.number != group.session_number:
+    if session.number != leases[0].session_number:
         raise NotFound(f"session {group.session_id!r} was deleted; there is another one of that id now")
     # It may be lost at any time while this runs; whoever takes it away has that written behind this.
     are_held = [not lease.is_lost for lease in leases]
@@ -386,7 +385,7 @@ def _make(tables: TaskTables, group: EarlyGroup, leases: Sequence[Lease], reques
         tables, session, group.options, requests, numbers, group.now_s, are_leased=all(are_held)
     )
     held = [(task, lease.fence) for task, lease, is_held in zip(tasks, leases, are_held, strict=True) if is_held]
-    transitions.dispatch_all(tables, [task for task, _ in held], _OWNER, [fence for _, fence in held])
+    transitions.dispatch_all(tables, [task for task, _ in held], AGENTS, [fence for _, fence in held])
 
 
 def _set_error(group: EarlyGroup, error: BaseException) -> None:

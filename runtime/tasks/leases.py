@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from runtime.tasks.attempts import Attempts
     from runtime.tasks.early import EarlyGroup
 
-__all__ = ["HEARTBEAT_S", "TTL_S", "Lease", "LeaseLost", "LeaseTable", "LeasedTask"]
+__all__ = ["AGENTS", "HEARTBEAT_S", "TTL_S", "Lease", "LeaseLost", "LeaseTable", "LeasedTask"]
 
+AGENTS = "agents"
+"""Who holds leases that are dealt out among the agents of a server."""
 TTL_S = 20.0
 """Seconds without a sign of life after which a lease is taken away, unless configured otherwise."""
 HEARTBEAT_S = 5.0

@@ -94,13 +94,9 @@ class TailedTaskTables(SqliteTaskTables):
     def insert_tasks(self, rows: Sequence[TaskRow]) -> None:
         if not self._can_wait(rows):
             return super().insert_tasks(rows)
-        ids = self._tail_ids
         new = {row.id for row in rows}
-        if len(new) < len(rows) or not ids.isdisjoint(new):
+        if len(new) < len(rows) or self._has_id(new):
             raise Exists("a task id is in use")
-        for id in new:
-            if self._raw("SELECT 1 FROM tasks WHERE id = ?", (id,)).fetchone() is not None:
-                raise Exists("a task id is in use")
         for row in rows:
             assert row.submitted_s is not None
             made = Made(
@@ -109,7 +105,7 @@ class TailedTaskTables(SqliteTaskTables):
             )  # fmt: skip
             self._tail[row.number] = made
             self._changes.append(made)
-        ids |= new
+        self._tail_ids |= new
         if not self._note_inserted(rows):
             self._new_specs.clear()
 
@@ -128,15 +124,21 @@ class TailedTaskTables(SqliteTaskTables):
         new_ids, new_keys = set(ids), {(session, key) for key in keys}
         if len(new_ids) < len(ids) or len(new_keys) < len(keys):
             return False
-        if not self._tail_ids.isdisjoint(new_ids) or not self._tail_keys.isdisjoint(new_keys):
-            return False
-        for id in ids:
-            if self._raw("SELECT 1 FROM tasks WHERE id = ?", (id,)).fetchone() is not None:
-                return False
-        for key in keys:
-            if self._raw("SELECT 1 FROM results WHERE session = ? AND key = ?", (session, key)).fetchone() is not None:
-                return False
-        return True
+        return not self._has_id(new_ids) and not self._has_key(new_keys)
+
+    def _has_id(self, ids: set[str]) -> bool:
+        """Return whether one of these ids is in use, in the tail or in the tables."""
+        if not self._tail_ids.isdisjoint(ids):
+            return True
+        found = "SELECT 1 FROM tasks WHERE id = ?"
+        return any(self._raw(found, (id,)).fetchone() is not None for id in ids)
+
+    def _has_key(self, keys: set[tuple[int, str]]) -> bool:
+        """Return the same of keys, each with its session."""
+        if not self._tail_keys.isdisjoint(keys):
+            return True
+        found = "SELECT 1 FROM results WHERE session = ? AND key = ?"
+        return any(self._raw(found, key).fetchone() is not None for key in keys)
 
     def insert_results(self, rows: Sequence[ResultRow]) -> None:
         tail = self._tail
@@ -150,14 +152,10 @@ class TailedTaskTables(SqliteTaskTables):
         super().insert_results(rows)
 
     def _insert_results(self, rows: Sequence[ResultRow]) -> None:
-        known = self._tail_keys
         new = {(row.session, row.key) for row in rows}
-        if len(new) < len(rows) or not known.isdisjoint(new):
+        if len(new) < len(rows) or self._has_key(new):
             raise Exists("a key is in use")
-        for key in new:
-            if self._raw("SELECT 1 FROM results WHERE session = ? AND key = ?", key).fetchone() is not None:
-                raise Exists("a key is in use")
-        known |= new
+        self._tail_keys |= new
         for row in rows:
             self._tail[row.number].key = row.key
 

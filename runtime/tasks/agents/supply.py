@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from runtime.errors import Error
 from runtime.tasks.agents.durations import MeanDuration
-from runtime.tasks.leases import Lease
+from runtime.tasks.leases import AGENTS, Lease
 
 if TYPE_CHECKING:
     from runtime.tasks.tasks import Tasks
@@ -32,7 +32,6 @@ _STALE_S = 0.1
 # What tasks are taken to last before any has ended, and the weight of the latest one in the mean.
 _FIRST_MEAN_S = 1.0
 _WEIGHT = 0.1
-_OWNER = "agents"
 
 
 class Taken(enum.Enum):
@@ -192,7 +191,7 @@ class Supply:
         ahead = self._ahead()
         if self._waiting or len(self._ready) <= ahead // 2 < ahead:
             limit = len(self._waiting) + max(0, ahead - len(self._ready))
-            self._acquiring = self._tasks.scheduler.request(_OWNER, limit, self._acquired)
+            self._acquiring = self._tasks.scheduler.request(AGENTS, limit, self._acquired)
             self._acquiring.add_done_callback(self._ended)
 
     def _ended(self, acquiring: asyncio.Future[list[Lease]]) -> None:
