@@ -74,6 +74,15 @@ async def idle(submitter: Submitter) -> AsyncIterator[Hands]:
     yield hands
 
 
+@asynccontextmanager
+async def begun(folder: Path, *names: str, **changes: Any) -> AsyncIterator[tuple[Submitter, Near, Hands, list[Lease]]]:
+    """Have tasks of one message begin, which is not answered yet; return their leases, too."""
+    async with plane(folder) as submitter, client(submitter) as one, idle(submitter) as hands:
+        await one.begin(may_begin=True)
+        await one.say(tasks=of(*await one.placed(*names), **changes))
+        yield submitter, one, hands, list(await hands.given(len(names)))
+
+
 async def succeed(submitter: Submitter, leases: Sequence[Lease]) -> None:
     """End tasks well, with one write."""
     await submitter.tasks.succeed_all([(lease, {lease.task.id: Value(lease.task.id.encode())}) for lease in leases])
@@ -86,10 +95,7 @@ async def value_of(submitter: Submitter, name: str) -> bytes:
 
 def test_what_ends_at_once_is_made_with_its_end_and_its_payload_never_needs_the_disk(tmp_path: Path) -> None:
     async def work() -> None:
-        async with plane(tmp_path) as submitter, client(submitter) as one, idle(submitter) as hands:
-            await one.begin(may_begin=True)
-            await one.say(tasks=of(*await one.placed("a", "b", "c")))
-            leases = await hands.given(3)
+        async with begun(tmp_path, "a", "b", "c") as (submitter, one, hands, leases):
             assert b"".join([piece async for piece in leases[0].read_payload(1 << 20)]) == MEDIUM
             assert await submitter.statuses("a", "b", "c") == {}
             answer = asyncio.ensure_future(one.answer())
@@ -111,10 +117,7 @@ def test_what_ends_at_once_is_made_with_its_end_and_its_payload_never_needs_the_
 
 def test_what_takes_longer_is_made_first_and_its_payload_is_durable(tmp_path: Path) -> None:
     async def work() -> None:
-        async with plane(tmp_path) as submitter, client(submitter) as one, idle(submitter) as hands:
-            await one.begin(may_begin=True)
-            await one.say(tasks=of(*await one.placed("quick", "slow", "waits")))
-            quick, slow, waits = await hands.given(3)
+        async with begun(tmp_path, "quick", "slow", "waits") as (submitter, one, hands, (quick, slow, waits)):
             await succeed(submitter, [quick])
             await slow.start()
             assert await one.answer() == []
@@ -172,10 +175,7 @@ def test_whatever_else_becomes_of_a_task_it_is_made_first(
     monkeypatch.setattr(early, "_LATEST_S", TIMEOUT_S)
 
     async def work() -> None:
-        async with plane(tmp_path) as submitter, client(submitter) as one, idle(submitter) as hands:
-            await one.begin(may_begin=True)
-            await one.say(tasks=of(*await one.placed("t", "other")))
-            lease, other = await hands.given(2)
+        async with begun(tmp_path, "t", "other") as (submitter, one, hands, (lease, other)):
             await lease.start()
             await end(lease)
             assert await one.answer() == []
@@ -193,10 +193,7 @@ def test_whatever_else_becomes_of_a_task_it_is_made_first(
 
 def test_a_task_that_is_tried_again_has_its_payload(tmp_path: Path) -> None:
     async def work() -> None:
-        async with plane(tmp_path) as submitter, client(submitter) as one, idle(submitter) as hands:
-            await one.begin(may_begin=True)
-            await one.say(tasks=of(*await one.placed("t"), max_retries=2))
-            (lease,) = await hands.given(1)
+        async with begun(tmp_path, "t", max_retries=2) as (submitter, one, hands, (lease,)):
             await lease.start()
             await lease.fail(FailureKind.CALL, "the worker was lost")
             assert await one.answer() == []
@@ -256,10 +253,7 @@ def test_a_client_that_asks_once_more_is_told_what_was_made(tmp_path: Path) -> N
 
 def test_a_session_that_is_canceled_meanwhile_gets_no_tasks(tmp_path: Path) -> None:
     async def work() -> None:
-        async with plane(tmp_path) as submitter, client(submitter) as one, idle(submitter) as hands:
-            await one.begin(may_begin=True)
-            await one.say(tasks=of(*await one.placed("a", "b")))
-            leases = await hands.given(2)
+        async with begun(tmp_path, "a", "b") as (submitter, one, hands, leases):
             await submitter.tasks.cancel_session("s")
             await succeed(submitter, leases[:1])
             async with fails(grpc.StatusCode.FAILED_PRECONDITION, "is canceled"):
@@ -276,10 +270,7 @@ def test_a_session_that_is_canceled_meanwhile_gets_no_tasks(tmp_path: Path) -> N
 
 def test_a_session_that_was_deleted_and_made_anew_gets_no_tasks_of_the_old_one(tmp_path: Path) -> None:
     async def work() -> None:
-        async with plane(tmp_path) as submitter, client(submitter) as one, idle(submitter) as hands:
-            await one.begin(may_begin=True)
-            await one.say(tasks=of(*await one.placed("a")))
-            leases = await hands.given(1)
+        async with begun(tmp_path, "a") as (submitter, one, hands, leases):
             await submitter.tasks.retention.delete("s")
             await submitter.session()
             await succeed(submitter, leases)
@@ -292,10 +283,7 @@ def test_a_session_that_was_deleted_and_made_anew_gets_no_tasks_of_the_old_one(t
 
 def test_a_server_that_stops_leaves_nothing_of_what_was_not_made(tmp_path: Path) -> None:
     async def work() -> None:
-        async with plane(tmp_path) as submitter, client(submitter) as one, idle(submitter) as hands:
-            await one.begin(may_begin=True)
-            await one.say(tasks=of(*await one.placed("a", "b")))
-            leases = list(await hands.given(2))
+        async with begun(tmp_path, "a", "b") as (submitter, one, hands, leases):
             await submitter.tasks.stop()
             async with fails(grpc.StatusCode.UNAVAILABLE, "the server stops"):
                 await one.answer()
@@ -318,10 +306,7 @@ def fail(code: int) -> Callable[[], None]:
 
 def test_a_full_disk_is_told_at_once_and_for_a_while_nothing_begins(tmp_path: Path) -> None:
     async def work() -> None:
-        async with plane(tmp_path) as submitter, client(submitter) as one, idle(submitter) as hands:
-            await one.begin(may_begin=True)
-            await one.say(tasks=of(*await one.placed("a", "b")))
-            leases = list(await hands.given(2))
+        async with begun(tmp_path, "a", "b") as (submitter, one, hands, leases):
             for point in ("store.tail.append", "store.commit.before"):
                 failpoints.set_failpoint(point, fail(errno.ENOSPC))
             recording = asyncio.ensure_future(succeed(submitter, leases))
@@ -349,10 +334,7 @@ def test_a_full_disk_is_told_at_once_and_for_a_while_nothing_begins(tmp_path: Pa
 
 def test_payloads_that_do_not_get_on_disk_end_their_tasks(tmp_path: Path) -> None:
     async def work() -> None:
-        async with plane(tmp_path) as submitter, client(submitter) as one, idle(submitter) as hands:
-            await one.begin(may_begin=True)
-            await one.say(tasks=of(*await one.placed("quick", "slow")))
-            quick, slow = await hands.given(2)
+        async with begun(tmp_path, "quick", "slow") as (submitter, one, hands, (quick, slow)):
             failpoints.set_failpoint("objects.arena.sync", fail(errno.EIO))
             await succeed(submitter, [quick])
             async with fails(grpc.StatusCode.UNAVAILABLE):
@@ -463,5 +445,41 @@ def test_the_client_sends_again_what_of_a_message_was_not_made(
                     await succeed(submitter, first[1:])
                     assert [lease.is_lost for lease in first] == [False, True, True]
                     assert await session.counts() == {"COMPLETED": 3}
+
+    run_async(work)
+
+
+def test_what_has_begun_is_stopped_when_its_preparation_does_not_get_on_disk(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with plane(tmp_path) as submitter, client(submitter) as one, idle(submitter) as hands:
+            await one.begin(may_begin=True)
+            tasks = await one.placed("a", "b")
+            failpoints.set_failpoint("store.commit.before", fail(errno.EIO))
+            await one.say(tasks=of(*tasks, priority=2))  # options that the tables do not have
+            async with fails(grpc.StatusCode.UNAVAILABLE):
+                await one.answer()
+            assert [lease.is_lost for lease in hands.leases] == [True, True]
+            failpoints.clear()
+            assert await submitter.statuses("a", "b") == {}
+            one.go()
+            await settled(submitter, 0)
+
+    run_async(work)
+
+
+def test_a_client_that_goes_while_its_tasks_are_prepared_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with plane(tmp_path) as submitter, idle(submitter) as hands:
+            async with client(submitter) as one:
+                await one.begin(may_begin=True)
+                tasks = await one.placed("a")
+                failpoints.set_failpoint("store.commit.before", "delay:0.2")
+                await one.say(tasks=of(*tasks, priority=2))
+                leases = await hands.given(1)
+            await asyncio.sleep(0.05)  # the stream has ended, and the write has not
+            failpoints.clear()
+            await succeed(submitter, leases)
+            assert await submitter.statuses("a") == {"a": "COMPLETED"}
+            await settled(submitter, 0)
 
     run_async(work)
