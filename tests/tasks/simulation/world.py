@@ -392,7 +392,7 @@ class World:
                 for _ in range(self._pick(1, 6)):
                     lease.renew()
                     await asyncio.sleep(LIMITS.heartbeat_s)
-                    if lease.task.session not in self.record.canceled_sessions:
+                    if not self._may_be_unmade(lease):
                         assert lease.is_cancelled or not lease.is_lost, "an agent that was heard of has lost its lease"
                     if lease.is_cancelled:
                         break
@@ -462,9 +462,14 @@ class World:
     async def _note_success(self, tasks: Tasks, lease: Lease, contents: dict[str, bytes]) -> None:
         if lease.is_lost:
             return
-        # One that is not made, because its session was canceled before, has no status.
-        if (await tasks.task_statuses([lease.task.id])).get(lease.task.id) is TaskStatus.COMPLETED:
+        statuses = await tasks.task_statuses([lease.task.id])
+        assert statuses or self._may_be_unmade(lease), "a task has ended and is not there"
+        if statuses.get(lease.task.id) is TaskStatus.COMPLETED:
             self.record.note_committed(lease, contents)
+
+    def _may_be_unmade(self, lease: Lease) -> bool:
+        """Return whether a task that has begun may never be made: its session was canceled before it was."""
+        return lease.task.id in self.record.asked and lease.task.session in self.record.canceled_sessions
 
     async def _haunt(self, tasks: Tasks, ghost: Lease, contents: dict[str, bytes]) -> None:
         # The loss is written by now, so the attempt has its successor.
